@@ -1,0 +1,7 @@
+"""`python -m ciliumipam` is the command `ciliumipam`."""
+
+import sys
+
+from ciliumipam.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,187 @@
+"""The tasks about blocks: making pools and nodes known, giving nodes what they should have, taking it back."""
+
+from __future__ import annotations
+
+from ciliumipam.cidr import Family
+from ciliumipam.draft import DELETE, RECORD, UNCLAIM, Draft
+from ciliumipam.errors import BlockNotEmptyError, NotFoundError, OverlapError, PoolExhaustedError
+from ciliumipam.ledger import holdings
+from ciliumipam.levels import BlockLevel
+from ciliumipam.pool import PoolSpec
+from ciliumipam.protocol import Call, Standing, forget, look, release, take
+from ciliumipam.reconcile import Pools, reconcile
+from ciliumipam.records import Holding, Key, NodeRecord, PoolRecord
+from ciliumipam.requests import Apply, Change, Refusal, RemoveNode, RemovePool
+from ciliumipam.tasks import Task
+from ciliumipam.view import View, address_claims_key, block_claims_key
+
+
+class ApplyTask(Task):
+    """Pools and nodes first, in a round of their own; then a block for every node that should have one."""
+
+    def __init__(self, request: Apply, now: float) -> None:
+        super().__init__(now)
+        self.request = request
+        self._call = Call()
+        self._perhaps: list[tuple[Change, Holding]] = []
+        self._carved: list[tuple[Change, Holding]] = []
+
+    def settle(self, *, done: bool) -> None:
+        super().settle(done=done)
+        self._call.settle(done=done)
+        if done:
+            self.changes += [change for change, _ in self._carved]
+        else:
+            self._perhaps += self._carved
+        self._carved = []
+
+    def step(self, view: View, draft: Draft) -> bool:
+        self._put_records(view, draft)
+        if draft:
+            return False
+        self._settle_what_was_unclear(view)
+        self.refusals = []
+        pools = Pools(view.pools.values())
+        level = BlockLevel(view, draft)
+        standings = {name: look(draft, level, name) for name in view.nodes}
+        closing = [standing for standing in standings.values() if standing.closing]
+        for standing in closing:  # somebody began to take these back: finish that first
+            release(draft, level, standing, standing.closing)
+        if closing:
+            return False
+        good = {name: standing.good for name, standing in standings.items()}
+        for want in reconcile((record.node for record in view.nodes.values()), pools, good):
+            standing = standings[want.node]
+            self.refusals += want.refusals
+            if want.families and want.pool is not None:
+                self._serve(view, draft, level, standing, want.pool, want.families)
+            elif standing.pending or standing.good != standing.pieces or standing.tentative:
+                take(draft, level, standing, (), self._call, group=False)
+        return True
+
+    def _put_records(self, view: View, draft: Draft) -> None:
+        request = self.request
+        after = {name: record.spec for name, record in view.pools.items()} | {spec.name: spec for spec in request.pools}
+        changed = {spec.name for spec in request.pools if spec.name not in view.pools or view.pools[spec.name].spec != spec}
+        for name in sorted(changed):
+            for other, spec in sorted(after.items()):
+                if other != name and (overlap := after[name].overlaps(spec)) is not None:
+                    raise OverlapError(name, str(overlap[0]), other, str(overlap[1]))
+        for spec in sorted(request.pools, key=lambda each: each.name):
+            if spec.name in changed:
+                known = view.pools.get(spec.name)
+                draft.put(Key("pool", spec.name), PoolRecord(spec, known.since if known else self.now), RECORD)
+                self._noted.append(Change("change" if known else "add", "pool", spec.name, ", ".join(map(str, spec.cidrs))))
+        for node in sorted(request.nodes, key=lambda each: each.name):
+            record = view.nodes.get(node.name)
+            if record is None or record.node != node:
+                draft.put(Key("node", node.name), NodeRecord(node, record.since if record else self.now), RECORD)
+                labels = ", ".join(f"{key}={value}" for key, value in node.label_pairs)
+                self._noted.append(Change("change" if record else "add", "node", node.name, labels or "no labels"))
+
+    def _serve(
+        self, view: View, draft: Draft, level: BlockLevel, standing: Standing, pool: PoolSpec, missing: tuple[Family, ...]
+    ) -> None:
+        """Blocks of all the families that a node lacks, or of none."""
+        chosen: list[Holding] = []
+        for family in missing:
+            piece = self._carve(view, draft, level, standing.holder, pool, family)
+            if piece is None:
+                groups = view.carvers(pool, family)
+                largest = min((group.carver.largest_free for group in groups if group.carver.largest_free is not None), default=None)
+                error = PoolExhaustedError(pool.name, family, groups[0].length, largest)
+                self.refusals.append(Refusal(standing.holder, pool.name, family, str(error)))
+                if self._call.owns(standing):
+                    mine = [piece for piece in standing.good if piece in self._call.added.get(standing.holder, ())]
+                    release(draft, level, standing, mine)
+                    return
+                chosen = []
+                break
+            chosen.append(piece)
+        if chosen or standing.pending or standing.good != standing.pieces:
+            take(draft, level, standing, tuple(chosen), self._call, group=False)
+        for piece in (*standing.pending, *chosen):
+            change = Change("carve", "block", piece.piece, f"for node {piece.holder} out of pool {pool.name}")
+            self._carved.append((change, piece))
+
+    def _carve(
+        self, view: View, draft: Draft, level: BlockLevel, node: str, pool: PoolSpec, family: Family
+    ) -> Holding | None:
+        for group in view.carvers(pool, family):
+            network = group.carver.take(group.length)
+            if network >= 0:
+                carver, length = group.carver, group.length
+                draft.undo.append(lambda: carver.give_back_bits(network, length))
+                return level.next(node, pool.name, family, network, length, self.now)
+        return None
+
+    def _settle_what_was_unclear(self, view: View) -> None:
+        held = set(view.blocks()) if self._perhaps else set()
+        self.changes += [change for change, piece in self._perhaps if piece in held]
+        self._perhaps = []
+
+
+class RemoveNodeTask(Task):
+    """All blocks of a node back, then the node forgotten."""
+
+    def __init__(self, request: RemoveNode, now: float) -> None:
+        super().__init__(now)
+        self.request = request
+        self._found = False
+
+    def step(self, view: View, draft: Draft) -> bool:
+        name = self.request.name
+        level = BlockLevel(view, draft, force=self.request.force)
+        standing = look(draft, level, name)
+        if not standing.pieces and name not in view.nodes:
+            if self._found:
+                return True
+            raise NotFoundError("node", name, tuple(sorted(view.nodes)[:8]))
+        dropped = self._dropped(view, draft, standing)
+        self._found = True
+        if standing.pieces:
+            for block in (*standing.held, *standing.closing):
+                self._noted.append(Change("give back", "block", block.piece, f"from node {name} to pool {block.label}"))
+            for piece in dropped:
+                self._noted.append(Change("release", "address", piece.piece, f"on {name} from {piece.holder}, by force"))
+            release(draft, level, standing, standing.pieces)
+            for owner in sorted({piece.holder for piece in dropped}):
+                key = address_claims_key(name, owner)
+                pieces = draft.claims(key).claims.get(owner, ())
+                forget(draft, Standing(owner, key, pieces, (), (), (), tentative=False), set(pieces))
+        if name in view.nodes:
+            draft.put(Key("node", name), None, DELETE)
+            self._noted.append(Change("remove", "node", name, "with --force" if self.request.force else "it holds nothing"))
+        return True
+
+    def _dropped(self, view: View, draft: Draft, standing: Standing) -> list[Holding]:
+        dropped: list[Holding] = []
+        for block in standing.held:
+            inside = list(holdings(draft, view.address_ledger(block.prefix), block.fence))
+            if inside and not self.request.force:
+                names = tuple(f"{piece.piece} {piece.label or piece.holder}" for piece in inside[:5])
+                raise BlockNotEmptyError(block.piece, standing.holder, len(inside), names)
+            dropped += inside
+        return dropped
+
+
+class RemovePoolTask(Task):
+    """A pool forgotten; what was carved out of it stays where it is."""
+
+    def __init__(self, request: RemovePool, now: float) -> None:
+        super().__init__(now)
+        self.request = request
+        self._found = False
+
+    def step(self, view: View, draft: Draft) -> bool:
+        name = self.request.name
+        if name not in view.pools:
+            if self._found:
+                return True
+            raise NotFoundError("pool", name, tuple(sorted(view.pools)[:8]))
+        self._found = True
+        orphans = sum(block.label == name for block in view.blocks())
+        draft.put(Key("pool", name), None, DELETE)
+        self._noted.append(Change("remove", "pool", name, f"{orphans} blocks become orphans" if orphans else "it holds nothing"))
+        return True
+

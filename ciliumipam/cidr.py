@@ -1,0 +1,190 @@
+"""Prefixes and addresses: parsing at the door, integers inside, `ipaddress` values at the boundary.
+
+The first module of the flow: `selector`, `pool` and `carver` stand on it. Hot structures hold a `Prefix`, a tuple of plain
+integers; users hand in text, `ipaddress` or `netaddr` objects and get `ipaddress` objects back. This is the only module that
+sees netaddr, whose values are mutable and untyped (changing the length of an `IPNetwork` after it became a dict key loses the
+key), so none of them leaves it. netaddr does the CIDR algebra and is loaded at the first call that needs it: it costs more to
+import than everything else together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, NetmaskValueError
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
+
+from ciliumipam.errors import InvalidAddressError, InvalidCidrError
+
+Family: TypeAlias = Literal[4, 6]
+Address: TypeAlias = IPv4Address | IPv6Address
+Network: TypeAlias = IPv4Network | IPv6Network
+PrefixLike: TypeAlias = "str | IPv4Network | IPv6Network | Prefix | Any"
+AddressLike: TypeAlias = "str | IPv4Address | IPv6Address | Any"
+
+WIDTH: dict[int, int] = {4: 32, 6: 128}
+"""Bits of an address by family."""
+
+
+class Prefix(NamedTuple):
+    """A network and its length, without host bits. Sorts by family, network, length. Immutable, hashable.
+
+    Attributes:
+        family: 4 or 6.
+        network: The first address as an integer.
+        length: Prefix length in bits, 0 to 32 or 128.
+    """
+
+    family: Family
+    network: int
+    length: int
+
+    @property
+    def size(self) -> int:
+        """Number of addresses."""
+        return 1 << (WIDTH[self.family] - self.length)
+
+    @property
+    def last(self) -> int:
+        """The last address as an integer, inclusive."""
+        return self.network + (1 << (WIDTH[self.family] - self.length)) - 1
+
+    def covers(self, other: Prefix) -> bool:
+        """Whether every address of `other` lies in this prefix (equal prefixes cover each other)."""
+        return (
+            self.family == other.family
+            and self.length <= other.length
+            and (self.network ^ other.network) >> (WIDTH[self.family] - self.length) == 0
+        )
+
+    def overlaps(self, other: Prefix) -> bool:
+        """Whether the two share an address. Prefixes overlap only if one covers the other."""
+        return self.covers(other) or other.covers(self)
+
+    def to_network(self) -> Network:
+        """The same prefix as an `ipaddress` network."""
+        return IPv4Network((self.network, self.length)) if self.family == 4 else IPv6Network((self.network, self.length))
+
+    def __str__(self) -> str:
+        return f"{format_address(self.family, self.network)}/{self.length}"
+
+
+def parse_prefix(value: PrefixLike) -> Prefix:
+    """A CIDR out of text, an `ipaddress` network, a `netaddr.IPNetwork` or a `Prefix`.
+
+    Strict: a length is required, and no host bits may be set. A netmask or hostmask in place of the length is refused, and so
+    is an IPv6 zone.
+
+    Raises:
+        InvalidCidrError: It is none of these, with the nearest valid spelling where there is one.
+    """
+    if isinstance(value, Prefix):
+        return value
+    if isinstance(value, IPv4Network):
+        return Prefix(4, int(value.network_address), value.prefixlen)
+    if isinstance(value, IPv6Network):
+        return Prefix(6, int(value.network_address), value.prefixlen)
+    text = value if isinstance(value, str) else _netaddr_text(value, "IPNetwork")
+    if text is None:
+        raise InvalidCidrError(repr(value), f"expected text or a network, got {type(value).__name__}")
+    address, slash, length = text.partition("/")
+    if not text:
+        raise InvalidCidrError(text, "it is empty; write address/length, as in 10.0.0.0/16")
+    if not slash:
+        raise InvalidCidrError(text, f"it has no length; write {text}/32 or {text}/128 for a single address")
+    if not (length.isascii() and length.isdigit()) or (len(length) > 1 and length[0] == "0"):
+        raise InvalidCidrError(text, f"the length {length!r} is not a plain number; masks are not accepted")
+    family, number = _parse_number(text, address)
+    bits = int(length)
+    if bits > WIDTH[family]:
+        raise InvalidCidrError(text, f"an IPv{family} length is 0 to {WIDTH[family]}")
+    host = number & ((1 << (WIDTH[family] - bits)) - 1)
+    if host:
+        raise InvalidCidrError(text, f"host bits are set; did you mean {format_address(family, number - host)}/{bits}?")
+    return Prefix(family, number, bits)
+
+
+def _parse_number(text: str, address: str) -> tuple[Family, int]:
+    try:
+        if ":" in address:
+            if "%" in address:
+                raise InvalidCidrError(text, "an IPv6 zone has no meaning in a pool; leave out everything from the %")
+            return 6, int(IPv6Address(address))
+        return 4, int(IPv4Address(address))
+    except (AddressValueError, NetmaskValueError) as error:
+        raise InvalidCidrError(text, str(error)) from error
+
+
+def parse_address(value: AddressLike) -> tuple[Family, int]:
+    """Family and integer of an address given as text, an `ipaddress` address or a `netaddr.IPAddress`.
+
+    Raises:
+        InvalidAddressError: It is none of these.
+    """
+    if isinstance(value, IPv4Address):
+        return 4, int(value)
+    if isinstance(value, IPv6Address):
+        if value.scope_id:
+            raise InvalidAddressError(str(value), "an IPv6 zone has no meaning here; leave out everything from the %")
+        return 6, int(value)
+    text = value if isinstance(value, str) else _netaddr_text(value, "IPAddress")
+    if text is None:
+        raise InvalidAddressError(repr(value), f"expected text or an address, got {type(value).__name__}")
+    if "/" in text:
+        raise InvalidAddressError(text, f"a single address is wanted; leave out the length: {text.partition('/')[0]}")
+    try:
+        return _parse_number(text, text)
+    except InvalidCidrError as error:
+        raise InvalidAddressError(text, error.reason) from error
+
+
+def _netaddr_text(value: object, name: str) -> str | None:
+    """The text of a netaddr object, recognised by its class without importing netaddr."""
+    kind = type(value)
+    return str(value) if kind.__name__ == name and kind.__module__.partition(".")[0] == "netaddr" else None
+
+
+def to_address(family: int, number: int) -> Address:
+    """An integer as an `ipaddress` address."""
+    return IPv4Address(number) if family == 4 else IPv6Address(number)
+
+
+def format_address(family: int, number: int) -> str:
+    """An integer as text, in the canonical spelling of its family (RFC 5952 for IPv6)."""
+    if family == 4:
+        return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    return str(IPv6Address(number))
+
+
+# ----------------------------------------------------------------------------------------- algebra, by netaddr
+
+
+def _networks(prefixes: Iterable[Prefix]) -> list[Any]:
+    import netaddr  # loaded when first needed: 70 ms
+
+    return [netaddr.IPNetwork((p.network, p.length), version=p.family) for p in prefixes]
+
+
+def _prefixes(networks: Iterable[Any]) -> list[Prefix]:
+    return [Prefix(cast("Family", n.version), int(n.first), int(n.prefixlen)) for n in networks]
+
+
+def range_to_prefixes(family: Family, first: int, last: int) -> list[Prefix]:
+    """The fewest prefixes that cover exactly the addresses `first` to `last`, both inclusive, in order."""
+    import netaddr  # loaded when first needed: 70 ms
+
+    low, high = (netaddr.IPAddress(number, version=family) for number in (first, last))
+    return _prefixes(netaddr.iprange_to_cidrs(low, high))
+
+
+def merge(prefixes: Iterable[Prefix]) -> list[Prefix]:
+    """The fewest prefixes that cover the same addresses, sorted; both families may be given."""
+    import netaddr  # loaded when first needed: 70 ms
+
+    return sorted(_prefixes(netaddr.cidr_merge(_networks(prefixes))))
+
+
+def exclude(prefix: Prefix, hole: Prefix) -> list[Prefix]:
+    """What is left of `prefix` without `hole`, as the fewest prefixes, in order."""
+    import netaddr  # loaded when first needed: 70 ms
+
+    return sorted(_prefixes(netaddr.cidr_exclude(*_networks((prefix, hole)))))

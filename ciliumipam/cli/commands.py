@@ -1,0 +1,194 @@
+"""One function a command: open the store, call the library, print what it says. Each returns the exit code."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
+from typing import TypeVar
+
+from ciliumipam.audit import audit
+from ciliumipam.cli import output
+from ciliumipam.cli.input import read_documents
+from ciliumipam.cli.store import reading, writing
+from ciliumipam.cli.text import plain, say
+from ciliumipam.errors import InvalidRequestError, IpamError, NotFoundError
+from ciliumipam.ipam import Ipam
+from ciliumipam.manifest import pool_to_manifest, read_manifest
+from ciliumipam.node import Node
+from ciliumipam.pool import PoolSpec
+from ciliumipam.requests import Allocate, Apply, Change, ForceRelease, Refusal, Release, ReleaseFenced, RemoveNode, RemovePool, Request
+
+T = TypeVar("T")
+
+
+def apply(arguments: Namespace) -> int:
+    """Read all manifests, then apply them in one request."""
+    items = [item for file in arguments.files for source, document in read_documents(file) for item in read_manifest(document, source)]
+    pools = tuple(item for item in items if isinstance(item, PoolSpec))
+    nodes = tuple(item for item in items if isinstance(item, Node))
+    if arguments.dry_run:
+        return _dry_run(arguments, [Apply(pools, nodes)], absent_is_empty=True)
+    with writing(arguments.store, create=True) as store:
+        applied = Ipam(store).apply(pools, nodes)
+    return _print_changes(arguments, applied.changes, applied.refusals)
+
+
+def allocate(arguments: Namespace) -> int:
+    """Give owners an address."""
+    owners = tuple(arguments.owners)
+    wanted = {"address": arguments.address, "family": arguments.family, "label": arguments.label}
+    if arguments.dry_run:
+        return _dry_run(arguments, [Allocate(arguments.node, owners, **wanted)])
+    with writing(arguments.store) as store:
+        output.write_allocations(arguments.output, Ipam(store).allocate(arguments.node, *owners, **wanted))
+    return 0
+
+
+def release(arguments: Namespace) -> int:
+    """Release by owner, by fence, or by force."""
+    request = _release_request(arguments)
+    if arguments.dry_run:
+        return _dry_run(arguments, [request])
+    with writing(arguments.store) as store:
+        ipam = Ipam(store)
+        match request:
+            case Release(node, owners):
+                released = ipam.release(node, *owners)
+            case ReleaseFenced(address, fence):
+                released = (ipam.release_fenced(address, fence),)
+            case ForceRelease(address):
+                released = (ipam.force_release(address),)
+                for lost in released:
+                    label = f" ({lost.label})" if lost.label else ""
+                    say(f"by force: owner {lost.owner!r}{label} on node {lost.node!r} has lost {lost.address}")
+    output.write_allocations(arguments.output, released)
+    return 0
+
+
+def _release_request(arguments: Namespace) -> Release | ReleaseFenced | ForceRelease:
+    if arguments.address is None:
+        if arguments.fence is not None or arguments.force:
+            raise InvalidRequestError("--fence and --force go with --address")
+        if not arguments.owners:
+            raise InvalidRequestError("say whose addresses: release NODE OWNER..., or release --address ADDRESS with --fence or --force")
+        return Release(arguments.node, tuple(arguments.owners))
+    if arguments.node is not None:
+        raise InvalidRequestError("--address is released whoever holds it: leave NODE and OWNER out")
+    if arguments.force == (arguments.fence is not None):
+        raise InvalidRequestError("--address needs one of --fence N (the holding that you mean) and --force (whoever holds it)")
+    return ForceRelease(arguments.address) if arguments.force else ReleaseFenced(arguments.address, arguments.fence)
+
+
+def get(arguments: Namespace) -> int:
+    """Show what there is; by name, a pool or node as the manifest that it is elsewhere."""
+    style, name = arguments.output, arguments.name
+    with reading(arguments.store) as store:
+        ipam = Ipam(store)
+        match arguments.kind.removeprefix("cilium"):
+            case "pool" | "pools":
+                pools = _chosen("pool", name, ipam.pools(), lambda pool: {pool.spec.name})
+                if name is not None and style != "table":
+                    output.write_value(style, pool_to_manifest(pools[0].spec))
+                else:
+                    output.write_pools(style, pools)
+            case "node" | "nodes":
+                nodes = _chosen("node", name, ipam.nodes(), lambda node: {node.node.name})
+                if name is not None and style != "table":
+                    output.write_value(style, output.cilium_node(nodes[0]))
+                else:
+                    output.write_nodes(style, nodes, ipam.allocations(name))
+            case "block" | "blocks":
+                output.write_blocks(style, _chosen("block", name, ipam.blocks(), lambda block: {block.node, str(block.prefix)}))
+            case _:
+                held = _chosen("address", name, ipam.allocations(), lambda item: {item.node, item.owner, str(item.address)})
+                output.write_allocations(style, held)
+    return 0
+
+
+def _chosen(kind: str, name: str | None, items: Sequence[T], names: Callable[[T], set[str]]) -> Sequence[T]:
+    if name is None:
+        return items
+    wanted = _normal(name)
+    chosen = [item for item in items if wanted in names(item)]
+    if not chosen:
+        raise NotFoundError(kind, name)
+    return chosen
+
+
+def _normal(name: str) -> str:
+    """An address or CIDR as it is printed, whatever the spelling; everything else as it is."""
+    for parse in (ip_address, ip_network):
+        with suppress(ValueError):
+            return str(parse(name))
+    return name
+
+
+def delete(arguments: Namespace) -> int:
+    """Remove nodes or pools, one after the other."""
+    is_pool = arguments.kind.startswith("pool")
+    if is_pool and arguments.force:
+        raise InvalidRequestError("--force is for nodes; removing a pool never takes anything from those who hold it")
+    if arguments.dry_run:
+        return _dry_run(arguments, [RemovePool(name) if is_pool else RemoveNode(name, arguments.force) for name in arguments.names])
+    changes: list[Change] = []
+    with writing(arguments.store) as store:
+        ipam = Ipam(store)
+        try:
+            for name in arguments.names:
+                applied = ipam.remove_pool(name) if is_pool else ipam.remove_node(name, force=arguments.force)
+                changes += applied.changes
+        except IpamError:
+            if changes:  # what was done before is done, and must be told
+                _print_changes(arguments, changes, ())
+            raise
+    return _print_changes(arguments, changes, ())
+
+
+def explain(arguments: Namespace) -> int:
+    """Say why a node has what it has."""
+    with reading(arguments.store) as store:
+        explanation = Ipam(store).explain(arguments.node)
+    if arguments.output == "table":
+        for line in str(explanation).splitlines():
+            print(plain(line))
+    else:
+        output.write_value(arguments.output, {"node": explanation.node, "lines": list(explanation.lines)})
+    return 0
+
+
+def check(arguments: Namespace) -> int:
+    """Verify the store."""
+    with reading(arguments.store) as store:
+        result = audit(store)
+    output.write_audit(arguments.output, result)
+    return 1 if any(finding.severity == "error" for finding in result.findings) else 0
+
+
+def _dry_run(arguments: Namespace, requests: Iterable[Request], *, absent_is_empty: bool = False) -> int:
+    with reading(arguments.store, absent_is_empty=absent_is_empty) as store:
+        ipam = Ipam(store)
+        plans = [ipam.plan(request) for request in requests]
+    changes = [change for plan in plans for change in plan.changes]
+    _print_changes(arguments, changes, [refusal for plan in plans for refusal in plan.refusals])
+    say("dry run: nothing was written")
+    return 0
+
+
+def _print_changes(arguments: Namespace, changes: Iterable[Change], refusals: Sequence[Refusal]) -> int:
+    output.write_changes(arguments.output, changes, refusals)
+    for refusal in refusals:
+        say(str(refusal))
+    return 0
+
+
+COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
+    "apply": apply,
+    "allocate": allocate,
+    "release": release,
+    "get": get,
+    "explain": explain,
+    "check": check,
+    "delete": delete,
+}

@@ -1,0 +1,412 @@
+"""Records as text and back: JSON that a person can read in the `sqlite3` shell, one slot of a page on each line.
+
+A change usually touches one slot of 256, so a `Codec` remembers the last text of the pages that it saw and encodes, or decodes, only
+the lines that changed. The memory is a cache of a pure function: values and text stay exactly the same without it.
+
+A page, the other kinds being plain objects in one line::
+
+    {"format":1,"fence":1,"cursor":3,"slots":[
+    4,                                                        free, its last holding had fence 4
+    ["10.0.1.1",7,"cni/3f2a/eth0","default/web",1.5],         held: piece, fence, holder, label, since
+    null,                                                     the same holding as the line above
+    {"split":5}                                               decided by the page below, under fence 5
+    ]}
+
+Text is ASCII with JSON's escapes, so every string can be stored. Reading is strict: a field that is missing, unknown, doubled or
+of another type makes the record corrupt, a format above `FORMAT` is told as such and never guessed at. Any other spelling of the same
+JSON (pretty-printed, or sent through an API server) is read as well, only slower. Stores that keep bytes stand on this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from itertools import compress, count
+from json import JSONDecodeError, JSONDecoder, dumps
+from json.encoder import encode_basestring_ascii
+from math import isfinite
+from operator import is_not, ne
+from threading import Lock
+from typing import Any, NamedTuple, NoReturn, cast
+
+from ciliumipam.cidr import WIDTH, Family, parse_address, parse_prefix
+from ciliumipam.errors import CorruptRecordError, InvalidAddressError, InvalidError, StoreRefusedError, UnsupportedVersionError
+from ciliumipam.node import Node
+from ciliumipam.pool import PoolSpec
+from ciliumipam.records import ClaimPage, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Slot, Split
+from ciliumipam.selector import NodeSelector
+
+FORMAT = 1
+"""The newest format that this version writes and reads; every record carries its own."""
+
+_MOST_SLOTS = 256
+_SLOTS_BEGIN, _SLOTS_END, _NEXT = '"slots":[\n', "\n]}", ",\n"
+_KIND: dict[Kind, type[Record]] = {
+    "pool": PoolRecord,
+    "node": NodeRecord,
+    "block-page": Page,
+    "block-claims": ClaimPage,
+    "address-page": Page,
+    "address-claims": ClaimPage,
+}
+
+
+class _Seen(NamedTuple):
+    """A page's slots and the line of each, as last encoded or decoded. Never changed, only replaced."""
+
+    slots: tuple[Slot, ...]
+    lines: Sequence[str]
+
+
+class _CorruptError(Exception):
+    """Where in a record something is wrong, and what."""
+
+
+class Codec:
+    """Encodes and decodes records. Thread-safe.
+
+    Attributes:
+        remembered: How many pages are remembered at most. A full page costs about 30 KB; 0 remembers nothing.
+    """
+
+    def __init__(self, remembered: int = 512) -> None:
+        self.remembered = remembered
+        self._lock = Lock()
+        self._seen: dict[Key, _Seen] = {}
+
+    def encode(self, key: Key, record: Record) -> str:
+        """The record as text. Equal records of one key give equal text.
+
+        Raises:
+            StoreRefusedError: The record is not of the key's kind, or has a time that is not finite.
+
+        Complexity:
+            O(slots) in C and O(changed slots) in Python for a remembered page, else O(slots).
+        """
+        if type(record) is not _KIND[key.kind]:
+            raise StoreRefusedError(f"store {key}", f"a {type(record).__name__} is not a record of this kind")
+        try:
+            if isinstance(record, Page):
+                return self._encode_page(key, record)
+            if isinstance(record, ClaimPage):
+                return _encode_claims(record)
+            return dumps(
+                _pool_fields(record) if isinstance(record, PoolRecord) else _node_fields(record), separators=(",", ":")
+            )
+        except ValueError as error:
+            raise StoreRefusedError(f"store {key}", str(error)) from error
+
+    def decode(self, key: Key, text: str) -> Record:
+        """The record that was encoded under this key.
+
+        Raises:
+            CorruptRecordError: The text is not such a record; names the field.
+            UnsupportedVersionError: The record has a newer format.
+
+        Complexity:
+            As `encode`.
+        """
+        try:
+            if _KIND[key.kind] is Page:
+                return self._decode_page(key, text)
+            return _DECODERS[key.kind](_read_object(key, text))
+        except (_CorruptError, InvalidError) as error:
+            raise CorruptRecordError(str(key), str(error)) from error
+
+    def _encode_page(self, key: Key, page: Page) -> str:
+        slots, seen = page.slots, self._seen.get(key)
+        if seen is not None and len(seen.slots) == len(slots):
+            lines = list(seen.lines)
+            changed = list(compress(count(), map(is_not, slots, seen.slots)))
+            for index in changed:
+                lines[index] = _line(slots, index)
+                if index + 1 < len(slots):  # it may begin, or no longer be, "the same as above"
+                    lines[index + 1] = _line(slots, index + 1)
+        else:
+            lines = [_line(slots, index) for index in range(len(slots))]
+        self._remember(key, _Seen(slots, lines))
+        head = f'{{"format":{FORMAT},"fence":{page.fence},"cursor":{page.cursor},{_SLOTS_BEGIN}'
+        return f"{head}{_NEXT.join(lines)}{_SLOTS_END}"
+
+    def _decode_page(self, key: Key, text: str) -> Page:
+        head, begin, rest = text.partition(_SLOTS_BEGIN)
+        if begin and rest.endswith(_SLOTS_END):
+            fields = _read_object(key, f'{head}"slots":[]}}')
+            body = rest[: -len(_SLOTS_END)]
+            lines = body.split(_NEXT) if body else []
+        else:
+            fields = _read_object(key, text)
+            lines = [dumps(item, separators=(",", ":")) for item in _typed(list, fields, "slots")]
+        _check_fields(fields, ("fence", "cursor", "slots"))
+        if len(lines) > _MOST_SLOTS:
+            raise _CorruptError(f"slots: {len(lines)} slots, a page has at most {_MOST_SLOTS}")
+        seen = self._seen.get(key)
+        if seen is not None and len(seen.lines) == len(lines):
+            slots = list(seen.slots)
+            changed: Iterable[int] = compress(count(), map(ne, lines, seen.lines))
+        else:
+            slots = [0] * len(lines)
+            changed = range(len(lines))
+        for index in changed:
+            slots[index] = _read_line(lines, slots, index)
+            while index + 1 < len(lines) and lines[index + 1] == "null":
+                index += 1  # noqa: PLW2901 - a line that did not change, but the one that it repeats did
+                slots[index] = _read_line(lines, slots, index)
+        page = Page(_natural(fields, "fence"), _natural(fields, "cursor"), tuple(slots))
+        self._remember(key, _Seen(page.slots, lines))
+        return page
+
+    def _remember(self, key: Key, seen: _Seen) -> None:
+        with self._lock:
+            self._seen.pop(key, None)
+            self._seen[key] = seen
+            if len(self._seen) > self.remembered:
+                del self._seen[next(iter(self._seen))]
+
+
+# --------------------------------------------------------------------------------------------- slots and holdings
+
+
+def _line(slots: Sequence[Slot], index: int) -> str:
+    slot = slots[index]
+    if isinstance(slot, int):
+        return int.__repr__(slot)
+    if isinstance(slot, Split):
+        return f'{{"split":{slot.fence}}}'
+    return "null" if index and slots[index - 1] == slot else _row(slot)
+
+
+@lru_cache(maxsize=8192)
+def _row(holding: Holding) -> str:
+    """A holding as JSON; the same one stands in a page and in a claim page, and is read and written again with its neighbours."""
+    since = float(holding.since)
+    if not isfinite(since):
+        raise ValueError(f"{holding.piece} of {holding.holder!r} has a time that is not finite: {since}")
+    holder, label = encode_basestring_ascii(holding.holder), encode_basestring_ascii(holding.label)
+    return f'["{holding.piece}",{holding.fence},{holder},{label},{since!r}]'
+
+
+_raw_decode = JSONDecoder().raw_decode
+
+
+def _read_line(lines: Sequence[str], slots: Sequence[Slot], index: int) -> Slot:
+    line = lines[index]
+    try:
+        value, end = _raw_decode(line)
+    except (JSONDecodeError, RecursionError) as error:
+        raise _CorruptError(f"slots[{index}]: not JSON: {_shorten(line)}") from error
+    if end != len(line):
+        raise _CorruptError(f"slots[{index}]: not JSON: {_shorten(line)}")
+    if type(value) is list:
+        return _holding(value, "slots", index)
+    if type(value) is int and value >= 0:
+        return value
+    if value is None and index and isinstance(slots[index - 1], Holding):
+        return slots[index - 1]
+    if type(value) is dict and value.keys() == {"split"}:
+        return Split(_natural(value, "split", f"slots[{index}]."))
+    raise _CorruptError(f"slots[{index}]: neither free, held, split nor a repetition: {_shorten(line)}")
+
+
+def _holding(row: object, path: str, index: int) -> Holding:
+    """A holding out of its list; `path` and `index` say where it stood."""
+    if type(row) is list and len(row) == 5:
+        piece, fence, holder, label, since = row
+        if type(piece) is str and type(fence) is int and type(holder) is str and type(label) is str and fence >= 0:
+            if type(since) is int:  # what some API servers make of 1.0
+                since = float(since)
+            if type(since) is float and isfinite(since):
+                try:
+                    family, network, length = parse_prefix(piece) if "/" in piece else _address(piece)
+                except InvalidError as error:
+                    raise _CorruptError(f"{path}[{index}][0]: {error}") from error
+                return Holding(family, network, length, fence, holder, label, since)
+    raise _CorruptError(f"{path}[{index}]: expected [piece, fence, holder, label, since], found {_shorten(dumps(row))}")
+
+
+_OCTETS = {str(number): number for number in range(256)}
+
+
+def _address(text: str) -> tuple[Family, int, int]:
+    """A single address as family, number, length. Addresses beside each other differ in their last part: the rest is remembered."""
+    head, _, tail = text.rpartition(".")
+    last = _OCTETS.get(tail)
+    if last is not None:
+        family, number = _first(head + ".0")
+        return family, number + last, WIDTH[family]
+    head, _, tail = text.rpartition(":")
+    if head and len(tail) <= 4 and tail.isalnum() and tail.isascii() and "x" not in tail.lower():
+        family, number = _first(head + ":0")
+        return family, number + _hextet(text, tail), WIDTH[family]
+    family, number = parse_address(text)
+    return family, number, WIDTH[family]
+
+
+_first = lru_cache(maxsize=4096)(parse_address)
+
+
+def _hextet(text: str, tail: str) -> int:
+    try:
+        return int(tail, 16)
+    except ValueError as error:
+        raise InvalidAddressError(text, f"{tail!r} is not a number in hexadecimal") from error
+
+
+def _holdings(rows: object, path: str) -> tuple[Holding, ...]:
+    if type(rows) is not list:
+        raise _CorruptError(f"{path}: expected a list, found {_shorten(dumps(rows))}")
+    return tuple(_holding(row, path, index) for index, row in enumerate(rows))
+
+
+# ----------------------------------------------------------------------------------------------------- claim pages
+
+
+def _encode_claims(page: ClaimPage) -> str:
+    claims = ",".join(
+        f"{encode_basestring_ascii(holder)}:[{','.join(map(_row, holdings))}]" for holder, holdings in sorted(page.claims.items())
+    )
+    tentative = ",".join(map(encode_basestring_ascii, sorted(page.tentative)))
+    closing = ",".join(map(_row, sorted(page.closing)))
+    return f'{{"format":{FORMAT},"claims":{{{claims}}},"tentative":[{tentative}],"closing":[{closing}]}}'
+
+
+def _decode_claims(fields: dict[str, Any]) -> ClaimPage:
+    _check_fields(fields, ("claims", "tentative", "closing"))
+    claims = _typed(dict, fields, "claims")
+    return ClaimPage(
+        {holder: _holdings(rows, f"claims[{holder!r}]") for holder, rows in claims.items()},
+        frozenset(_texts(fields, "tentative")),
+        frozenset(_holdings(fields["closing"], "closing")),
+    )
+
+
+# ------------------------------------------------------------------------------------------------- pools and nodes
+
+
+def _pool_fields(record: PoolRecord) -> dict[str, Any]:
+    return {"format": FORMAT, "name": record.spec.name, "since": _finite(record.since), "spec": record.spec.to_dict()}
+
+
+def _decode_pool(fields: dict[str, Any]) -> PoolRecord:
+    _check_fields(fields, ("name", "since", "spec"))
+    spec = _typed(dict, fields, "spec")
+    _check_fields(spec, ("cidrs", "nodeSelector"), ("blockLength", "reserved", "allowFirst", "allowLast"), "spec.")
+    lengths = _typed(dict, spec, "blockLength", "spec.") if "blockLength" in spec else {}
+    _check_fields(lengths, (), ("ipv4", "ipv6"), "spec.blockLength.")
+    pool = PoolSpec(
+        name=_typed(str, fields, "name"),
+        cidrs=_texts(spec, "cidrs", "spec."),
+        selector=NodeSelector.from_label_selector(_typed(dict, spec, "nodeSelector", "spec.")),
+        block_length_v4=_natural(lengths, "ipv4", "spec.blockLength.") if "ipv4" in lengths else None,
+        block_length_v6=_natural(lengths, "ipv6", "spec.blockLength.") if "ipv6" in lengths else None,
+        reserved=_texts(spec, "reserved", "spec.") if "reserved" in spec else (),
+        allow_first=_typed(bool, spec, "allowFirst", "spec.") if "allowFirst" in spec else False,
+        allow_last=_typed(bool, spec, "allowLast", "spec.") if "allowLast" in spec else False,
+    )
+    return PoolRecord(pool, _since(fields))
+
+
+def _node_fields(record: NodeRecord) -> dict[str, Any]:
+    labels = dict(record.node.label_pairs)
+    return {"format": FORMAT, "name": record.node.name, "since": _finite(record.since), "labels": labels}
+
+
+def _decode_node(fields: dict[str, Any]) -> NodeRecord:
+    _check_fields(fields, ("name", "since", "labels"))
+    labels = _typed(dict, fields, "labels")
+    return NodeRecord(Node(_typed(str, fields, "name"), {key: _typed(str, labels, key, "labels.") for key in labels}), _since(fields))
+
+
+_DECODERS: dict[Kind, Callable[[dict[str, Any]], Record]] = {
+    "pool": _decode_pool,
+    "node": _decode_node,
+    "block-claims": _decode_claims,
+    "address-claims": _decode_claims,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------- fields
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _CorruptError(f"a field stands twice: {sorted(name for name, _ in pairs)}")
+    return found
+
+
+_decode_object = JSONDecoder(object_pairs_hook=_unique).decode
+
+
+def _read_object(key: Key, text: str) -> dict[str, Any]:
+    """The fields of a record whose format this version reads; the format itself is taken out."""
+    try:
+        found = _decode_object(text)
+    except (JSONDecodeError, RecursionError) as error:
+        raise _CorruptError(f"not JSON: {error}") from error
+    if type(found) is not dict:
+        raise _CorruptError("not a JSON object")
+    number = _natural(found, "format")
+    if number > FORMAT:
+        raise UnsupportedVersionError(f"record {key}", str(number), str(FORMAT))
+    if number < 1:
+        raise _CorruptError(f"format: {number}, the first one is 1")
+    del found["format"]
+    return found
+
+
+def _check_fields(found: dict[str, Any], required: Iterable[str], optional: Iterable[str] = (), path: str = "") -> None:
+    for name in required:
+        if name not in found:
+            _missing(path, name)
+    unknown = sorted(found.keys() - {*required, *optional})
+    if unknown:
+        raise _CorruptError(f"{path}{unknown[0]}: unknown field")
+
+
+def _missing(path: str, name: str) -> NoReturn:
+    raise _CorruptError(f"{path}{name}: missing")
+
+
+_EXPECTED: dict[type, str] = {int: "a number from 0 on", float: "a finite number", str: "text", list: "a list", dict: "an object"}
+
+
+def _typed(kind: type[Any], found: dict[str, Any], name: str, path: str = "") -> Any:
+    if name not in found:
+        _missing(path, name)
+    value = found[name]
+    if type(value) is not kind:
+        raise _CorruptError(f"{path}{name}: expected {_EXPECTED.get(kind, 'true or false')}, found {_shorten(dumps(value))}")
+    return value
+
+
+def _natural(found: dict[str, Any], name: str, path: str = "") -> int:
+    value = cast("int", _typed(int, found, name, path))
+    if value < 0:
+        raise _CorruptError(f"{path}{name}: expected {_EXPECTED[int]}, found {value}")
+    return value
+
+
+def _texts(found: dict[str, Any], name: str, path: str = "") -> list[str]:
+    values = _typed(list, found, name, path)
+    for index, value in enumerate(values):
+        if type(value) is not str:
+            raise _CorruptError(f"{path}{name}[{index}]: expected text, found {_shorten(dumps(value))}")
+    return cast("list[str]", values)
+
+
+def _since(found: dict[str, Any]) -> float:
+    value = found["since"]
+    if type(value) not in (int, float) or not isfinite(value):
+        raise _CorruptError(f"since: expected {_EXPECTED[float]}, found {_shorten(dumps(value))}")
+    return float(value)
+
+
+def _finite(since: float) -> float:
+    if not isfinite(since):
+        raise ValueError(f"the time is not finite: {since}")
+    return float(since)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 80 else text[:80] + "..."

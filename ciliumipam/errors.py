@@ -1,0 +1,399 @@
+"""Every error that the package raises: one root, four families, by what the caller can do about it.
+
+* `InvalidError`: the input can never work; mend it. Nothing was written.
+* `StateError`: well formed, wrong moment; read again and decide.
+* `ExhaustedError`: correct, but no room; wait, release, or grow.
+* `StoreError`: the store failed or refused.
+
+The attributes are the interface, the text is for people. Fields are positional and are also the exception's `args`, so every
+error survives pickling and copying; the sentence is built when it is printed. `retryable` says whether reading again and trying
+again can help without anybody changing anything.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class IpamError(Exception):
+    """Root of all errors of this package."""
+
+    retryable: ClassVar[bool] = False
+
+
+# ------------------------------------------------------------------------------------------------ invalid input
+
+
+class InvalidError(IpamError, ValueError):
+    """The input can never work. Nothing was written."""
+
+
+class InvalidCidrError(InvalidError):
+    """A text or value that is not a CIDR, or has host bits, the wrong family or an impossible length."""
+
+    def __init__(self, value: str, reason: str) -> None:
+        super().__init__(value, reason)
+        self.value, self.reason = value, reason
+
+    def __str__(self) -> str:
+        return f"{self.value!r} is not a usable CIDR: {self.reason}"
+
+
+class InvalidAddressError(InvalidError):
+    """A text or value that is not an IP address."""
+
+    def __init__(self, value: str, reason: str) -> None:
+        super().__init__(value, reason)
+        self.value, self.reason = value, reason
+
+    def __str__(self) -> str:
+        return f"{self.value!r} is not an IP address: {self.reason}"
+
+
+class InvalidSelectorError(InvalidError):
+    """A label selector, or a part of one, that Kubernetes would refuse."""
+
+    def __init__(self, expression: str, reason: str) -> None:
+        super().__init__(expression, reason)
+        self.expression, self.reason = expression, reason
+
+    def __str__(self) -> str:
+        return f"selector {self.expression!r} is not valid: {self.reason}"
+
+
+class InvalidNameError(InvalidError):
+    """A name that Kubernetes would refuse, or an owner id that cannot be stored."""
+
+    def __init__(self, kind: str, name: str, reason: str) -> None:
+        super().__init__(kind, name, reason)
+        self.kind, self.name, self.reason = kind, name, reason
+
+    def __str__(self) -> str:
+        return f"{self.name!r} is not a valid {self.kind}: {self.reason}"
+
+
+class InvalidPoolError(InvalidError):
+    """A pool with one or more problems; `problems` has all of them, each naming field and value."""
+
+    def __init__(self, pool: str, problems: tuple[str, ...]) -> None:
+        super().__init__(pool, problems)
+        self.pool, self.problems = pool, problems
+
+    def __str__(self) -> str:
+        return f"pool {self.pool!r} is not valid: " + "; ".join(self.problems)
+
+
+class OverlapError(InvalidError):
+    """Two pools of one address space claim the same addresses."""
+
+    def __init__(self, pool: str, cidr: str, other_pool: str, other_cidr: str) -> None:
+        super().__init__(pool, cidr, other_pool, other_cidr)
+        self.pool, self.cidr, self.other_pool, self.other_cidr = pool, cidr, other_pool, other_cidr
+
+    def __str__(self) -> str:
+        return (
+            f"pool {self.pool!r} ({self.cidr}) overlaps pool {self.other_pool!r} ({self.other_cidr});"
+            " pools of one address space must be disjoint: change one of the two CIDRs"
+        )
+
+
+class InvalidManifestError(InvalidError):
+    """A manifest that cannot be read: `source` is the file or document, `path` the field inside it."""
+
+    def __init__(self, source: str, path: str, reason: str) -> None:
+        super().__init__(source, path, reason)
+        self.source, self.path, self.reason = source, path, reason
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.path + ': ' if self.path else ''}{self.reason}"
+
+
+class InvalidRequestError(InvalidError):
+    """A call whose arguments contradict each other."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+# ------------------------------------------------------------------------------------------------ wrong moment
+
+
+class StateError(IpamError):
+    """Well formed, but not possible as things stand. Nothing was written."""
+
+
+class NotFoundError(StateError, LookupError):
+    """A pool, node or owner that is not known; `known` names some that are."""
+
+    def __init__(self, kind: str, name: str, known: tuple[str, ...] = ()) -> None:
+        super().__init__(kind, name, known)
+        self.kind, self.name, self.known = kind, name, known
+
+    def __str__(self) -> str:
+        hint = f"; known: {', '.join(self.known)}" if self.known else ""
+        return f"no {self.kind} {self.name!r}{hint}"
+
+
+class NoBlockError(StateError):
+    """A node that holds no block of a family; `refusals` says pool by pool why."""
+
+    def __init__(self, node: str, family: int, refusals: tuple[str, ...]) -> None:
+        super().__init__(node, family, refusals)
+        self.node, self.family, self.refusals = node, family, refusals
+
+    def __str__(self) -> str:
+        why = "; ".join(self.refusals) or "no pool has been applied"
+        which = f"IPv{self.family} block" if self.family else "block"
+        return f"node {self.node!r} has no {which}: {why}"
+
+
+class AlreadyAllocatedError(StateError):
+    """The address asked for is held by another owner."""
+
+    def __init__(self, address: str, owner: str, label: str) -> None:
+        super().__init__(address, owner, label)
+        self.address, self.owner, self.label = address, owner, label
+
+    def __str__(self) -> str:
+        name = f" ({self.label})" if self.label else ""
+        return f"{self.address} is held by owner {self.owner!r}{name}; release it first or ask for another address"
+
+
+class BlockTakenError(StateError):
+    """A block asked for by its prefix that is not wholly free; `reason` says what stands in the way."""
+
+    def __init__(self, block: str, pool: str, reason: str) -> None:
+        super().__init__(block, pool, reason)
+        self.block, self.pool, self.reason = block, pool, reason
+
+    def __str__(self) -> str:
+        return f"{self.block} cannot be occupied in pool {self.pool!r}: {self.reason}; give that back first or take another block"
+
+
+class OwnerHoldsError(StateError):
+    """The owner already holds another address of that family on the node."""
+
+    def __init__(self, owner: str, held: str, asked: str) -> None:
+        super().__init__(owner, held, asked)
+        self.owner, self.held, self.asked = owner, held, asked
+
+    def __str__(self) -> str:
+        return f"owner {self.owner!r} already holds {self.held}, so it cannot get {self.asked} as well; release the first"
+
+
+class OutOfRangeError(StateError):
+    """An address or prefix outside everything that could serve it; `valid` names what could."""
+
+    def __init__(self, value: str, where: str, valid: tuple[str, ...]) -> None:
+        super().__init__(value, where, valid)
+        self.value, self.where, self.valid = value, where, valid
+
+    def __str__(self) -> str:
+        return f"{self.value} is not in {self.where}; valid: {', '.join(self.valid) or 'nothing'}"
+
+
+class ReservedAddressError(StateError):
+    """An address that is never handed out: reserved by the pool, or the first or last of its block."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address, self.reason = address, reason
+
+    def __str__(self) -> str:
+        return f"{self.address} is never handed out: {self.reason}"
+
+
+class StaleFenceError(StateError):
+    """A release or write that names an earlier holding than the present one. Nothing was changed."""
+
+    def __init__(self, piece: str, named: int, found: int) -> None:
+        super().__init__(piece, named, found)
+        self.piece, self.named, self.found = piece, named, found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.piece}: fence {self.named} is not the fence of a present holding (last fence: {self.found});"
+            " nothing was changed: read who holds it now"
+        )
+
+
+class NotHeldError(StateError):
+    """A block or address that nobody holds, or that somebody else holds."""
+
+    def __init__(self, piece: str, reason: str) -> None:
+        super().__init__(piece, reason)
+        self.piece, self.reason = piece, reason
+
+    def __str__(self) -> str:
+        return f"{self.piece} cannot be released: {self.reason}"
+
+
+class BlockNotEmptyError(StateError):
+    """A block that still has addresses in use; `holders` names some of them."""
+
+    def __init__(self, block: str, node: str, in_use: int, holders: tuple[str, ...]) -> None:
+        super().__init__(block, node, in_use, holders)
+        self.block, self.node, self.in_use, self.holders = block, node, in_use, holders
+
+    def __str__(self) -> str:
+        more = ", ..." if self.in_use > len(self.holders) else ""
+        return (
+            f"block {self.block} of node {self.node!r} has {self.in_use} addresses in use"
+            f" ({', '.join(self.holders)}{more}); release them first, or force it, which drops them"
+        )
+
+
+class StalePlanError(StateError):
+    """A plan that no longer fits the store. Nothing of it after the named record was written."""
+
+    retryable = True
+
+    def __init__(self, changed: tuple[str, ...], written: int) -> None:
+        super().__init__(changed, written)
+        self.changed, self.written = changed, written
+
+    def __str__(self) -> str:
+        return (
+            f"the plan is stale: {', '.join(self.changed)} changed since it was made"
+            f" ({self.written} of its writes were done, each of them complete in itself); plan again"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ no room
+
+
+class ExhaustedError(IpamError):
+    """Correct, but there is no room. Wait, release, or grow."""
+
+
+class NodeExhaustedError(ExhaustedError):
+    """No address of a family is left in the blocks of a node. The counts say what was looked at."""
+
+    def __init__(
+        self, node: str, family: int, blocks: tuple[str, ...], capacity: int, in_use: int, reserved: int, wanted: int
+    ) -> None:
+        super().__init__(node, family, blocks, capacity, in_use, reserved, wanted)
+        self.node, self.family, self.blocks = node, family, blocks
+        self.capacity, self.in_use, self.reserved, self.wanted = capacity, in_use, reserved, wanted
+
+    def __str__(self) -> str:
+        free = self.capacity - self.in_use - self.reserved
+        return (
+            f"node {self.node!r} has {free} free IPv{self.family} addresses, {self.wanted} wanted:"
+            f" looked at {', '.join(self.blocks)}: {self.capacity} addresses, {self.in_use} in use, {self.reserved} reserved;"
+            " release addresses that are no longer used, or give the node's pool a shorter block length"
+        )
+
+
+class PoolExhaustedError(ExhaustedError):
+    """A pool has no free block of that length; `largest_free` is the longest run it could still give."""
+
+    def __init__(self, pool: str, family: int, length: int, largest_free: int | None) -> None:
+        super().__init__(pool, family, length, largest_free)
+        self.pool, self.family, self.length, self.largest_free = pool, family, length, largest_free
+
+    def __str__(self) -> str:
+        left = f"the largest free prefix is a /{self.largest_free}" if self.largest_free is not None else "nothing is free"
+        return (
+            f"pool {self.pool!r} has no free IPv{self.family} /{self.length}: {left};"
+            " add a CIDR to the pool, use a longer block length, or take blocks back from nodes that are gone"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ the store
+
+
+class StoreError(IpamError):
+    """The store failed or refused."""
+
+
+class ConflictError(StoreError):
+    """A compare-and-set met another revision than the expected one. Nothing was written."""
+
+    retryable = True
+
+    def __init__(self, key: str, expected: str, found: str) -> None:
+        super().__init__(key, expected, found)
+        self.key, self.expected, self.found = key, expected, found
+
+    def __str__(self) -> str:
+        return f"{self.key} changed meanwhile: expected {self.expected}, found {self.found}"
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be reached or is busy. With `unknown`, a write may or may not have taken effect."""
+
+    retryable = True
+
+    def __init__(self, operation: str, reason: str, unknown: bool = False) -> None:  # noqa: FBT001, FBT002 - args must pickle by position
+        super().__init__(operation, reason, unknown)
+        self.operation, self.reason, self.unknown = operation, reason, unknown
+
+    def __str__(self) -> str:
+        return f"store: {self.operation} failed: {self.reason}" + (
+            "; whether it took effect is not known: repeat the call, it finds out by reading" if self.unknown else ""
+        )
+
+
+class StoreRefusedError(StoreError):
+    """The store will not do this at all: read-only, full, not permitted, or not such a store."""
+
+    def __init__(self, operation: str, reason: str) -> None:
+        super().__init__(operation, reason)
+        self.operation, self.reason = operation, reason
+
+    def __str__(self) -> str:
+        return f"store: cannot {self.operation}: {self.reason}"
+
+
+class StoreClosedError(StoreError):
+    """A call on a store that was closed."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(operation)
+        self.operation = operation
+
+    def __str__(self) -> str:
+        return f"store: {self.operation} on a store that has been closed"
+
+
+class CorruptRecordError(StoreError):
+    """A record that cannot be read, or that contradicts the records beside it."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key, self.reason = key, reason
+
+    def __str__(self) -> str:
+        return f"record {self.key} is corrupt: {self.reason}; run 'ciliumipam check' and restore it from a backup"
+
+
+class UnsupportedVersionError(StoreError):
+    """A store or record written by a newer version than this one can read."""
+
+    def __init__(self, what: str, found: str, supported: str) -> None:
+        super().__init__(what, found, supported)
+        self.what, self.found, self.supported = what, found, supported
+
+    def __str__(self) -> str:
+        return f"{self.what} has format {self.found}, this version reads up to {self.supported}; use a newer ciliumipam"
+
+
+class RetriesExhaustedError(StoreError):
+    """Other writers won every time. What this call had already written is legal; the next call goes on from there."""
+
+    retryable = True
+
+    def __init__(self, attempts: int, key: str) -> None:
+        super().__init__(attempts, key)
+        self.attempts, self.key = attempts, key
+
+    def __str__(self) -> str:
+        return f"gave up after {self.attempts} attempts: other writers kept changing {self.key}; try again"
+
+
+__all__ = [name for name, value in list(globals().items()) if isinstance(value, type) and issubclass(value, IpamError)]

@@ -1,0 +1,112 @@
+"""Answering a session out of stores, or out of memory for a dry run. Where the library meets its stores, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+from ciliumipam.draft import Step
+from ciliumipam.errors import StoreError
+from ciliumipam.records import ADDRESS_KINDS, Entry, Key, Kind, Revision
+from ciliumipam.session import Answer, Get, Operation, Pause, Put, Scan, Session, Written
+from ciliumipam.store import ABSENT, Store, SupportsOrderedPuts, Write
+
+
+def drive(session: Session, answer: Callable[[Operation], Answer]) -> None:
+    """Run a session to its end."""
+    try:
+        operation = next(session)
+        while True:
+            operation = session.send(answer(operation))
+    except StopIteration:
+        return
+
+
+class Executor:
+    """Does what sessions ask for, on one store or on two.
+
+    Args:
+        store: Pools, nodes and blocks, and addresses where there is no other.
+        addresses: Addresses.
+        pause: Called with the number of failed attempts where a session waits.
+    """
+
+    def __init__(self, store: Store, addresses: Store | None, pause: Callable[[int], None]) -> None:
+        self.store = store
+        self.addresses = addresses if addresses is not None else store
+        self._pause = pause
+
+    def store_of(self, kind: Kind) -> Store:
+        """Where records of a kind live."""
+        return self.addresses if kind in ADDRESS_KINDS else self.store
+
+    def answer(self, operation: Operation) -> Answer:
+        """Do one operation.
+
+        Raises:
+            StoreError: A read failed. What becomes of writes is in the answer.
+        """
+        if type(operation) is Get:
+            return self.store_of(operation.key.kind).get(operation.key)
+        if type(operation) is Put:
+            return self._put(operation.steps)
+        if type(operation) is Scan:
+            return self.store_of(operation.kind).scan(operation.kind)
+        if type(operation) is Pause:
+            self._pause(operation.attempt)
+        return None
+
+    def _put(self, steps: Sequence[Step]) -> Written:
+        try:
+            return Written(tuple(self.write(steps)))
+        except StoreError as error:
+            return Written((), error)
+
+    def write(self, steps: Sequence[Step]) -> Iterator[Revision | None]:
+        """Do writes in order, in as few goes as the stores allow; yields their revisions."""
+        if len(steps) == 1 and steps[0].record is not None:
+            step = steps[0]
+            yield self.store_of(step.key.kind).put(step.key, step.record, expect=step.expect)
+            return
+        for (store_id, deletes), group in groupby(steps, lambda step: (id(self.store_of(step.key.kind)), step.record is None)):
+            part = list(group)
+            store = self.store if store_id == id(self.store) else self.addresses
+            if deletes:
+                for step in part:
+                    if step.expect is not ABSENT:
+                        store.delete(step.key, expect=step.expect)
+                    yield None
+                continue
+            writes = [Write(step.key, step.record, step.expect) for step in part if step.record is not None]
+            if isinstance(store, SupportsOrderedPuts):
+                yield from store.put_in_order(writes)
+            else:
+                for write in writes:
+                    yield store.put(write.key, write.record, expect=write.expect)
+
+
+class DryRun:
+    """Answers reads out of the stores and keeps the writes to itself.
+
+    Attributes:
+        steps: What would have been written. A second write of a record expects the revision that this made up for the first.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._entries: dict[Key, Entry | None] = {}
+        self.steps: list[Step] = []
+
+    def answer(self, operation: Operation) -> Answer:
+        """Do one operation, or pretend to."""
+        if type(operation) is Get and operation.key in self._entries:
+            return self._entries[operation.key]
+        if type(operation) is not Put:
+            return self._executor.answer(operation)
+        revisions: list[Revision | None] = []
+        for step in operation.steps:
+            revision = Revision(f"planned-{len(self.steps)}") if step.record is not None else None
+            self._entries[step.key] = Entry(step.record, revision) if step.record is not None and revision is not None else None
+            self.steps.append(step)
+            revisions.append(revision)
+        return Written(tuple(revisions))

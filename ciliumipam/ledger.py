@@ -1,0 +1,338 @@
+"""The ledger: a tree of pages in which every piece of a root prefix has at most one holder.
+
+Blocks carved out of the address family and addresses allocated out of a block are pieces of two ledgers of the same shape, and
+this module is the code of both. It is pure: it reads pages through a `Draft` and puts changed pages into it. `draft` orders what
+it puts, `protocol` decides what to ask for, `docs/explanation/ledger.md` has the argument why it is safe.
+
+    level 0          level 2            level 10           level 18           level 26
+    4 slots of /2 ─▶ 256 slots of /10 ─▶ 256 slots of /18 ─▶ 256 slots of /26 ─▶ 64 slots of /32
+    Split(fence) names the fence under which the page below counts
+
+The discipline, in five rules:
+
+1. *The slot counts, the page follows.* Every slot keeps the last fence that was used in it, whatever becomes of it. A new holding
+   or link takes one more than the last fences of all slots that it covers.
+2. *A page counts only under a link that names its fence.* A page with an older fence than its link is void: whoever first fills
+   it raises it to the link's fence in the same write, keeping the last fences of its slots. A page with a newer fence is closed:
+   nothing may be put into it, and the link is dead.
+3. *Fill and free* compare-and-set the page, at a revision at which it was seen to count or to be void.
+4. *Close* compare-and-sets an empty page to one more than the link's fence, pages further down first, before the slot above is
+   used for anything else. A page that was never written is closed by creating it. This ends every late writer.
+5. *Nothing is deleted.*
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from ciliumipam.cidr import WIDTH, Family, Prefix
+from ciliumipam.records import Holding, Key, Kind, Page, Slot, Split
+
+ROOT_FENCE = 1
+"""Fence of the root page of a block ledger. It is never closed."""
+
+
+class Pages(Protocol):
+    """Where pages are read."""
+
+    def page(self, key: Key) -> Page | None:
+        """The page, or None where there is none."""
+        ...
+
+
+class Drafts(Pages, Protocol):
+    """Where pages are read as a draft would leave them, and put."""
+
+    def put_page(self, key: Key, page: Page, level: int, slots: tuple[int, ...] | None, *, closing: bool = False) -> None:
+        """Put a changed page; `slots` are the indexes that changed, None for perhaps all."""
+        ...
+
+
+class Ledger:
+    """Where the pages of one ledger lie: levels, slots and keys. Immutable but for a cache of keys.
+
+    Args:
+        kind: Kind of its pages.
+        root: The prefix that it covers.
+        levels: Prefix lengths at which its pages lie, ascending, the root's first.
+    """
+
+    __slots__ = ("_keys", "family", "kind", "levels", "next_levels", "root", "width")
+
+    def __init__(self, kind: Kind, root: Prefix, levels: tuple[int, ...]) -> None:
+        self.kind, self.root, self.levels = kind, root, levels
+        self.family: Family = root.family
+        self.width = WIDTH[root.family]
+        self.next_levels = dict(zip(levels, (*levels[1:], self.width), strict=True))
+        self._keys: dict[tuple[int, int], Key] = {}
+
+    def level_of(self, length: int) -> int:
+        """Level of the page in which a piece of that length lives: the deepest above it."""
+        found = self.levels[0]
+        for level in self.levels:
+            if level >= length:
+                break
+            found = level
+        return found
+
+    def key(self, network: int, level: int) -> Key:
+        """Key of the page at a level that covers an address."""
+        shift = self.width - level
+        place = (network >> shift, level)
+        key = self._keys.get(place)
+        if key is None:
+            page = Prefix(self.family, network >> shift << shift, level)
+            key = Key(self.kind, str(page) if self.kind == "block-page" or page == self.root else f"{self.root}+{page}")
+            self._keys[place] = key
+        return key
+
+    def slots(self, level: int) -> int:
+        """Number of slots of a page at a level."""
+        return 1 << (self.next_levels[level] - level)
+
+    def run(self, network: int, length: int, level: int) -> tuple[int, int]:
+        """First slot, and the slot after the last, of a piece in its page."""
+        below = self.next_levels[level]
+        start = (network >> (self.width - below)) & ((1 << (below - level)) - 1)
+        return start, start + (1 << (below - length) if length < below else 1)
+
+    def slot_network(self, page_network: int, level: int, index: int) -> int:
+        """First address of a slot."""
+        return page_network + (index << (self.width - self.next_levels[level]))
+
+
+def block_ledger(family: Family) -> Ledger:
+    """The ledger of all blocks of a family, rooted at the whole family. Levels at 2, 10, 18, ...: the usual lengths share pages."""
+    return Ledger("block-page", Prefix(family, 0, 0), (0, *range(2, WIDTH[family], 8)))
+
+
+def address_ledger(block: Prefix) -> Ledger:
+    """The ledger of the addresses of a block, rooted at it; its leaves have 256 addresses, or the block's if these are fewer."""
+    first = block.length // 8 * 8 + 8
+    return Ledger("address-page", block, (block.length, *range(first, WIDTH[block.family], 8)))
+
+
+def fence_of(slot: Slot) -> int:
+    """The last fence that was used in a slot."""
+    return slot if type(slot) is int else slot.fence  # type: ignore[union-attr]  # mypy does not narrow by `type() is`
+
+
+def emptied(page: Page, fence: int) -> Page:
+    """The page with nothing in it, under another fence, its slots' last fences kept."""
+    return Page(fence, 0, tuple([fence_of(slot) for slot in page.slots]))
+
+
+def counted(raw: Page | None, fence: int, slots: int) -> Page | None:
+    """A page as it counts under a link: as it is, empty where it is void or missing, None where it is closed."""
+    if raw is None:
+        return Page(fence, 0, (0,) * slots)
+    if raw.fence == fence:
+        return raw
+    return emptied(raw, fence) if raw.fence < fence else None
+
+
+class Link(NamedTuple):
+    """A link that has to be made: a slot of a page gets to name `fence` for the page below it."""
+
+    level: int
+    network: int
+    page: Page
+    slot: int
+    fence: int
+
+
+class Spot(NamedTuple):
+    """Where a piece lies in a ledger as it stands.
+
+    Attributes:
+        level, network: The page that decides it.
+        page: That page as it counts; where no link leads to it, as it would count if it were linked now.
+        start, stop: The run of slots, `stop` excluded.
+        links: The links that are missing on the way, top down.
+        covered_by: The holding of a larger piece that covers it, if there is one.
+    """
+
+    level: int
+    network: int
+    page: Page
+    start: int
+    stop: int
+    links: tuple[Link, ...]
+    covered_by: Holding | None
+
+
+def locate(draft: Pages, ledger: Ledger, fence: int, network: int, length: int) -> Spot | None:
+    """Walk from the root, which is linked under `fence`, to the page that decides a piece. None if the root is closed."""
+    target = ledger.level_of(length)
+    links: list[Link] = []
+    covered: Holding | None = None
+    level = ledger.levels[0]
+    page = counted(draft.page(ledger.key(network, level)), fence, ledger.slots(level))
+    if page is None:
+        return None
+    while level < target:
+        below = ledger.next_levels[level]
+        index = (network >> (ledger.width - below)) & ((1 << (below - level)) - 1)
+        slot = page.slots[index]
+        raw = draft.page(ledger.key(network, below))
+        if type(slot) is Split and (raw is None or raw.fence <= slot.fence):
+            child_fence = slot.fence
+        else:  # free, held, or a dead link: a new link must not name an older fence than the page's
+            if type(slot) is Holding:
+                covered = slot
+            child_fence = max(fence_of(slot) + 1, raw.fence if raw is not None else 0)
+            links.append(Link(level, _masked(ledger, network, level), page, index, child_fence))
+        child = counted(raw, child_fence, ledger.slots(below))
+        assert child is not None  # noqa: S101 - the fence was chosen so
+        level, page = below, child
+    start, stop = ledger.run(network, length, level)
+    return Spot(level, _masked(ledger, network, level), page, start, stop, tuple(links), covered)
+
+
+def _masked(ledger: Ledger, network: int, level: int) -> int:
+    shift = ledger.width - level
+    return network >> shift << shift
+
+
+def next_fence(draft: Pages, ledger: Ledger, spot: Spot) -> int | None:
+    """Fence for a new holding of a spot's run, or None if something of it is held."""
+    if spot.covered_by is not None:
+        return None
+    last = 0
+    for index in range(spot.start, spot.stop):
+        slot = spot.page.slots[index]
+        if type(slot) is int:
+            last = max(last, slot)
+            continue
+        if type(slot) is Holding:
+            return None
+        below = ledger.slot_network(spot.network, spot.level, index)
+        if next(_below(draft, ledger, ledger.next_levels[spot.level], below, fence_of(slot)), None) is not None:
+            return None
+        last = max(last, fence_of(slot))
+    return last + 1
+
+
+def holdings(draft: Pages, ledger: Ledger, fence: int) -> Iterator[Holding]:
+    """Everything that is held in a ledger, in address order. Cost: its pages."""
+    return _below(draft, ledger, ledger.levels[0], ledger.root.network, fence)
+
+
+def _below(draft: Pages, ledger: Ledger, level: int, network: int, fence: int) -> Iterator[Holding]:
+    raw = draft.page(ledger.key(network, level))
+    if raw is None or raw.fence != fence:  # never written, void or closed: nothing in it counts
+        return
+    previous: Slot = 0
+    for index, slot in enumerate(raw.slots):
+        if type(slot) is Holding:
+            if slot is not previous and slot != previous:
+                yield slot
+        elif type(slot) is Split:
+            below = ledger.slot_network(network, level, index)
+            yield from _below(draft, ledger, ledger.next_levels[level], below, slot.fence)
+        previous = slot
+
+
+class Status(Enum):
+    """What became of a holding that a claim names."""
+
+    HELD = "held"
+    """The ledger shows it."""
+    PENDING = "pending"
+    """Its run is free and its fence was not used there: it may still be filled."""
+    DEAD = "dead"
+    """It ended, or can never begin: its fence was used up."""
+
+
+def status(draft: Pages, ledger: Ledger, fence: int, holding: Holding) -> Status:
+    """What became of a holding that a claim names. Cost: the depth of the tree."""
+    spot = locate(draft, ledger, fence, holding.network, holding.length)
+    if spot is None:
+        return Status.DEAD
+    first = spot.page.slots[spot.start]
+    if not spot.links and (first is holding or first == holding):
+        return Status.HELD
+    due = next_fence(draft, ledger, spot)
+    return Status.PENDING if due is not None and due <= holding.fence else Status.DEAD
+
+
+def fill(draft: Drafts, ledger: Ledger, fence: int, holding: Holding) -> None:
+    """Put a holding that is PENDING into its page, with the links that lead there."""
+    spot = locate(draft, ledger, fence, holding.network, holding.length)
+    if spot is None or spot.covered_by is not None:
+        raise AssertionError(f"{holding.piece} is not pending")
+    for link in spot.links:
+        _put_run(draft, ledger, link.level, link.network, link.page, link.slot, link.slot + 1, Split(link.fence))
+    page = spot.page
+    if holding.length == ledger.width and spot.level == ledger.levels[-1]:
+        page = page._replace(cursor=spot.stop % len(page.slots))
+    _put_run(draft, ledger, spot.level, spot.network, page, spot.start, spot.stop, holding)
+
+
+def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding) -> None:
+    """End a holding that is HELD or PENDING: its run keeps its fence, so that nobody can fill it (again), however late.
+
+    No link is made for a pending one that is ended: its page is marked as it lies there.
+    """
+    spot = locate(draft, ledger, fence, holding.network, holding.length)
+    if spot is None:
+        return
+    if not spot.links:
+        _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, holding.fence)
+        return
+    key = ledger.key(spot.network, spot.level)
+    raw = draft.page(key) or Page(0, 0, (0,) * ledger.slots(spot.level))
+    slots = list(raw.slots)
+    for index in range(spot.start, spot.stop):
+        slot = slots[index]
+        if type(slot) is Split:
+            below = ledger.slot_network(spot.network, spot.level, index)
+            close(draft, ledger, ledger.next_levels[spot.level], below, slot.fence, force=True)
+        slots[index] = max(fence_of(slot), holding.fence)
+    draft.put_page(key, raw._replace(slots=tuple(slots)), spot.level, None)
+
+
+def close(draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *, force: bool = False) -> None:
+    """Close the page that a link names under `fence`, and everything below it, the deepest first.
+
+    With `force` what is held in it is dropped; without, it must be empty. Closing what is closed changes nothing.
+    """
+    key = ledger.key(network, level)
+    raw = draft.page(key)
+    if raw is None:
+        raw = Page(0, 0, (0,) * ledger.slots(level))
+    elif raw.fence > fence:
+        return
+    void = raw.fence < fence
+    for index, slot in enumerate(raw.slots):
+        if type(slot) is Split:
+            below = ledger.slot_network(network, level, index)
+            close(draft, ledger, ledger.next_levels[level], below, slot.fence, force=force or void)
+        elif type(slot) is Holding and not (force or void):
+            raise AssertionError(f"closing {key}, in which {slot.piece} is held")
+    draft.put_page(key, emptied(raw, fence + 1), level, None, closing=True)
+
+
+def _put_run(
+    draft: Drafts, ledger: Ledger, level: int, network: int, page: Page, start: int, stop: int, value: Slot
+) -> None:
+    """Put a page that counts with a run of slots set, closing what was split there, and raising the page if it was void."""
+    key = ledger.key(network, level)
+    raw = draft.page(key)
+    raised = raw is not None and raw.fence != page.fence
+    if raised and raw is not None:
+        for index, slot in enumerate(raw.slots):
+            if type(slot) is Split:
+                below = ledger.slot_network(network, level, index)
+                close(draft, ledger, ledger.next_levels[level], below, slot.fence, force=True)
+    slots = list(page.slots)
+    for index in range(start, stop):
+        slot = slots[index]
+        if type(slot) is Split and type(value) is not Split:
+            below = ledger.slot_network(network, level, index)
+            close(draft, ledger, ledger.next_levels[level], below, slot.fence)
+        slots[index] = value
+    changed = None if raised else tuple(range(start, stop))
+    draft.put_page(key, Page(page.fence, page.cursor, tuple(slots)), level, changed)

@@ -1,0 +1,97 @@
+"""The two levels of the ledger, as `protocol` sees them: blocks of nodes, and addresses of one node's owners."""
+
+from __future__ import annotations
+
+from ciliumipam.cidr import WIDTH, Family
+from ciliumipam.draft import Draft
+from ciliumipam.errors import CorruptRecordError
+from ciliumipam.ledger import ROOT_FENCE, Ledger, close, locate, next_fence
+from ciliumipam.records import ClaimPage, Holding, Key
+from ciliumipam.view import NodeBlock, View, address_claims_key, block_claims_key
+
+
+class BlockLevel:
+    """Nodes take blocks out of the block ledgers, whose root is never closed.
+
+    Args:
+        force: Whether a block is taken back with addresses in use, which are dropped.
+    """
+
+    marks = False  # each block goes back by itself; that its address ledger is closed is the mark
+
+    def __init__(self, view: View, draft: Draft, *, force: bool = False) -> None:
+        self._view, self._draft, self._force = view, draft, force
+
+    def claims_key(self, holder: str) -> Key:
+        """Where the claims of a node are kept."""
+        return block_claims_key(holder)
+
+    def ledger_of(self, piece: Holding) -> tuple[Ledger, int]:
+        """The block ledger of the family."""
+        return self._view.block_ledgers[piece.family], ROOT_FENCE
+
+    def is_closing(self, piece: Holding, claims: ClaimPage) -> bool:  # noqa: ARG002 - the other level looks there
+        """Whether the block's address ledger is closed."""
+        page = self._draft.page(self._view.address_ledger(piece.prefix).key(piece.network, piece.length))
+        return page is not None and page.fence > piece.fence
+
+    def close_below(self, draft: Draft, piece: Holding) -> None:
+        """Close the block's address ledger."""
+        close(draft, self._view.address_ledger(piece.prefix), piece.length, piece.network, piece.fence, force=self._force)
+
+    def next(self, node: str, pool: str, family: Family, network: int, length: int, now: float) -> Holding:
+        """The holding that a node would get of a block that the carver calls free."""
+        ledger = self._view.block_ledgers[family]
+        return _next(self._draft, ledger, ROOT_FENCE, Holding(family, network, length, 0, node, pool, now))
+
+
+class AddressLevel:
+    """Owners take addresses out of the blocks of one node."""
+
+    marks = True
+
+    def __init__(self, node: str, blocks: tuple[NodeBlock, ...]) -> None:
+        self._node, self._blocks = node, blocks
+
+    def claims_key(self, holder: str) -> Key:
+        """Where the claims of an owner on this node are kept."""
+        return address_claims_key(self._node, holder)
+
+    def block_of(self, family: int, number: int) -> NodeBlock | None:
+        """The node's block that has an address."""
+        for block in self._blocks:
+            held = block.holding
+            if held.family == family and not (number ^ held.network) >> (WIDTH[family] - held.length):
+                return block
+        return None
+
+    def ledger_of(self, piece: Holding) -> tuple[Ledger, int] | None:
+        """The address ledger of the block that has the address, if the node still has that block."""
+        block = self.block_of(piece.family, piece.network)
+        return (block.ledger, block.holding.fence) if block is not None else None
+
+    def page_key(self, piece: Holding) -> Key | None:
+        """The page that decides an address."""
+        block = self.block_of(piece.family, piece.network)
+        return block.ledger.key(piece.network, block.ledger.levels[-1]) if block is not None else None
+
+    def is_closing(self, piece: Holding, claims: ClaimPage) -> bool:
+        """Whether the claim marks the address so."""
+        return piece in claims.closing if claims.closing else False
+
+    def close_below(self, draft: Draft, piece: Holding) -> None:
+        """Nothing lies below an address."""
+
+    def next(self, draft: Draft, block: NodeBlock, number: int, owner: str, label: str, now: float) -> Holding:
+        """The holding that an owner would get of an address that the free index calls free."""
+        held = block.holding
+        wanted = Holding(held.family, number, WIDTH[held.family], 0, owner, label, now)
+        return _next(draft, block.ledger, held.fence, wanted)
+
+
+def _next(draft: Draft, ledger: Ledger, root_fence: int, wanted: Holding) -> Holding:
+    spot = locate(draft, ledger, root_fence, wanted.network, wanted.length)
+    fence = next_fence(draft, ledger, spot) if spot is not None else None
+    if fence is None:
+        raise CorruptRecordError(wanted.piece, "the pages show it as held, but it was found free")
+    return wanted._replace(fence=fence)

@@ -1,0 +1,137 @@
+"""What is persisted: the typed records, their keys, and nothing that acts.
+
+Six kinds. A `Page` is the ledger's unit and is the same for blocks and for addresses; a `ClaimPage` says what a holder has or is
+about to take, and is the one record that two calls of the same holder always share. Pools and nodes are what users applied.
+Every record is a tuple of immutable values (a claim page's mapping is never changed once built), so a store may keep the object
+itself and memory can never run ahead of the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, NewType, TypeAlias
+
+from ciliumipam.cidr import Family, Prefix, format_address
+from ciliumipam.node import Node
+from ciliumipam.pool import PoolSpec
+
+Kind: TypeAlias = Literal["pool", "node", "block-page", "block-claims", "address-page", "address-claims"]
+
+KINDS: tuple[Kind, ...] = ("pool", "node", "block-page", "block-claims", "address-page", "address-claims")
+ADDRESS_KINDS: frozenset[Kind] = frozenset({"address-page", "address-claims"})
+"""The kinds that live in the store of the node; all others live in the store of the cluster."""
+
+Revision = NewType("Revision", str)
+"""A store's token for one state of one record. Only equality means anything."""
+
+
+class Key(NamedTuple):
+    """Where a record is kept. `name` is unique within the kind and readable."""
+
+    kind: Kind
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+class Holding(NamedTuple):
+    """One piece in the hands of one holder: a block held by a node, or an address held by an owner.
+
+    Attributes:
+        family: 4 or 6.
+        network: First address of the piece, as an integer.
+        length: Prefix length of the piece.
+        fence: Number of this holding among all holdings of its slots; grows, is never used twice.
+        holder: The node's name, or the owner's id.
+        label: For a block the pool it was carved from; for an address a name for people, as namespace/pod.
+        since: Seconds since the epoch at which it was decided.
+    """
+
+    family: Family
+    network: int
+    length: int
+    fence: int
+    holder: str
+    label: str
+    since: float
+
+    @property
+    def prefix(self) -> Prefix:
+        """The piece."""
+        return Prefix(self.family, self.network, self.length)
+
+    @property
+    def piece(self) -> str:
+        """The piece as people write it: an address without its length, a block with it."""
+        text = format_address(self.family, self.network)
+        return text if self.length == (32 if self.family == 4 else 128) else f"{text}/{self.length}"
+
+
+class Split(NamedTuple):
+    """A slot whose addresses are decided by the page below it, which counts only under this fence."""
+
+    fence: int
+
+
+Slot: TypeAlias = int | Holding | Split
+"""A free slot is its last fence, 0 if it never had one. A holding stands in every slot that it covers."""
+
+
+class Page(NamedTuple):
+    """At most 256 slots of a ledger.
+
+    Attributes:
+        fence: The page counts only under a link that names this fence.
+        cursor: Slot after the one that was allocated last; where the policy "next" looks first.
+        slots: One entry a slot, in address order.
+    """
+
+    fence: int
+    cursor: int
+    slots: tuple[Slot, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no slot is held or split."""
+        return all(type(slot) is int for slot in self.slots)
+
+
+class ClaimPage(NamedTuple):
+    """What some holders hold or are about to take.
+
+    Attributes:
+        claims: Holder to its pieces, in the order in which they were taken. A piece named here that the ledger does not show
+            as held is one that its call has not filled yet, or will never fill.
+        tentative: Holders whose call over several pieces may still take everything back; whoever finds one and wants to rely
+            on it removes it from here first.
+        closing: Pieces that are being released; they are released whatever else happens.
+    """
+
+    claims: Mapping[str, tuple[Holding, ...]]
+    tentative: frozenset[str] = frozenset()
+    closing: frozenset[Holding] = frozenset()
+
+
+class PoolRecord(NamedTuple):
+    """A pool as applied; of two pools that overlap the one with the earlier `since` wins."""
+
+    spec: PoolSpec
+    since: float
+
+
+class NodeRecord(NamedTuple):
+    """A node as applied."""
+
+    node: Node
+    since: float
+
+
+Record: TypeAlias = Page | ClaimPage | PoolRecord | NodeRecord
+
+
+class Entry(NamedTuple):
+    """A record as read, with the revision to name when it is replaced."""
+
+    record: Record
+    revision: Revision

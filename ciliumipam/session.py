@@ -1,0 +1,181 @@
+"""Running tasks against a store without touching one: a generator that yields what to read and write next and is sent the answers.
+
+The facade answers out of real stores, a dry run out of its own memory, and the interleaving checker of the testing kit one answer
+at a time in every order there is; all three run this very code. A round: every open task puts its next writes into one draft, the
+draft is written, and the view learns what was written. Whatever did not go as expected (a conflict, an answer that was lost) is
+found out by reading the records again; then everything is decided anew. Errors are believed only after everything that they depend
+on has been read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+from ciliumipam.draft import Draft, Later, Step
+from ciliumipam.errors import ConflictError, IpamError, RetriesExhaustedError, StoreError, StoreUnavailableError
+from ciliumipam.ledger import Ledger
+from ciliumipam.records import ADDRESS_KINDS, KINDS, Entry, Holding, Key, Kind, Page, Revision, Split
+from ciliumipam.store import Listing
+from ciliumipam.tasks import Task
+from ciliumipam.view import View, block_claims_key
+
+ATTEMPTS = 100
+"""Rounds that may go wrong before a call gives up."""
+
+
+class Get(NamedTuple):
+    """Read one record. The answer is its entry, or None."""
+
+    key: Key
+
+
+class Scan(NamedTuple):
+    """Read all records of a kind. The answer is a listing."""
+
+    kind: Kind
+
+
+class Put(NamedTuple):
+    """Do writes in order, each only if all before it were done. The answer is a `Written`."""
+
+    steps: tuple[Step, ...]
+
+
+class Pause(NamedTuple):
+    """Wait a little, the longer the more attempts went wrong, and by chance. Nothing is answered."""
+
+    attempt: int
+
+
+class Written(NamedTuple):
+    """What became of a `Put`: all its revisions (None for a delete), or an error after which nothing is known."""
+
+    revisions: tuple[Revision | None, ...]
+    error: StoreError | None = None
+
+
+Operation: TypeAlias = Get | Scan | Put | Pause
+Answer: TypeAlias = Entry | Listing | Written | None
+Session: TypeAlias = Generator[Operation, Answer, None]
+
+
+def restore(view: View, kinds: Iterable[Kind] = KINDS) -> Session:
+    """Read everything of some kinds into the view."""
+    for kind in kinds:
+        answer = yield Scan(kind)
+        assert isinstance(answer, Listing)  # noqa: S101 - the answer to a Scan
+        view.load_all(kind, answer.entries)
+
+
+def run(view: View, tasks: Sequence[Task]) -> Session:
+    """Do what tasks ask for. Errors of one task are left in its `failed`; those of the store are raised.
+
+    Raises:
+        StoreError: The store failed, or other writers won in every round. What was written is legal; a later call goes on.
+    """
+    for key in sorted({key for task in tasks for key in task.before(view)}):
+        yield from _read(view, key)
+    open_tasks = list(tasks)
+    attempt = 0
+    while open_tasks:
+        draft = Draft(view)
+        done, doubted = _step(view, draft, open_tasks)
+        steps = draft.steps()
+        draft.take_back()
+        changed = False
+        if steps:
+            answer = yield Put(tuple(steps))
+            assert isinstance(answer, Written)  # noqa: S101 - the answer to a Put
+            for task in open_tasks:
+                task.settle(done=answer.error is None)
+            if answer.error is None:
+                for step, revision in zip(steps, answer.revisions, strict=True):
+                    entry = Entry(step.record, revision) if step.record is not None and revision is not None else None
+                    view.written(step.key, entry, step.slots)
+            else:
+                attempt += 1
+                yield from _recover(view, steps, answer.error, attempt)
+                changed = True
+        if not changed:
+            written = {step.key for step in steps}
+            for key in sorted({key for task in done for key in task.verify(view)} - written):
+                changed |= yield from _read(view, key)
+        if not changed:
+            finished = set(map(id, done))
+            open_tasks = [task for task in open_tasks if id(task) not in finished]
+        for task in doubted:
+            task.reread = True
+            yield from _reread(view, task)
+
+
+def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], list[Task]]:
+    """Let every task put its writes. Returns those that are done once these are done, and those whose error is in doubt."""
+    done: list[Task] = []
+    doubted: list[Task] = []
+    for task in tasks:
+        try:
+            if task.step(view, draft) if task.failed is None else task.undo(view, draft):
+                done.append(task)
+        except Later:
+            continue
+        except StoreError:
+            draft.take_back()
+            raise
+        except IpamError as error:
+            if task.reread:
+                task.failed = error
+            else:
+                doubted.append(task)
+    return done, doubted
+
+
+def _read(view: View, key: Key) -> Generator[Operation, Answer, bool]:
+    entry = yield Get(key)
+    assert entry is None or isinstance(entry, Entry)  # noqa: S101 - the answer to a Get
+    return view.load(key, entry)
+
+
+def _recover(view: View, steps: Sequence[Step], error: StoreError, attempt: int) -> Session:
+    """After writes of which nothing is known: read what they were about, or give up."""
+    if not isinstance(error, ConflictError) and not (isinstance(error, StoreUnavailableError) and error.unknown):
+        raise error
+    if attempt >= ATTEMPTS:
+        raise RetriesExhaustedError(attempt, getattr(error, "key", str(steps[0].key))) from error
+    if attempt > 1:
+        yield Pause(attempt)
+    for step in steps:
+        yield from _read(view, step.key)
+
+
+def _reread(view: View, task: Task) -> Session:
+    """Read again everything that an error of a task depends on."""
+    node, keys = task.scope(view)
+    if node is None:
+        yield from restore(view, [kind for kind in KINDS if kind not in ADDRESS_KINDS])
+        return
+    yield from restore(view, ("pool",))
+    for key in (Key("node", node), block_claims_key(node), *keys):
+        yield from _read(view, key)
+    for block in view.claims(block_claims_key(node)).claims.get(node, ()):
+        for key in _path(view.block_ledgers[block.family], block):
+            yield from _read(view, key)
+        yield from _read_tree(view, view.address_ledger(block.prefix))
+
+
+def _path(ledger: Ledger, block: Holding) -> Iterator[Key]:
+    for level in ledger.levels:
+        if level < max(block.length, 1):
+            yield ledger.key(block.network, level)
+
+
+def _read_tree(view: View, ledger: Ledger) -> Session:
+    """Read a ledger from its root down."""
+    waiting = [(ledger.root.network, ledger.root.length)]
+    while waiting:
+        network, level = waiting.pop()
+        yield from _read(view, ledger.key(network, level))
+        page: Page | None = view.page(ledger.key(network, level))
+        for index, slot in enumerate(page.slots if page is not None else ()):
+            if type(slot) is Split:
+                waiting.append((ledger.slot_network(network, level, index), ledger.next_levels[level]))

@@ -1,0 +1,147 @@
+"""The slow twin of `ciliumipam.selector`: label selectors straight from their definition, sharing no code with it.
+
+Standard library only, no regular expression, no token: a text is cut at its commas and each piece is looked at by itself,
+characters are checked one by one, a match walks through every value. For property tests, of ours and of anybody who writes a
+selector. A selector is a list of `(key, operator, values)`; None is the one that selects nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from string import ascii_letters, ascii_lowercase, digits
+from typing import TypeAlias
+
+Expression: TypeAlias = tuple[str, str, frozenset[str]]
+
+_SPACE = " \t\r\n"
+_SPECIAL = "=!(),<>"
+
+
+def is_label_value(text: str) -> bool:
+    """Whether Kubernetes takes this as a label value."""
+    return text == "" or _is_label_text(text)
+
+
+def is_label_key(text: str) -> bool:
+    """Whether Kubernetes takes this as a label key."""
+    parts = text.split("/")
+    if len(parts) == 1:
+        return _is_label_text(parts[0])
+    return len(parts) == 2 and is_subdomain(parts[0]) and _is_label_text(parts[1])
+
+
+def is_subdomain(text: str) -> bool:
+    """Whether Kubernetes takes this as a DNS-1123 subdomain, such as a node's name."""
+    if len(text) > 253:
+        return False
+    for part in text.split("."):
+        if not part or any(c not in ascii_lowercase + digits + "-" for c in part) or "-" in (part[0], part[-1]):
+            return False
+    return True
+
+
+def _is_label_text(text: str) -> bool:
+    alphanumeric = ascii_letters + digits
+    if not 1 <= len(text) <= 63 or text[0] not in alphanumeric or text[-1] not in alphanumeric:
+        return False
+    return all(c in alphanumeric + "-_." for c in text)
+
+
+def read(mapping: Mapping[str, object] | None) -> list[Expression] | None:
+    """A LabelSelector mapping as expressions; None for None.
+
+    Raises:
+        ValueError: Kubernetes would refuse it.
+    """
+    if mapping is None:
+        return None
+    expressions: list[Expression] = []
+    labels = mapping.get("matchLabels")
+    if isinstance(labels, Mapping):
+        expressions += [_expression(key, "In", [value]) for key, value in labels.items()]
+    items = mapping.get("matchExpressions")
+    if isinstance(items, Sequence):
+        expressions += [_expression(item["key"], item["operator"], item.get("values") or []) for item in items]
+    return expressions
+
+
+def parse(text: str) -> list[Expression]:
+    """The text form as expressions.
+
+    Raises:
+        ValueError: Kubernetes would refuse it, or it uses `>` or `<`, or it has a NUL.
+    """
+    if not text.strip(_SPACE):
+        return []
+    pieces, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            pieces.append("")
+        else:
+            pieces[-1] += character
+    return [_piece(piece.strip(_SPACE)) for piece in pieces]
+
+
+def _piece(piece: str) -> Expression:
+    if piece.startswith("!"):
+        return _expression(_word(piece[1:]), "DoesNotExist", [])
+    for sign, operator in (("!=", "NotIn"), ("==", "In"), ("=", "In")):
+        key, found, value = piece.partition(sign)
+        if found and "(" not in key:
+            return _expression(_word(key), operator, [_word(value) if value.strip(_SPACE) else ""])
+    if "(" in piece:
+        head, _, rest = piece.partition("(")
+        if not rest.endswith(")") or any(c in rest[:-1] for c in "()"):
+            raise ValueError(piece)
+        *key_words, operator = [word for word in _spaced(head) if word]
+        if len(key_words) != 1 or operator not in ("in", "notin"):
+            raise ValueError(piece)
+        inside = rest[:-1]
+        squeezed = "".join(c for c in inside if c not in _SPACE)
+        commas_at_end = len(squeezed) - len(squeezed.rstrip(","))
+        if commas_at_end and commas_at_end % 2 == 0:
+            raise ValueError(piece)
+        values = [_word(value) if value.strip(_SPACE) else "" for value in inside.split(",")]
+        return _expression(_word(key_words[0]), {"in": "In", "notin": "NotIn"}[operator], values)
+    return _expression(_word(piece), "Exists", [])
+
+
+def _spaced(text: str) -> list[str]:
+    for space in _SPACE:
+        text = text.replace(space, " ")
+    return text.split(" ")
+
+
+def _word(text: str) -> str:
+    word = text.strip(_SPACE)
+    if not word or any(c in _SPACE + _SPECIAL for c in word):
+        raise ValueError(text)
+    return word
+
+
+def _expression(key: str, operator: str, values: Sequence[str]) -> Expression:
+    if not is_label_key(key) or not all(is_label_value(value) for value in values):
+        raise ValueError(key, values)
+    if operator not in ("In", "NotIn", "Exists", "DoesNotExist") or bool(values) != (operator in ("In", "NotIn")):
+        raise ValueError(operator, values)
+    return key, operator, frozenset(values)
+
+
+def matches(expressions: Sequence[Expression] | None, labels: Mapping[str, str]) -> bool:
+    """Whether the labels meet every expression; None selects nothing."""
+    return expressions is not None and not failing(expressions, labels)
+
+
+def failing(expressions: Sequence[Expression], labels: Mapping[str, str]) -> list[Expression]:
+    """The expressions that the labels do not meet."""
+    failed = []
+    for key, operator, values in expressions:
+        present = [value for name, value in labels.items() if name == key]
+        chosen = [value for value in present if any(value == candidate for candidate in values)]
+        holds = {"In": bool(chosen), "NotIn": not chosen, "Exists": bool(present), "DoesNotExist": not present}[
+            operator
+        ]
+        if not holds:
+            failed.append((key, operator, values))
+    return failed
