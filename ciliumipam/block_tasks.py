@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ciliumipam.cidr import Family
-from ciliumipam.draft import DELETE, RECORD, UNCLAIM, Draft
+from ciliumipam.draft import DELETE, DROP, RECORD, Draft
 from ciliumipam.errors import BlockNotEmptyError, NotFoundError, OverlapError, PoolExhaustedError
 from ciliumipam.ledger import holdings
 from ciliumipam.levels import BlockLevel
@@ -13,22 +13,23 @@ from ciliumipam.reconcile import Pools, reconcile
 from ciliumipam.records import Holding, Key, NodeRecord, PoolRecord
 from ciliumipam.requests import Apply, Change, Refusal, RemoveNode, RemovePool
 from ciliumipam.tasks import Task
-from ciliumipam.view import View, address_claims_key, block_claims_key
+from ciliumipam.view import View, address_claims_keys, block_claims_key
 
 
 class ApplyTask(Task):
     """Pools and nodes first, in a round of their own; then a block for every node that should have one."""
 
-    def __init__(self, request: Apply, now: float) -> None:
+    lists = ("pool", "node")
+
+    def __init__(self, request: Apply, now: float, token: str) -> None:
         super().__init__(now)
         self.request = request
-        self._call = Call()
+        self._call = Call(token)
         self._perhaps: list[tuple[Change, Holding]] = []
         self._carved: list[tuple[Change, Holding]] = []
 
     def settle(self, *, done: bool) -> None:
         super().settle(done=done)
-        self._call.settle(done=done)
         if done:
             self.changes += [change for change, _ in self._carved]
         else:
@@ -42,13 +43,16 @@ class ApplyTask(Task):
         self._settle_what_was_unclear(view)
         self.refusals = []
         pools = Pools(view.pools.values())
-        level = BlockLevel(view, draft)
+        level = BlockLevel(view, self.confirmed)
         standings = {name: look(draft, level, name) for name in view.nodes}
         closing = [standing for standing in standings.values() if standing.closing]
         for standing in closing:  # somebody began to take these back: finish that first
             release(draft, level, standing, standing.closing)
         if closing:
             return False
+        for standing in standings.values():
+            for piece in standing.pending:
+                _mark(view, draft, pools, piece)
         good = {name: standing.good for name, standing in standings.items()}
         for want in reconcile((record.node for record in view.nodes.values()), pools, good):
             standing = standings[want.node]
@@ -92,7 +96,7 @@ class ApplyTask(Task):
                 error = PoolExhaustedError(pool.name, family, groups[0].length, largest)
                 self.refusals.append(Refusal(standing.holder, pool.name, family, str(error)))
                 if self._call.owns(standing):
-                    mine = [piece for piece in standing.good if piece in self._call.added.get(standing.holder, ())]
+                    mine = [piece for piece in standing.good if piece in self._call.added.get(standing.holder, frozenset())]
                     release(draft, level, standing, mine)
                     return
                 chosen = []
@@ -112,7 +116,7 @@ class ApplyTask(Task):
             if network >= 0:
                 carver, length = group.carver, group.length
                 draft.undo.append(lambda: carver.give_back_bits(network, length))
-                return level.next(node, pool.name, family, network, length, self.now)
+                return level.next(draft, node, pool.name, family, network, length, self.now)
         return None
 
     def _settle_what_was_unclear(self, view: View) -> None:
@@ -121,8 +125,20 @@ class ApplyTask(Task):
         self._perhaps = []
 
 
+def _mark(view: View, draft: Draft, pools: Pools, piece: Holding) -> None:
+    """Keep other nodes of this round from getting a block that a claim names and no page shows yet."""
+    for spec in pools.ordered:
+        for group in view.carvers(spec, piece.family) if piece.family in spec.families else ():
+            if group.carver.occupy_bits(piece.network, piece.length):
+                carver = group.carver
+                draft.undo.append(lambda: carver.give_back_bits(piece.network, piece.length))
+                return
+
+
 class RemoveNodeTask(Task):
     """All blocks of a node back, then the node forgotten."""
+
+    lists = ("pool", "node")
 
     def __init__(self, request: RemoveNode, now: float) -> None:
         super().__init__(now)
@@ -131,7 +147,7 @@ class RemoveNodeTask(Task):
 
     def step(self, view: View, draft: Draft) -> bool:
         name = self.request.name
-        level = BlockLevel(view, draft, force=self.request.force)
+        level = BlockLevel(view, self.confirmed, force=self.request.force)
         standing = look(draft, level, name)
         if not standing.pieces and name not in view.nodes:
             if self._found:
@@ -139,20 +155,28 @@ class RemoveNodeTask(Task):
             raise NotFoundError("node", name, tuple(sorted(view.nodes)[:8]))
         dropped = self._dropped(view, draft, standing)
         self._found = True
+        self.targets.update(dict.fromkeys(standing.pieces, ""))
+        self.targets.update(dict.fromkeys(dropped, name))
         if standing.pieces:
             for block in (*standing.held, *standing.closing):
                 self._noted.append(Change("give back", "block", block.piece, f"from node {name} to pool {block.label}"))
             for piece in dropped:
                 self._noted.append(Change("release", "address", piece.piece, f"on {name} from {piece.holder}, by force"))
+            self._forget_owners(draft, (*standing.held, *standing.closing))
             release(draft, level, standing, standing.pieces)
-            for owner in sorted({piece.holder for piece in dropped}):
-                key = address_claims_key(name, owner)
-                pieces = draft.claims(key).claims.get(owner, ())
-                forget(draft, Standing(owner, key, pieces, (), (), (), tentative=False), set(pieces))
         if name in view.nodes:
             draft.put(Key("node", name), None, DELETE)
             self._noted.append(Change("remove", "node", name, "with --force" if self.request.force else "it holds nothing"))
         return True
+
+    def _forget_owners(self, draft: Draft, blocks: tuple[Holding, ...]) -> None:
+        """Let no claim name an address of blocks that are closed by then: what crashed calls left, and what is dropped by force."""
+        prefixes = [block.prefix for block in blocks]
+        for key in address_claims_keys(self.request.name):
+            for owner, pieces in sorted(draft.claims(key).claims.items()):
+                inside = {piece for piece in pieces if any(prefix.covers(piece.prefix) for prefix in prefixes)}
+                if inside:
+                    forget(draft, Standing(owner, key, pieces, (), (), (), ""), inside, DROP)
 
     def _dropped(self, view: View, draft: Draft, standing: Standing) -> list[Holding]:
         dropped: list[Holding] = []
@@ -167,6 +191,8 @@ class RemoveNodeTask(Task):
 
 class RemovePoolTask(Task):
     """A pool forgotten; what was carved out of it stays where it is."""
+
+    lists = ("pool",)
 
     def __init__(self, request: RemovePool, now: float) -> None:
         super().__init__(now)

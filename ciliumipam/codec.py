@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import compress, count
-from json import JSONDecodeError, JSONDecoder, dumps
+from json import JSONDecoder, dumps
 from json.encoder import encode_basestring_ascii
 from math import isfinite
 from operator import is_not, ne
@@ -30,7 +30,13 @@ from threading import Lock
 from typing import Any, NamedTuple, NoReturn, cast
 
 from ciliumipam.cidr import WIDTH, Family, parse_address, parse_prefix
-from ciliumipam.errors import CorruptRecordError, InvalidAddressError, InvalidError, StoreRefusedError, UnsupportedVersionError
+from ciliumipam.errors import (
+    CorruptRecordError,
+    InvalidAddressError,
+    InvalidError,
+    StoreRefusedError,
+    UnsupportedVersionError,
+)
 from ciliumipam.node import Node
 from ciliumipam.pool import PoolSpec
 from ciliumipam.records import ClaimPage, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Slot, Split
@@ -70,6 +76,7 @@ class Codec:
     """
 
     def __init__(self, remembered: int = 512) -> None:
+        """Start with an empty memory of at most `remembered` pages."""
         self.remembered = remembered
         self._lock = Lock()
         self._seen: dict[Key, _Seen] = {}
@@ -193,7 +200,7 @@ def _read_line(lines: Sequence[str], slots: Sequence[Slot], index: int) -> Slot:
     line = lines[index]
     try:
         value, end = _raw_decode(line)
-    except (JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise _CorruptError(f"slots[{index}]: not JSON: {_shorten(line)}") from error
     if end != len(line):
         raise _CorruptError(f"slots[{index}]: not JSON: {_shorten(line)}")
@@ -213,14 +220,13 @@ def _holding(row: object, path: str, index: int) -> Holding:
     if type(row) is list and len(row) == 5:
         piece, fence, holder, label, since = row
         if type(piece) is str and type(fence) is int and type(holder) is str and type(label) is str and fence >= 0:
-            if type(since) is int:  # what some API servers make of 1.0
-                since = float(since)
-            if type(since) is float and isfinite(since):
+            seconds = _seconds(since)
+            if seconds is not None:
                 try:
                     family, network, length = parse_prefix(piece) if "/" in piece else _address(piece)
                 except InvalidError as error:
                     raise _CorruptError(f"{path}[{index}][0]: {error}") from error
-                return Holding(family, network, length, fence, holder, label, since)
+                return Holding(family, network, length, fence, holder, label, seconds)
     raise _CorruptError(f"{path}[{index}]: expected [piece, fence, holder, label, since], found {_shorten(dumps(row))}")
 
 
@@ -263,11 +269,15 @@ def _holdings(rows: object, path: str) -> tuple[Holding, ...]:
 
 def _encode_claims(page: ClaimPage) -> str:
     claims = ",".join(
-        f"{encode_basestring_ascii(holder)}:[{','.join(map(_row, holdings))}]" for holder, holdings in sorted(page.claims.items())
+        f"{encode_basestring_ascii(holder)}:[{','.join(map(_row, holdings))}]"
+        for holder, holdings in sorted(page.claims.items())
     )
-    tentative = ",".join(map(encode_basestring_ascii, sorted(page.tentative)))
+    tentative = ",".join(
+        f"{encode_basestring_ascii(holder)}:{encode_basestring_ascii(token)}"
+        for holder, token in sorted(page.tentative.items())
+    )
     closing = ",".join(map(_row, sorted(page.closing)))
-    return f'{{"format":{FORMAT},"claims":{{{claims}}},"tentative":[{tentative}],"closing":[{closing}]}}'
+    return f'{{"format":{FORMAT},"claims":{{{claims}}},"tentative":{{{tentative}}},"closing":[{closing}]}}'
 
 
 def _decode_claims(fields: dict[str, Any]) -> ClaimPage:
@@ -275,9 +285,16 @@ def _decode_claims(fields: dict[str, Any]) -> ClaimPage:
     claims = _typed(dict, fields, "claims")
     return ClaimPage(
         {holder: _holdings(rows, f"claims[{holder!r}]") for holder, rows in claims.items()},
-        frozenset(_texts(fields, "tentative")),
+        _tokens(_typed(dict, fields, "tentative")),
         frozenset(_holdings(fields["closing"], "closing")),
     )
+
+
+def _tokens(fields: dict[str, Any]) -> dict[str, str]:
+    for holder, token in fields.items():
+        if type(token) is not str:
+            raise _CorruptError(f"tentative[{holder!r}]: expected text, found {_shorten(dumps(token))}")
+    return fields
 
 
 # ------------------------------------------------------------------------------------------------- pools and nodes
@@ -314,7 +331,9 @@ def _node_fields(record: NodeRecord) -> dict[str, Any]:
 def _decode_node(fields: dict[str, Any]) -> NodeRecord:
     _check_fields(fields, ("name", "since", "labels"))
     labels = _typed(dict, fields, "labels")
-    return NodeRecord(Node(_typed(str, fields, "name"), {key: _typed(str, labels, key, "labels.") for key in labels}), _since(fields))
+    return NodeRecord(
+        Node(_typed(str, fields, "name"), {key: _typed(str, labels, key, "labels.") for key in labels}), _since(fields)
+    )
 
 
 _DECODERS: dict[Kind, Callable[[dict[str, Any]], Record]] = {
@@ -342,7 +361,7 @@ def _read_object(key: Key, text: str) -> dict[str, Any]:
     """The fields of a record whose format this version reads; the format itself is taken out."""
     try:
         found = _decode_object(text)
-    except (JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise _CorruptError(f"not JSON: {error}") from error
     if type(found) is not dict:
         raise _CorruptError("not a JSON object")
@@ -368,7 +387,7 @@ def _missing(path: str, name: str) -> NoReturn:
     raise _CorruptError(f"{path}{name}: missing")
 
 
-_EXPECTED: dict[type, str] = {int: "a number from 0 on", float: "a finite number", str: "text", list: "a list", dict: "an object"}
+_EXPECTED: dict[type, str] = {int: "a number from 0 on", str: "text", list: "a list", dict: "an object"}
 
 
 def _typed(kind: type[Any], found: dict[str, Any], name: str, path: str = "") -> Any:
@@ -376,7 +395,9 @@ def _typed(kind: type[Any], found: dict[str, Any], name: str, path: str = "") ->
         _missing(path, name)
     value = found[name]
     if type(value) is not kind:
-        raise _CorruptError(f"{path}{name}: expected {_EXPECTED.get(kind, 'true or false')}, found {_shorten(dumps(value))}")
+        raise _CorruptError(
+            f"{path}{name}: expected {_EXPECTED.get(kind, 'true or false')}, found {_shorten(dumps(value))}"
+        )
     return value
 
 
@@ -396,10 +417,17 @@ def _texts(found: dict[str, Any], name: str, path: str = "") -> list[str]:
 
 
 def _since(found: dict[str, Any]) -> float:
-    value = found["since"]
-    if type(value) not in (int, float) or not isfinite(value):
-        raise _CorruptError(f"since: expected {_EXPECTED[float]}, found {_shorten(dumps(value))}")
-    return float(value)
+    seconds = _seconds(found["since"])
+    if seconds is None:
+        raise _CorruptError(f"since: expected a finite number, found {_shorten(dumps(found['since']))}")
+    return seconds
+
+
+def _seconds(value: object) -> float | None:
+    """A finite float; None for everything else. A whole number is what some API servers make of 1.0."""
+    if type(value) is int and abs(value) < 1 << 63:
+        return float(value)
+    return value if type(value) is float and isfinite(value) else None
 
 
 def _finite(since: float) -> float:

@@ -2,7 +2,7 @@
 
 Several requests may put into one draft; what falls into one record becomes one write. The order:
 
-    records of users ─▶ claims that name what will be taken ─▶ pages to close, deepest first
+    records of users ─▶ claims that name what will be taken ─▶ pages to close, deepest first ─▶ claims on what was closed
       ─▶ pages to fill or free, those that link first ─▶ claims that name no longer what was freed ─▶ records to delete
 
 A record is written once in a draft. What needs it at two places of the order raises `Later`, and its request goes on in the next
@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from ciliumipam.records import ADDRESS_KINDS, ClaimPage, Entry, Holding, Key, Page, Record
 from ciliumipam.store import ABSENT, Expect
 
-RECORD, CLAIM, CLOSE, FILL, UNCLAIM, DELETE = range(6)
+RECORD, CLAIM, CLOSE, DROP, FILL, UNCLAIM, DELETE = range(7)
 
 
 class Later(Exception):  # noqa: N818 - not an error: the request goes on in the next round
@@ -96,9 +96,10 @@ class Draft:
     def __bool__(self) -> bool:
         return bool(self._records)
 
-    def wrote(self, key: Key) -> bool:
-        """Whether this draft has a record under a key."""
-        return key in self._records
+    def claims_in(self, key: Key) -> bool:
+        """Whether this draft already writes a claim page before the pages."""
+        put = self._records.get(key)
+        return put is not None and put[1] == CLAIM
 
     def steps(self) -> list[Step]:
         """All writes in order. O(n log n)."""
@@ -122,4 +123,4 @@ def _order(item: tuple[int, int, Key, Step]) -> tuple[int, int, Key]:
     return item[:3]
 
 
-__all__ = ["CLAIM", "DELETE", "RECORD", "UNCLAIM", "Draft", "Holding", "Later", "Step"]
+__all__ = ["CLAIM", "DELETE", "DROP", "RECORD", "UNCLAIM", "Draft", "Holding", "Later", "Step"]

@@ -57,16 +57,18 @@ class Executor:
         return None
 
     def _put(self, steps: Sequence[Step]) -> Written:
+        done: list[Revision | None] = []
         try:
-            return Written(tuple(self.write(steps)))
+            done.extend(self.write(steps))
         except StoreError as error:
-            return Written((), error)
+            return Written(tuple(done), error)
+        return Written(tuple(done))
 
     def write(self, steps: Sequence[Step]) -> Iterator[Revision | None]:
         """Do writes in order, in as few goes as the stores allow; yields their revisions."""
-        if len(steps) == 1 and steps[0].record is not None:
-            step = steps[0]
-            yield self.store_of(step.key.kind).put(step.key, step.record, expect=step.expect)
+        key, record, expect, _ = steps[0]
+        if len(steps) == 1 and record is not None:
+            yield self.store_of(key.kind).put(key, record, expect=expect)
             return
         for (store_id, deletes), group in groupby(steps, lambda step: (id(self.store_of(step.key.kind)), step.record is None)):
             part = list(group)

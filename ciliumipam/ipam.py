@@ -12,9 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from itertools import count
 from threading import Lock
 from types import TracebackType
 from typing import TypeVar
+from uuid import uuid4
 
 from ciliumipam.allocator import BlockAddresses, Policy, Utilization
 from ciliumipam.block_tasks import ApplyTask, RemoveNodeTask, RemovePoolTask
@@ -87,6 +89,7 @@ class Ipam:
         *,
         policy: Policy = "next",
         clock: Callable[[], float] = time.time,
+        identity: str | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -95,9 +98,12 @@ class Ipam:
             addresses: Where addresses are kept; the same store if not given.
             policy: How addresses are picked: "next" goes round inside a page of 256 addresses, "lowest" takes the lowest.
             clock: Seconds since the epoch, for the `since` of holdings. Nothing depends on its being right.
+            identity: A name that no other `Ipam` on these stores has or ever had; by default one is made up. It marks claims
+                that a call may still take back; given, the same calls write the same bytes.
         """
         self._executor = Executor(store, addresses, _pause)
         self._clock = clock
+        self._tokens = (f"{identity or uuid4().hex[:12]}-{number}" for number in count(1))
         self._view = View(policy)
         self._restored = False
         self._lock = Lock()
@@ -122,7 +128,7 @@ class Ipam:
         Raises:
             OverlapError: A pool overlaps another one. Nothing was written.
         """
-        task = self._do(ApplyTask(Apply(tuple(pools), tuple(nodes)), self._clock()))
+        task = self._do(ApplyTask(Apply(tuple(pools), tuple(nodes)), self._clock(), next(self._tokens)))
         return Applied(tuple(task.changes), tuple(task.refusals))
 
     def allocate(
@@ -147,7 +153,7 @@ class Ipam:
             OutOfRangeError, ReservedAddressError, AlreadyAllocatedError, OwnerHoldsError: The given address cannot be had.
         """
         given = to_address(*parse_address(address)) if address is not None else None
-        return self._do(AllocateTask(Allocate(node, owners, given, family, label), self._clock())).result
+        return self._do(AllocateTask(Allocate(node, owners, given, family, label), self._clock(), next(self._tokens))).result
 
     def release(self, node: str, *owners: str, missing_ok: bool = False) -> tuple[Allocation, ...]:
         """Take every address from owners.
@@ -254,9 +260,9 @@ class Ipam:
         now = self._clock()
         match request:
             case Apply():
-                return ApplyTask(request, now)
+                return ApplyTask(request, now, next(self._tokens))
             case Allocate():
-                return AllocateTask(request, now)
+                return AllocateTask(request, now, next(self._tokens))
             case Release():
                 return ReleaseTask(request, now)
             case ReleaseFenced() | ForceRelease():

@@ -10,10 +10,11 @@ it puts, `protocol` decides what to ask for, `docs/explanation/ledger.md` has th
 
 The discipline, in five rules:
 
-1. *The slot counts, the page follows.* Every slot keeps the last fence that was used in it, whatever becomes of it. A new holding
-   or link takes one more than the last fences of all slots that it covers.
+1. *The slot counts, the page follows.* Every slot keeps the last fence that was used in it or anywhere below it, whatever becomes
+   of it. A new holding or link takes one more than the last fences of all slots that it covers, and the slots of a page that it
+   leads to begin at its fence. So for every address the fences grow, through all lengths of blocks that it was ever part of.
 2. *A page counts only under a link that names its fence.* A page with an older fence than its link is void: whoever first fills
-   it raises it to the link's fence in the same write, keeping the last fences of its slots. A page with a newer fence is closed:
+   it raises it to the link's fence in the same write, and its slots' last fences at least to that. A page with a newer fence is closed:
    nothing may be put into it, and the link is dead.
 3. *Fill and free* compare-and-set the page, at a revision at which it was seen to count or to be void.
 4. *Close* compare-and-sets an empty page to one more than the link's fence, pages further down first, before the slot above is
@@ -119,18 +120,13 @@ def fence_of(slot: Slot) -> int:
     return slot if type(slot) is int else slot.fence  # type: ignore[union-attr]  # mypy does not narrow by `type() is`
 
 
-def emptied(page: Page, fence: int) -> Page:
-    """The page with nothing in it, under another fence, its slots' last fences kept."""
-    return Page(fence, 0, tuple([fence_of(slot) for slot in page.slots]))
-
-
 def counted(raw: Page | None, fence: int, slots: int) -> Page | None:
     """A page as it counts under a link: as it is, empty where it is void or missing, None where it is closed."""
     if raw is None:
-        return Page(fence, 0, (0,) * slots)
+        return Page(fence, 0, (fence,) * slots)
     if raw.fence == fence:
         return raw
-    return emptied(raw, fence) if raw.fence < fence else None
+    return Page(fence, 0, tuple([max(fence_of(slot), fence) for slot in raw.slots])) if raw.fence < fence else None
 
 
 class Link(NamedTuple):
@@ -206,13 +202,23 @@ def next_fence(draft: Pages, ledger: Ledger, spot: Spot) -> int | None:
         if type(slot) is int:
             last = max(last, slot)
             continue
-        if type(slot) is Holding:
+        if type(slot) is Holding or _is_split_in_use(draft, ledger, spot, index, fence_of(slot)):
             return None
         below = ledger.slot_network(spot.network, spot.level, index)
-        if next(_below(draft, ledger, ledger.next_levels[spot.level], below, fence_of(slot)), None) is not None:
-            return None
-        last = max(last, fence_of(slot))
+        last = max(last, _last(draft, ledger, ledger.next_levels[spot.level], below, fence_of(slot)))
     return last + 1
+
+
+def _last(draft: Pages, ledger: Ledger, level: int, network: int, fence: int) -> int:
+    """The last fence that was used in a split slot, or in any page below it."""
+    raw = draft.page(ledger.key(network, level))
+    last = fence
+    for index, slot in enumerate(raw.slots if raw is not None else ()):
+        last = max(last, fence_of(slot))
+        if type(slot) is Split:
+            below = ledger.slot_network(network, level, index)
+            last = max(last, _last(draft, ledger, ledger.next_levels[level], below, slot.fence))
+    return last
 
 
 def holdings(draft: Pages, ledger: Ledger, fence: int) -> Iterator[Holding]:
@@ -236,26 +242,45 @@ def _below(draft: Pages, ledger: Ledger, level: int, network: int, fence: int) -
 
 
 class Status(Enum):
-    """What became of a holding that a claim names."""
+    """What became of a holding that a claim names. Pages may have been read at different times, and long ago."""
 
     HELD = "held"
     """The ledger shows it."""
     PENDING = "pending"
     """Its run is free and its fence was not used there: it may still be filled."""
     DEAD = "dead"
-    """It ended, or can never begin: its fence was used up."""
+    """It ended, or can never begin: its fence was used up. True for ever, however old the page that shows it."""
+    BLOCKED = "blocked"
+    """Something else is held there. If that was read after the claim, nobody can fill it any more who does not read again."""
+    TORN = "torn"
+    """The pages were read while it was being filled or ended: no moment looked like this. They have to be read again."""
 
 
-def status(draft: Pages, ledger: Ledger, fence: int, holding: Holding) -> Status:
+def status(pages: Pages, ledger: Ledger, fence: int, holding: Holding) -> Status:
     """What became of a holding that a claim names. Cost: the depth of the tree."""
-    spot = locate(draft, ledger, fence, holding.network, holding.length)
+    spot = locate(pages, ledger, fence, holding.network, holding.length)
     if spot is None:
         return Status.DEAD
-    first = spot.page.slots[spot.start]
-    if not spot.links and (first is holding or first == holding):
-        return Status.HELD
-    due = next_fence(draft, ledger, spot)
-    return Status.PENDING if due is not None and due <= holding.fence else Status.DEAD
+    raw = pages.page(ledger.key(spot.network, spot.level))
+    if raw is None:
+        return Status.BLOCKED if spot.covered_by is not None else Status.PENDING
+    counts = not spot.links and raw.fence == spot.page.fence
+    first = raw.slots[spot.start]
+    if first is holding or first == holding:
+        return Status.HELD if counts else Status.TORN
+    blocked = spot.covered_by is not None
+    for index in range(spot.start, spot.stop):
+        slot = raw.slots[index]
+        if fence_of(slot) >= holding.fence:
+            return Status.DEAD
+        if counts and type(slot) is not int:
+            blocked = blocked or type(slot) is Holding or _is_split_in_use(pages, ledger, spot, index, fence_of(slot))
+    return Status.BLOCKED if blocked else Status.PENDING
+
+
+def _is_split_in_use(pages: Pages, ledger: Ledger, spot: Spot, index: int, fence: int) -> bool:
+    below = ledger.slot_network(spot.network, spot.level, index)
+    return next(_below(pages, ledger, ledger.next_levels[spot.level], below, fence), None) is not None
 
 
 def fill(draft: Drafts, ledger: Ledger, fence: int, holding: Holding) -> None:
@@ -271,48 +296,61 @@ def fill(draft: Drafts, ledger: Ledger, fence: int, holding: Holding) -> None:
     _put_run(draft, ledger, spot.level, spot.network, page, spot.start, spot.stop, holding)
 
 
-def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding) -> None:
-    """End a holding that is HELD or PENDING: its run keeps its fence, so that nobody can fill it (again), however late.
+def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding, last: int) -> None:
+    """End a holding that is HELD or PENDING: its run keeps a fence, so that nobody can fill it (again), however late.
 
     No link is made for a pending one that is ended: its page is marked as it lies there.
+
+    Args:
+        draft, ledger, fence, holding: What to end, in the ledger whose root counts under `fence`.
+        last: The last fence that was used in the piece or below it; at least the holding's.
     """
     spot = locate(draft, ledger, fence, holding.network, holding.length)
     if spot is None:
         return
     if not spot.links:
-        _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, holding.fence)
+        _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, last)
         return
     key = ledger.key(spot.network, spot.level)
     raw = draft.page(key) or Page(0, 0, (0,) * ledger.slots(spot.level))
     slots = list(raw.slots)
     for index in range(spot.start, spot.stop):
         slot = slots[index]
-        if type(slot) is Split:
-            below = ledger.slot_network(spot.network, spot.level, index)
-            close(draft, ledger, ledger.next_levels[spot.level], below, slot.fence, force=True)
-        slots[index] = max(fence_of(slot), holding.fence)
+        slots[index] = max(fence_of(slot), last, _close_slot(draft, ledger, spot.level, spot.network, index, slot, force=True))
     draft.put_page(key, raw._replace(slots=tuple(slots)), spot.level, None)
 
 
-def close(draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *, force: bool = False) -> None:
+def close(draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *, force: bool = False) -> int:
     """Close the page that a link names under `fence`, and everything below it, the deepest first.
 
     With `force` what is held in it is dropped; without, it must be empty. Closing what is closed changes nothing.
+
+    Returns:
+        The last fence that was used in it or below it, at least `fence`.
     """
     key = ledger.key(network, level)
     raw = draft.page(key)
     if raw is None:
         raw = Page(0, 0, (0,) * ledger.slots(level))
     elif raw.fence > fence:
-        return
+        return _last(draft, ledger, level, network, fence)
     void = raw.fence < fence
+    slots = []
     for index, slot in enumerate(raw.slots):
-        if type(slot) is Split:
-            below = ledger.slot_network(network, level, index)
-            close(draft, ledger, ledger.next_levels[level], below, slot.fence, force=force or void)
-        elif type(slot) is Holding and not (force or void):
+        if type(slot) is Holding and not (force or void):
             raise AssertionError(f"closing {key}, in which {slot.piece} is held")
-    draft.put_page(key, emptied(raw, fence + 1), level, None, closing=True)
+        below = _close_slot(draft, ledger, level, network, index, slot, force=force or void)
+        slots.append(max(fence_of(slot), below, fence))
+    draft.put_page(key, Page(fence + 1, 0, tuple(slots)), level, None, closing=True)
+    return max(slots)
+
+
+def _close_slot(draft: Drafts, ledger: Ledger, level: int, network: int, index: int, slot: Slot, *, force: bool) -> int:
+    """Close what a slot is split into, if it is; the last fence that was used there."""
+    if type(slot) is not Split:
+        return 0
+    below = ledger.slot_network(network, level, index)
+    return close(draft, ledger, ledger.next_levels[level], below, slot.fence, force=force)
 
 
 def _put_run(
@@ -324,15 +362,11 @@ def _put_run(
     raised = raw is not None and raw.fence != page.fence
     if raised and raw is not None:
         for index, slot in enumerate(raw.slots):
-            if type(slot) is Split:
-                below = ledger.slot_network(network, level, index)
-                close(draft, ledger, ledger.next_levels[level], below, slot.fence, force=True)
+            _close_slot(draft, ledger, level, network, index, slot, force=True)
     slots = list(page.slots)
     for index in range(start, stop):
-        slot = slots[index]
-        if type(slot) is Split and type(value) is not Split:
-            below = ledger.slot_network(network, level, index)
-            close(draft, ledger, ledger.next_levels[level], below, slot.fence)
+        if type(value) is not Split:
+            _close_slot(draft, ledger, level, network, index, slots[index], force=False)
         slots[index] = value
     changed = None if raised else tuple(range(start, stop))
     draft.put_page(key, Page(page.fence, page.cursor, tuple(slots)), level, changed)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 from ciliumipam.cidr import WIDTH, Family
 from ciliumipam.draft import Draft
 from ciliumipam.errors import CorruptRecordError
-from ciliumipam.ledger import ROOT_FENCE, Ledger, close, locate, next_fence
-from ciliumipam.records import ClaimPage, Holding, Key
+from ciliumipam.ledger import ROOT_FENCE, Ledger, Pages, close, locate, next_fence
+from ciliumipam.records import ClaimPage, Holding, Key, Revision
 from ciliumipam.view import NodeBlock, View, address_claims_key, block_claims_key
+
+Confirmed: TypeAlias = Mapping[Key, Revision | None]
+"""Claim pages after which everything was read again, with the revision that they had."""
 
 
 class BlockLevel:
@@ -19,8 +25,17 @@ class BlockLevel:
 
     marks = False  # each block goes back by itself; that its address ledger is closed is the mark
 
-    def __init__(self, view: View, draft: Draft, *, force: bool = False) -> None:
-        self._view, self._draft, self._force = view, draft, force
+    def __init__(self, view: View, confirmed: Confirmed, *, force: bool = False) -> None:
+        self._view, self._confirmed, self._force = view, confirmed, force
+
+    @property
+    def pages(self) -> Pages:
+        """The view."""
+        return self._view
+
+    def is_confirmed(self, key: Key) -> bool:
+        """Whether the task had the blocks read again after the claim page as it is now."""
+        return self._confirmed.get(key) == self._view.revision(key)
 
     def claims_key(self, holder: str) -> Key:
         """Where the claims of a node are kept."""
@@ -32,17 +47,17 @@ class BlockLevel:
 
     def is_closing(self, piece: Holding, claims: ClaimPage) -> bool:  # noqa: ARG002 - the other level looks there
         """Whether the block's address ledger is closed."""
-        page = self._draft.page(self._view.address_ledger(piece.prefix).key(piece.network, piece.length))
-        return page is not None and page.fence > piece.fence
+        return self._view.is_closed(piece)
 
-    def close_below(self, draft: Draft, piece: Holding) -> None:
+    def close_below(self, draft: Draft, piece: Holding) -> int:
         """Close the block's address ledger."""
-        close(draft, self._view.address_ledger(piece.prefix), piece.length, piece.network, piece.fence, force=self._force)
+        ledger = self._view.address_ledger(piece.prefix)
+        return close(draft, ledger, piece.length, piece.network, piece.fence, force=self._force)
 
-    def next(self, node: str, pool: str, family: Family, network: int, length: int, now: float) -> Holding:
+    def next(self, draft: Draft, node: str, pool: str, family: Family, network: int, length: int, now: float) -> Holding:
         """The holding that a node would get of a block that the carver calls free."""
         ledger = self._view.block_ledgers[family]
-        return _next(self._draft, ledger, ROOT_FENCE, Holding(family, network, length, 0, node, pool, now))
+        return _next(draft, ledger, ROOT_FENCE, Holding(family, network, length, 0, node, pool, now))
 
 
 class AddressLevel:
@@ -50,8 +65,18 @@ class AddressLevel:
 
     marks = True
 
-    def __init__(self, node: str, blocks: tuple[NodeBlock, ...]) -> None:
-        self._node, self._blocks = node, blocks
+    def __init__(self, view: View, node: str, confirmed: Confirmed) -> None:
+        self._view, self._node, self._confirmed = view, node, confirmed
+        self._blocks = view.node_blocks(node)
+
+    @property
+    def pages(self) -> Pages:
+        """The view."""
+        return self._view
+
+    def is_confirmed(self, key: Key) -> bool:
+        """Whether the task had the node read again after the claim page as it is now."""
+        return self._confirmed.get(key) == self._view.revision(key)
 
     def claims_key(self, holder: str) -> Key:
         """Where the claims of an owner on this node are kept."""
@@ -79,8 +104,9 @@ class AddressLevel:
         """Whether the claim marks the address so."""
         return piece in claims.closing if claims.closing else False
 
-    def close_below(self, draft: Draft, piece: Holding) -> None:
+    def close_below(self, draft: Draft, piece: Holding) -> int:  # noqa: ARG002 - the other level has something there
         """Nothing lies below an address."""
+        return piece.fence
 
     def next(self, draft: Draft, block: NodeBlock, number: int, owner: str, label: str, now: float) -> Holding:
         """The holding that an owner would get of an address that the free index calls free."""

@@ -131,7 +131,7 @@ class _Reader:
             if problem:
                 self._problem(path, f"{describe(text)} is not a label value: {problem}")
             labels[key] = text or ""
-        return None if name is None or self._broken() else Node(name, labels)
+        return None if name is None or self.problems else Node(name, labels)
 
     def cidr_pool(self, document: Mapping[Any, object]) -> PoolSpec | None:
         name, _ = self._metadata(document, "pool name")
@@ -144,29 +144,21 @@ class _Reader:
         cidrs = self._texts("spec.cidrs", spec.get("cidrs"))
         lengths = self._optional_mapping("spec.blockLength", spec.get("blockLength"), "a mapping with ipv4 and ipv6")
         self._fields("spec.blockLength", lengths, ("ipv4", "ipv6"))
-        length_v4, length_v6 = (
-            self._number(f"spec.blockLength.{family}", lengths.get(family)) for family in ("ipv4", "ipv6")
-        )
         reserved = self._texts("spec.reserved", spec.get("reserved"))
-        allow_first, allow_last = (
-            self._flag(f"spec.{field}", spec.get(field)) for field in ("allowFirst", "allowLast")
-        )
-        paths = {"block_length_v4": "spec.blockLength.ipv4", "block_length_v6": "spec.blockLength.ipv6"}
-        if name is None or selector is None or cidrs is None or reserved is None:
+        if cidrs is None:
             return None
-        return self._pool(
-            lambda: PoolSpec(
-                name=name,
-                cidrs=cidrs,
-                selector=selector,
-                block_length_v4=length_v4,
-                block_length_v6=length_v6,
-                reserved=reserved,
-                allow_first=allow_first,
-                allow_last=allow_last,
-            ),
-            lambda field, index: paths.get(field, f"spec.{field}{index}"),
-        )
+        names = {
+            "block_length_v4": (lengths, "ipv4", "spec.blockLength.ipv4"),
+            "block_length_v6": (lengths, "ipv6", "spec.blockLength.ipv6"),
+            "allow_first": (spec, "allowFirst", "spec.allowFirst"),
+            "allow_last": (spec, "allowLast", "spec.allowLast"),
+        }
+        scalars = {field: mapping[key] for field, (mapping, key, _) in names.items() if mapping.get(key) is not None}
+
+        def path_of(field: str, index: str) -> str:
+            return names[field][2] if field in names else f"spec.{field}{index}"
+
+        return self._pool(path_of, name, selector, cidrs=cidrs, reserved=reserved or (), **scalars)
 
     def cilium_node_config(self, document: Mapping[Any, object]) -> PoolSpec | None:
         name, _ = self._metadata(document, "pool name")
@@ -192,10 +184,8 @@ class _Reader:
             return None
         cidrs: list[str] = []
         paths: list[str] = []
-        lengths: list[int | None] = []
         complete = True
-        for family, list_field, size_field in _LISTS:
-            lengths.append(self._number(f"{_OPERATOR}.{size_field}", operator.get(size_field)))
+        for family, list_field, _ in _LISTS:
             path = f"{_OPERATOR}.{list_field}"
             texts = self._texts(path, operator.get(list_field))
             complete &= texts is not None
@@ -203,20 +193,29 @@ class _Reader:
                 complete &= self._is_of_family(f"{path}[{index}]", text, family)
                 cidrs.append(text)
                 paths.append(f"{path}[{index}]")
-        if name is None or selector is None or not complete:
+        if not complete:
             return None
-        sizes = {f"block_length_v{family}": f"{_OPERATOR}.{size_field}" for family, _, size_field in _LISTS}
-        return self._pool(
-            lambda: PoolSpec(
-                name=name, cidrs=cidrs, selector=selector, block_length_v4=lengths[0], block_length_v6=lengths[1]
-            ),
-            lambda field, index: sizes.get(field) or (paths[int(index[1:-1])] if index else _OPERATOR),
-        )
+        sizes = {f"block_length_v{family}": size_field for family, _, size_field in _LISTS}
 
-    def _pool(self, make: Callable[[], PoolSpec], path_of: Callable[[str, str], str]) -> PoolSpec | None:
-        """The pool, or its problems with their fields turned into paths of the manifest."""
+        def path_of(field: str, index: str) -> str:
+            if field in sizes:
+                return f"{_OPERATOR}.{sizes[field]}"
+            return paths[int(index[1:-1])] if index else _OPERATOR
+
+        lengths = {field: operator.get(size_field) for field, size_field in sizes.items()}
+        return self._pool(path_of, name, selector, cidrs=cidrs, **lengths)
+
+    def _pool(
+        self, path_of: Callable[[str, str], str], name: str | None, selector: NodeSelector | None, **fields: Any
+    ) -> PoolSpec | None:
+        """The pool, or its problems with their fields turned into paths of the manifest.
+
+        A name or selector that was not usable is stood in for, so that the problems of the other fields are told as well.
+        """
         try:
-            pool = make()
+            return PoolSpec(
+                name=name or "unnamed", selector=NodeSelector.everything() if selector is None else selector, **fields
+            )
         except InvalidPoolError as error:
             self.cause = error
             for problem in error.problems:
@@ -224,7 +223,6 @@ class _Reader:
                 base, bracket, index = field.partition("[")
                 self._problem(path_of(base, bracket + index), reason)
             return None
-        return None if self._broken() else pool
 
     def _is_of_family(self, path: str, text: str, family: Family) -> bool:
         """Whether a CIDR may stand in this family's list; one that is no CIDR at all is left to the pool."""
@@ -330,22 +328,8 @@ class _Reader:
             self._problem(path, f"expected text, found {describe(value)}; put it in quotes")
         return None
 
-    def _number(self, path: str, value: object) -> int | None:
-        if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-            return value
-        self._problem(path, f"expected a whole number, found {describe(value)}")
-        return None
-
-    def _flag(self, path: str, value: object) -> bool:
-        if value is not None and not isinstance(value, bool):
-            self._problem(path, f"expected true or false, found {describe(value)}")
-        return value is True
-
     def _problem(self, path: str, reason: str) -> None:
         self.problems.append((".".join(part for part in (self._root, path) if part), reason))
-
-    def _broken(self) -> bool:
-        return bool(self.problems)
 
 
 _KINDS: dict[tuple[str, str], Callable[[_Reader, Mapping[Any, object]], Item | None]] = {

@@ -15,7 +15,6 @@ from ciliumipam.errors import InvalidNameError
 
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 _LABEL_TEXT = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]*[A-Za-z0-9])?")
-_SHOWN = 80
 
 
 def validate_name(kind: str, text: str) -> str:
@@ -103,9 +102,9 @@ def _label_text_problem(text: str) -> str:
     return ""
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, shown: int = 80) -> str:
     """The text, or its beginning where it is too long for a sentence."""
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    return text if len(text) <= shown else text[:shown] + "..."
 
 
 def describe(value: object) -> str:

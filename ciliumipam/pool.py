@@ -13,8 +13,10 @@ from typing import Any, TypeAlias
 
 from ciliumipam.cidr import WIDTH, AddressLike, Family, Prefix, PrefixLike, format_address, parse_address, parse_prefix
 from ciliumipam.errors import InvalidCidrError, InvalidNameError, InvalidPoolError
-from ciliumipam.names import describe, validate_name
+from ciliumipam.names import describe, shorten, validate_name
 from ciliumipam.selector import NodeSelector
+
+_TOLD = 400
 
 Range: TypeAlias = tuple[Family, int, int]
 """Family, first and last address as integers, both inclusive."""
@@ -192,7 +194,7 @@ def _read_cidrs(cidrs: Iterable[PrefixLike], problems: list[str]) -> list[Prefix
         try:
             prefix = parse_prefix(value)
         except InvalidCidrError as error:
-            problems.append(f"cidrs[{index}]: {error}")
+            problems.append(f"cidrs[{index}]: {shorten(str(error), _TOLD)}")
         if prefix and prefix.length == 0:
             problems.append(
                 f"cidrs[{index}]: {prefix} is a whole address family; give a CIDR with a length of at least 1"
@@ -259,7 +261,7 @@ def _read_reserved(
         try:
             family, first, last = _parse_range(value)
         except ValueError as error:
-            problems.append(f"{field}: {error}")
+            problems.append(f"{field}: {shorten(str(error), _TOLD)}")
             continue
         ranges.append((family, first, last))
         if None not in prefixes and not any(f == family and low <= first and last <= high for f, low, high in inside):

@@ -10,6 +10,10 @@ a ticket for one use: the fence is used up when it is filled and also when it is
 
 Every function here looks at where things stand and puts the next writes into the draft, however they came to stand there: by this
 call, by another call of the same holder, or by one that crashed. Calling it again over what it wrote finds nothing left to do.
+
+A claim may forget a piece only if nobody can hold it any more, and the claim page is all that is compared then. So this is
+concluded from pages as they were written, never from what a draft would write, and only where it stays true (DEAD) or was read
+after the claim (BLOCKED); else `Unsure` has everything read again, the claim first.
 """
 
 from __future__ import annotations
@@ -17,28 +21,45 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from ciliumipam.draft import CLAIM, UNCLAIM, Draft
-from ciliumipam.ledger import Ledger, Status, fill, free, status
+from ciliumipam.draft import CLAIM, UNCLAIM, Draft, Later
+from ciliumipam.ledger import Ledger, Pages, Status, fill, free, status
 from ciliumipam.records import ClaimPage, Holding, Key
 
 
+class Unsure(Exception):  # noqa: N818 - not an error: the pages are read again
+    """What was read does not say what became of a piece."""
+
+    def __init__(self, key: Key, piece: Holding) -> None:
+        super().__init__(key, piece)
+        self.key, self.piece = key, piece
+
+
 class Level(Protocol):
-    """What differs between blocks and addresses."""
+    """What differs between blocks and addresses. Everything here is as it was written, without what a draft would change."""
+
+    @property
+    def pages(self) -> Pages:
+        """Where pages are read."""
+        ...
+
+    def is_confirmed(self, key: Key) -> bool:
+        """Whether everything was read again after the claim page as it is known now."""
+        ...
 
     def claims_key(self, holder: str) -> Key:
         """Where the claims of a holder are kept."""
         ...
 
     def ledger_of(self, piece: Holding) -> tuple[Ledger, int] | None:
-        """The ledger that decides a piece and the fence of its root; None if that ledger is closed or gone."""
+        """The ledger that decides a piece and the fence of its root; None if the holder has no such ledger, as far as is known."""
         ...
 
     def is_closing(self, piece: Holding, claims: ClaimPage) -> bool:
         """Whether somebody began to release a piece, so that it has to be released whatever else happens."""
         ...
 
-    def close_below(self, draft: Draft, piece: Holding) -> None:
-        """End everything that could be written below a piece, before the piece is freed."""
+    def close_below(self, draft: Draft, piece: Holding) -> int:
+        """End everything that could be written below a piece, before the piece is freed; the last fence that was used there."""
         ...
 
     @property
@@ -55,7 +76,7 @@ class Standing(NamedTuple):
         key: Its claim page.
         pieces: What its claim names.
         held, pending, closing: Those of them that are held, may still be filled, are being released. The others are dead.
-        tentative: Whether another call may still take the claim back.
+        tentative: Token of the call that may still take the claim back; "" for none.
     """
 
     holder: str
@@ -64,7 +85,7 @@ class Standing(NamedTuple):
     held: tuple[Holding, ...]
     pending: tuple[Holding, ...]
     closing: tuple[Holding, ...]
-    tentative: bool
+    tentative: str
 
     @property
     def good(self) -> tuple[Holding, ...]:
@@ -73,52 +94,49 @@ class Standing(NamedTuple):
 
 
 def look(draft: Draft, level: Level, holder: str) -> Standing:
-    """Where a holder stands, as the draft would leave it."""
+    """Where a holder stands: its claim as the draft would leave it, its pieces as the pages were written.
+
+    Raises:
+        Unsure: What was read does not say it.
+    """
     key = level.claims_key(holder)
     claims = draft.claims(key)
     pieces = claims.claims.get(holder, ())
     if not pieces:
-        return Standing(holder, key, (), (), (), (), tentative=False)
+        return Standing(holder, key, (), (), (), (), "")
     held, pending, closing = [], [], []
     for piece in pieces:
         place = level.ledger_of(piece)
-        state = status(draft, *place, piece) if place is not None else Status.DEAD
-        if state is Status.DEAD:
-            continue
-        if level.is_closing(piece, claims):
-            closing.append(piece)
-        elif state is Status.HELD:
-            held.append(piece)
-        else:
-            pending.append(piece)
-    return Standing(holder, key, pieces, tuple(held), tuple(pending), tuple(closing), holder in claims.tentative)
+        state = status(level.pages, *place, piece) if place is not None else Status.BLOCKED
+        if state is Status.TORN or (state is Status.BLOCKED and not level.is_confirmed(key)):
+            raise Unsure(key, piece)
+        if state is Status.HELD or state is Status.PENDING:
+            if level.is_closing(piece, claims):
+                closing.append(piece)
+            elif state is Status.HELD:
+                held.append(piece)
+            else:
+                pending.append(piece)
+    return Standing(holder, key, pieces, tuple(held), tuple(pending), tuple(closing), claims.tentative.get(holder, ""))
 
 
 class Call:
-    """What one call knows of its own writes: the claims that it wrote and nobody has touched since, and what it added to them."""
+    """What one call knows of itself.
 
-    __slots__ = ("_tried", "added", "wrote")
+    Attributes:
+        token: Marks its claims over several pieces as its own; no other call ever has the same.
+        added: What it set out to add, by holder, whatever came of it.
+    """
 
-    def __init__(self) -> None:
-        self.wrote: dict[str, tuple[Holding, ...]] = {}
-        self.added: dict[str, tuple[Holding, ...]] = {}
-        self._tried: dict[str, tuple[tuple[Holding, ...], tuple[Holding, ...]]] = {}
+    __slots__ = ("added", "token")
 
-    def tries(self, standing: Standing, pieces: tuple[Holding, ...], chosen: tuple[Holding, ...]) -> None:
-        """Note a claim that is about to be written."""
-        self._tried[standing.holder] = (pieces, chosen)
-
-    def settle(self, *, done: bool) -> None:
-        """The round has ended. Unless all of it is known to be done, nothing counts as this call's own."""
-        if done:
-            for holder, (pieces, chosen) in self._tried.items():
-                self.wrote[holder] = pieces
-                self.added[holder] = self.added.get(holder, ()) + chosen
-        self._tried.clear()
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.added: dict[str, frozenset[Holding]] = {}
 
     def owns(self, standing: Standing) -> bool:
-        """Whether the claim stands as this call wrote it, and no other call has relied on it."""
-        return standing.tentative and self.wrote.get(standing.holder) == standing.pieces
+        """Whether this call may still take the claim back: it made it, and no other call has relied on it."""
+        return standing.tentative == self.token
 
 
 def take(draft: Draft, level: Level, standing: Standing, chosen: tuple[Holding, ...], call: Call, *, group: bool) -> None:
@@ -143,15 +161,20 @@ def take(draft: Draft, level: Level, standing: Standing, chosen: tuple[Holding, 
             named[standing.holder] = pieces
         else:
             named.pop(standing.holder, None)
-        marks = claims.tentative | {standing.holder} if tentative and pieces else claims.tentative - {standing.holder}
+        marks = dict(claims.tentative)
+        marks.pop(standing.holder, None)
+        if tentative and pieces:
+            marks[standing.holder] = call.token
+            call.added[standing.holder] = call.added.get(standing.holder, frozenset()).union(chosen)
         closing = claims.closing.difference(standing.pieces) if claims.closing else claims.closing
         draft.put(standing.key, ClaimPage(named, marks, closing), CLAIM)
-        if tentative:
-            call.tries(standing, pieces, chosen)
     for piece in (*standing.pending, *chosen):
         place = level.ledger_of(piece)
-        if place is not None:
+        state = status(draft, *place, piece) if place is not None else Status.BLOCKED
+        if place is not None and state is Status.PENDING:
             fill(draft, *place, piece)
+        elif state is not Status.HELD:  # another request of this round took it: see next round what becomes of that
+            raise Later
 
 
 def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Holding]) -> None:
@@ -160,6 +183,8 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
     What is held and what is pending are ended alike. The claim forgets them in a later round where it has to be marked first.
     """
     ending = {piece: None for piece in (*pieces, *standing.closing)}
+    if draft.claims_in(standing.key):  # what another request of this round relies on: see next round what becomes of that
+        raise Later
     claims = draft.claims(standing.key)
     if level.marks and len(standing.pieces) > 1 and not claims.closing.issuperset(ending):
         draft.put(standing.key, claims._replace(closing=claims.closing | frozenset(ending)), CLAIM)
@@ -167,19 +192,20 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
     for piece in ending:
         place = level.ledger_of(piece)
         if piece in alive and place is not None:
-            level.close_below(draft, piece)
-            free(draft, *place, piece)
+            last = level.close_below(draft, piece)
+            free(draft, *place, piece, last)
     forget(draft, standing, {piece for piece in standing.pieces if piece in ending or piece not in alive})
 
 
-def forget(draft: Draft, standing: Standing, pieces: set[Holding]) -> None:
+def forget(draft: Draft, standing: Standing, pieces: set[Holding], phase: int = UNCLAIM) -> None:
     """Take pieces out of a holder's claim, and the holder out of the page when none are left."""
     claims = draft.claims(standing.key)
     named = dict(claims.claims)
+    marks = dict(claims.tentative)
     left = tuple([piece for piece in standing.pieces if piece not in pieces])
     if left:
         named[standing.holder] = left
     else:
         named.pop(standing.holder, None)
-    marks = claims.tentative if left else claims.tentative - {standing.holder}
-    draft.put(standing.key, ClaimPage(named, marks, claims.closing - pieces), UNCLAIM)
+        marks.pop(standing.holder, None)
+    draft.put(standing.key, ClaimPage(named, marks, claims.closing - pieces), phase)

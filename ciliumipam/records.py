@@ -9,6 +9,7 @@ itself and memory can never run ahead of the store.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple, NewType, TypeAlias
 
 from ciliumipam.cidr import Family, Prefix, format_address
@@ -103,13 +104,13 @@ class ClaimPage(NamedTuple):
     Attributes:
         claims: Holder to its pieces, in the order in which they were taken. A piece named here that the ledger does not show
             as held is one that its call has not filled yet, or will never fill.
-        tentative: Holders whose call over several pieces may still take everything back; whoever finds one and wants to rely
-            on it removes it from here first.
+        tentative: Holders whose claim may still be taken back by the call that made it, with that call's token; whoever else
+            wants to rely on the claim removes it from here first.
         closing: Pieces that are being released; they are released whatever else happens.
     """
 
     claims: Mapping[str, tuple[Holding, ...]]
-    tentative: frozenset[str] = frozenset()
+    tentative: Mapping[str, str] = MappingProxyType({})
     closing: frozenset[Holding] = frozenset()
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 from ciliumipam.draft import Draft, Later, Step
 from ciliumipam.errors import ConflictError, IpamError, RetriesExhaustedError, StoreError, StoreUnavailableError
 from ciliumipam.ledger import Ledger
+from ciliumipam.protocol import Unsure
 from ciliumipam.records import ADDRESS_KINDS, KINDS, Entry, Holding, Key, Kind, Page, Revision, Split
 from ciliumipam.store import Listing
 from ciliumipam.tasks import Task
@@ -49,7 +50,8 @@ class Pause(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What became of a `Put`: all its revisions (None for a delete), or an error after which nothing is known."""
+    """What became of a `Put`: the revisions of the writes that are known to be done, the first ones (None for a delete), and the
+    error that ended it, after which of the other writes nothing is known."""
 
     revisions: tuple[Revision | None, ...]
     error: StoreError | None = None
@@ -68,19 +70,20 @@ def restore(view: View, kinds: Iterable[Kind] = KINDS) -> Session:
         view.load_all(kind, answer.entries)
 
 
-def run(view: View, tasks: Sequence[Task]) -> Session:
+def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Session:
     """Do what tasks ask for. Errors of one task are left in its `failed`; those of the store are raised.
 
     Raises:
         StoreError: The store failed, or other writers won in every round. What was written is legal; a later call goes on.
     """
+    yield from restore(view, sorted({kind for task in tasks for kind in task.lists}))
     for key in sorted({key for task in tasks for key in task.before(view)}):
         yield from _read(view, key)
     open_tasks = list(tasks)
     attempt = 0
     while open_tasks:
         draft = Draft(view)
-        done, doubted = _step(view, draft, open_tasks)
+        done, doubted, unsure = _step(view, draft, open_tasks)
         steps = draft.steps()
         draft.take_back()
         changed = False
@@ -89,13 +92,13 @@ def run(view: View, tasks: Sequence[Task]) -> Session:
             assert isinstance(answer, Written)  # noqa: S101 - the answer to a Put
             for task in open_tasks:
                 task.settle(done=answer.error is None)
-            if answer.error is None:
-                for step, revision in zip(steps, answer.revisions, strict=True):
-                    entry = Entry(step.record, revision) if step.record is not None and revision is not None else None
-                    view.written(step.key, entry, step.slots)
-            else:
+            for step, revision in zip(steps, answer.revisions, strict=False):
+                entry = Entry(step.record, revision) if step.record is not None and revision is not None else None
+                view.written(step.key, entry, step.slots)
+            if answer.error is not None:
                 attempt += 1
-                yield from _recover(view, steps, answer.error, attempt)
+                unknown = steps[len(answer.revisions) :]
+                yield from _recover(view, unknown, answer.error, attempt, last=attempt >= attempts)
                 changed = True
         if not changed:
             written = {step.key for step in steps}
@@ -106,19 +109,34 @@ def run(view: View, tasks: Sequence[Task]) -> Session:
             open_tasks = [task for task in open_tasks if id(task) not in finished]
         for task in doubted:
             task.reread = True
-            yield from _reread(view, task)
+            yield from _reread(view, task, ())
+        if unsure:
+            attempt += 1
+            if attempt >= attempts:
+                raise RetriesExhaustedError(attempt, str(unsure[0][1].key))
+            for task, doubt in unsure:
+                yield from _read(view, doubt.key)
+                task.confirmed[doubt.key] = view.revision(doubt.key)
+                yield from _reread(view, task, (doubt.piece,))
 
 
-def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], list[Task]]:
-    """Let every task put its writes. Returns those that are done once these are done, and those whose error is in doubt."""
+def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], list[Task], list[tuple[Task, Unsure]]]:
+    """Let every task put its writes.
+
+    Returns:
+        The tasks that are done once the writes are, those whose error is in doubt, and those that have to read again.
+    """
     done: list[Task] = []
     doubted: list[Task] = []
+    unsure: list[tuple[Task, Unsure]] = []
     for task in tasks:
         try:
             if task.step(view, draft) if task.failed is None else task.undo(view, draft):
                 done.append(task)
         except Later:
             continue
+        except Unsure as doubt:
+            unsure.append((task, doubt))
         except StoreError:
             draft.take_back()
             raise
@@ -127,7 +145,7 @@ def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], 
                 task.failed = error
             else:
                 doubted.append(task)
-    return done, doubted
+    return done, doubted, unsure
 
 
 def _read(view: View, key: Key) -> Generator[Operation, Answer, bool]:
@@ -136,11 +154,11 @@ def _read(view: View, key: Key) -> Generator[Operation, Answer, bool]:
     return view.load(key, entry)
 
 
-def _recover(view: View, steps: Sequence[Step], error: StoreError, attempt: int) -> Session:
+def _recover(view: View, steps: Sequence[Step], error: StoreError, attempt: int, *, last: bool) -> Session:
     """After writes of which nothing is known: read what they were about, or give up."""
     if not isinstance(error, ConflictError) and not (isinstance(error, StoreUnavailableError) and error.unknown):
         raise error
-    if attempt >= ATTEMPTS:
+    if last:
         raise RetriesExhaustedError(attempt, getattr(error, "key", str(steps[0].key))) from error
     if attempt > 1:
         yield Pause(attempt)
@@ -148,14 +166,18 @@ def _recover(view: View, steps: Sequence[Step], error: StoreError, attempt: int)
         yield from _read(view, step.key)
 
 
-def _reread(view: View, task: Task) -> Session:
-    """Read again everything that an error of a task depends on."""
+def _reread(view: View, task: Task, pieces: Sequence[Holding]) -> Session:
+    """Read again everything that an error of a task depends on, or what became of some pieces. What names others is read first."""
     node, keys = task.scope(view)
     if node is None:
-        yield from restore(view, [kind for kind in KINDS if kind not in ADDRESS_KINDS])
+        if not pieces:
+            yield from restore(view, [kind for kind in KINDS if kind not in ADDRESS_KINDS])
+        for piece in pieces:
+            for key in (*_path(view.block_ledgers[piece.family], piece), view.address_ledger(piece.prefix).key(piece.network, piece.length)):
+                yield from _read(view, key)
         return
     yield from restore(view, ("pool",))
-    for key in (Key("node", node), block_claims_key(node), *keys):
+    for key in (Key("node", node), *keys, block_claims_key(node)):
         yield from _read(view, key)
     for block in view.claims(block_claims_key(node)).claims.get(node, ()):
         for key in _path(view.block_ledgers[block.family], block):

@@ -28,7 +28,7 @@ from ciliumipam.ledger import ROOT_FENCE, fence_of, free, locate
 from ciliumipam.levels import AddressLevel
 from ciliumipam.protocol import Call, Standing, look, release, take
 from ciliumipam.reconcile import Pools, refusals, want
-from ciliumipam.records import Holding, Key
+from ciliumipam.records import Holding, Key, Kind, Revision
 from ciliumipam.requests import Allocate, Allocation, Change, ForceRelease, Refusal, Release, ReleaseFenced
 from ciliumipam.view import NodeBlock, View, address_claims_key, block_claims_key
 
@@ -43,8 +43,10 @@ class Task:
         result: What was allocated or released.
         changes: What was done, in words.
         refusals: Which pools refused which nodes.
+        targets: What the call set out to end, with the node that an address is on, "" for a block; complete before anything is.
         failed: The error to raise once everything of this task's own has been taken back.
         reread: Whether everything concerned has been read again in this session.
+        confirmed: Claim pages after which everything concerned was read again, with the revision that they had.
     """
 
     def __init__(self, now: float) -> None:
@@ -52,8 +54,10 @@ class Task:
         self.result: tuple[Allocation, ...] = ()
         self.changes: list[Change] = []
         self.refusals: list[Refusal] = []
+        self.targets: dict[Holding, str] = {}
         self.failed: IpamError | None = None
         self.reread = False
+        self.confirmed: dict[Key, Revision | None] = {}
         self._noted: list[Change] = []
 
     def step(self, view: View, draft: Draft) -> bool:
@@ -78,8 +82,11 @@ class Task:
         """What an error depends on: a node (with its blocks and addresses) and further records. None: all blocks and nodes."""
         return None, ()
 
+    lists: tuple[Kind, ...] = ()
+    """Kinds that must be listed before the first step, however fresh the view is."""
+
     def before(self, view: View) -> Iterable[Key]:  # noqa: ARG002 - for those that override it
-        """What must be read before the first step, however fresh the view is."""
+        """Records that must be read before the first step, however fresh the view is."""
         return ()
 
 
@@ -121,15 +128,11 @@ def to_allocation(node: str, block: NodeBlock, piece: Holding) -> Allocation:
 class AllocateTask(AddressTask):
     """Addresses for owners of one node."""
 
-    def __init__(self, request: Allocate, now: float) -> None:
+    def __init__(self, request: Allocate, now: float, token: str) -> None:
         super().__init__(now)
         self.request, self.node = request, request.node
-        self._call = Call()
+        self._call = Call(token)
         self._verify: list[Key] = []
-
-    def settle(self, *, done: bool) -> None:
-        super().settle(done=done)
-        self._call.settle(done=done)
 
     def verify(self, view: View) -> Iterable[Key]:  # noqa: ARG002 - see the base
         return self._verify
@@ -140,7 +143,7 @@ class AllocateTask(AddressTask):
     def step(self, view: View, draft: Draft) -> bool:
         request = self.request
         blocks = view.node_blocks(self.node)
-        level = AddressLevel(self.node, blocks)
+        level = AddressLevel(view, self.node, self.confirmed)
         standings = [look(draft, level, owner) for owner in request.owners]
         families = self._families(view, blocks)
         if closing := [standing for standing in standings if standing.closing]:
@@ -148,6 +151,9 @@ class AllocateTask(AddressTask):
                 release(draft, level, standing, standing.closing)
             return False
         group = len(standings) > 1
+        for standing in standings:
+            for piece in standing.pending:
+                mark(draft, level, piece)
         plan = self._choose(view, draft, level, blocks, standings, families)
         self.result = ()
         self._verify = []
@@ -165,14 +171,12 @@ class AllocateTask(AddressTask):
 
     def undo(self, view: View, draft: Draft) -> bool:
         """Release what this call took, where no other call has relied on it meanwhile."""
-        level = AddressLevel(self.node, view.node_blocks(self.node))
+        level = AddressLevel(view, self.node, self.confirmed)
         for owner in self.request.owners:
             standing = look(draft, level, owner)
-            added = self._call.added.get(owner, ())
+            added = self._call.added.get(owner, frozenset())
             if self._call.owns(standing):
                 release(draft, level, standing, [piece for piece in standing.pieces if piece in added])
-            elif standing.closing and set(standing.closing) <= set(added):
-                release(draft, level, standing, standing.closing)
         return True
 
     def _families(self, view: View, blocks: Blocks) -> tuple[Family, ...]:
@@ -198,9 +202,12 @@ class AllocateTask(AddressTask):
         plan = []
         missing = {family: 0 for family in families}
         for standing in standings:
-            good = {piece.family: piece for piece in standing.good}
+            have = {piece.family for piece in standing.good}
             for family in families:
-                missing[family] += family not in good
+                missing[family] += family not in have
+        if self.request.address is None:
+            for family in families:
+                self._check_room(view, blocks, family, missing[family])
         for standing in standings:
             good = {piece.family: piece for piece in standing.good}
             chosen = []
@@ -210,15 +217,14 @@ class AllocateTask(AddressTask):
                     if family in good and good[family].network != number:
                         raise OwnerHoldsError(standing.holder, good[family].piece, str(self.request.address))
                     if family not in good:
-                        chosen.append(self._given(draft, level, blocks, standing.holder, family, number))
+                        chosen.append(self._given(view, draft, level, blocks, standing.holder, family, number))
                 elif family not in good:
-                    chosen.append(self._pick(view, draft, level, blocks, standing.holder, family, missing[family]))
-                    missing[family] -= 1
+                    chosen.append(self._pick(view, draft, level, blocks, standing.holder, family))
             plan.append((standing, tuple(chosen)))
         return plan
 
     def _pick(
-        self, view: View, draft: Draft, level: AddressLevel, blocks: Blocks, owner: str, family: Family, wanted: int
+        self, view: View, draft: Draft, level: AddressLevel, blocks: Blocks, owner: str, family: Family
     ) -> Holding:
         for block in blocks:
             if block.holding.family == family and not view.is_orphan(block.holding):
@@ -227,23 +233,29 @@ class AllocateTask(AddressTask):
                     block.addresses.occupy(number)
                     draft.undo.append(lambda: block.addresses.vacate(number))
                     return level.next(draft, block, number, owner, self.request.label, self.now)
+        raise AssertionError("the room was checked before")
+
+    def _check_room(self, view: View, blocks: Blocks, family: Family, wanted: int) -> None:
         mine = [block for block in blocks if block.holding.family == family]
-        if all(view.is_orphan(block.holding) for block in mine):
+        serving = [block for block in mine if not view.is_orphan(block.holding)]
+        if wanted and not serving:
             raise NoBlockError(self.node, family, why_no_block(view, self.node))
-        counts = [(block.addresses.capacity, block.addresses.in_use, block.addresses.reserved) for block in mine]
-        capacity, in_use, reserved = (sum(column) for column in zip(*counts, strict=True))
-        taken = len(draft.undo)  # picked for the other owners of this call, and for those of others decided with it
-        names = tuple(block.holding.piece for block in mine)
-        raise NodeExhaustedError(self.node, family, names, capacity, in_use - min(taken, in_use), reserved, wanted)
+        if wanted > sum(block.addresses.available for block in serving):
+            counts = [(block.addresses.capacity, block.addresses.in_use, block.addresses.reserved) for block in serving]
+            capacity, in_use, reserved = (sum(column) for column in zip(*counts, strict=True))
+            names = tuple(block.holding.piece for block in serving)
+            raise NodeExhaustedError(self.node, family, names, capacity, in_use, reserved, wanted)
 
     def _given(
-        self, draft: Draft, level: AddressLevel, blocks: Blocks, owner: str, family: Family, number: int
+        self, view: View, draft: Draft, level: AddressLevel, blocks: Blocks, owner: str, family: Family, number: int
     ) -> Holding:
         text = format_address(family, number)
         block = level.block_of(family, number)
         if block is None:
             valid = tuple(each.holding.piece for each in blocks if each.holding.family == family)
             raise OutOfRangeError(text, f"the blocks of node {self.node!r}", valid)
+        if view.is_orphan(block.holding):
+            raise NoBlockError(self.node, family, why_no_block(view, self.node))
         if block.addresses.is_reserved(number):
             raise ReservedAddressError(text, f"it is reserved in block {block.holding.piece}, or the first or last of it")
         spot = locate(draft, block.ledger, block.holding.fence, number, WIDTH[family])
@@ -251,6 +263,13 @@ class AllocateTask(AddressTask):
         if type(slot) is Holding:
             raise AlreadyAllocatedError(text, slot.holder, slot.label)
         return level.next(draft, block, number, owner, self.request.label, self.now)
+
+
+def mark(draft: Draft, level: AddressLevel, piece: Holding) -> None:
+    """Keep others of this round from picking an address that a claim names and no page shows yet."""
+    block = level.block_of(piece.family, piece.network)
+    if block is not None and block.addresses.occupy(piece.network):
+        draft.undo.append(lambda: block.addresses.vacate(piece.network))
 
 
 def why_no_block(view: View, node: str) -> tuple[str, ...]:
@@ -274,24 +293,36 @@ def why_no_block(view: View, node: str) -> tuple[str, ...]:
 
 
 class EndTask(AddressTask):
-    """What the tasks that release addresses share: `result` has what this call ended, once the ledger shows it."""
+    """What the tasks that release addresses share.
+
+    Such a task ends what it found at its beginning, and does not pursue what other calls allocate meanwhile. `result` has what
+    was held when this call ended it, and is not any more.
+    """
 
     def __init__(self, now: float) -> None:
         super().__init__(now)
-        self._ending: list[Allocation] = []
+        self._ending: dict[Holding, Allocation] = {}
 
     def settle(self, *, done: bool) -> None:
         super().settle(done=done)
         if done:
-            self.result += tuple(self._ending)
-        self._ending.clear()
+            self._ended(self._ending)
+
+    def _ended(self, pieces: Pieces) -> None:
+        self.result += tuple([found for piece in sorted(pieces) if (found := self._ending.pop(piece, None)) is not None])
 
     def _end(self, view: View, draft: Draft, level: AddressLevel, blocks: Blocks, standing: Standing, pieces: Pieces) -> None:
-        for piece in pieces:
-            if piece in standing.held or piece in standing.closing:
-                self._ending.append(self._allocation(view, piece, blocks))
+        alive = {*standing.held, *standing.closing}
+        self._ended([piece for piece in self._ending if piece.holder == standing.holder and piece not in alive])
+        ending = [piece for piece in standing.pieces if piece in pieces]
+        if not ending:
+            return
+        self.targets.update(dict.fromkeys(ending, self.node))
+        for piece in ending:
+            if piece in alive and piece not in self._ending:
+                self._ending[piece] = self._allocation(view, piece, blocks)
                 self._noted.append(Change("release", "address", piece.piece, f"on {self.node} from {piece.holder}"))
-        release(draft, level, standing, pieces)
+        release(draft, level, standing, ending)
 
 
 class ReleaseTask(EndTask):
@@ -300,7 +331,11 @@ class ReleaseTask(EndTask):
     def __init__(self, request: Release, now: float) -> None:
         super().__init__(now)
         self.request, self.node = request, request.node
-        self._seen: set[str] = set()
+        self._found: dict[str, tuple[Holding, ...]] = {}
+
+    def before(self, view: View) -> Iterable[Key]:
+        """What the owners hold now."""
+        return {*super().before(view), *(address_claims_key(self.node, owner) for owner in self.request.owners)}
 
     def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
         return self.node, tuple(address_claims_key(self.node, owner) for owner in self.request.owners)
@@ -309,15 +344,16 @@ class ReleaseTask(EndTask):
         blocks = view.node_blocks(self.node)
         if not blocks and self.node not in view.nodes:
             raise NotFoundError("node", self.node, tuple(sorted(view.nodes)[:8]))
-        level = AddressLevel(self.node, blocks)
+        level = AddressLevel(view, self.node, self.confirmed)
         standings = [look(draft, level, owner) for owner in self.request.owners]
-        unknown = [each.holder for each in standings if not each.pieces and each.holder not in self._seen]
+        for standing in standings:
+            if standing.pieces:
+                self._found.setdefault(standing.holder, standing.pieces)
+        unknown = [owner for owner in self.request.owners if owner not in self._found]
         if unknown and not self.request.missing_ok:
             raise NotFoundError(f"allocation on node {self.node!r} for owner", unknown[0])
         for standing in standings:
-            if standing.pieces:
-                self._seen.add(standing.holder)
-                self._end(view, draft, level, blocks, standing, standing.pieces)
+            self._end(view, draft, level, blocks, standing, self._found.get(standing.holder, ()))
         return True
 
 
@@ -332,11 +368,17 @@ class ReleaseAddressTask(EndTask):
         self._fence = request.fence if isinstance(request, ReleaseFenced) else None
         self._target: Holding | None = None
 
-    def before(self, view: View) -> Iterable[Key]:  # noqa: ARG002 - see the base
-        return ()
+    def before(self, view: View) -> Iterable[Key]:
+        """The page that decides the address now."""
+        outer = block_over(view, self._family, self._number)
+        if outer is None:
+            return ()
+        ledger = view.address_ledger(outer.prefix)
+        return (ledger.key(self._number, ledger.levels[-1]),)
 
-    def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
-        return self.node or None, ()
+    def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:
+        keys = () if self._target is None else (address_claims_key(self.node, self._target.holder),)
+        return self.node or None, keys
 
     def step(self, view: View, draft: Draft) -> bool:
         text = format_address(self._family, self._number)
@@ -345,7 +387,7 @@ class ReleaseAddressTask(EndTask):
             raise NotHeldError(text, "it is in no block that a node holds")
         self.node = outer.holder
         blocks = view.node_blocks(self.node)
-        level = AddressLevel(self.node, blocks)
+        level = AddressLevel(view, self.node, self.confirmed)
         block = level.block_of(self._family, self._number)
         if block is None:
             raise NotHeldError(text, f"its block {outer.piece} is on its way back, empty")
@@ -358,12 +400,13 @@ class ReleaseAddressTask(EndTask):
                 raise StaleFenceError(text, self._fence or 0, fence_of(slot))
             self._target = slot
         standing = look(draft, level, self._target.holder)
-        if self._target in standing.pieces:
-            self._end(view, draft, level, blocks, standing, (self._target,))
-        elif slot == self._target:  # nobody claims it: only a damaged store shows that
-            self._ending.append(self._allocation(view, slot, blocks))
-            free(draft, block.ledger, block.holding.fence, slot)
-        elif not self.result:
+        if slot == self._target and slot not in standing.pieces:  # nobody claims it: only a damaged store shows that
+            self._ending[slot] = self._allocation(view, slot, blocks)
+            self.targets[slot] = self.node
+            free(draft, block.ledger, block.holding.fence, slot, slot.fence)
+            return True
+        self._end(view, draft, level, blocks, standing, (self._target,))
+        if not self._ending and not self.result:
             raise NotHeldError(text, "somebody else released it just now")
         return True
 

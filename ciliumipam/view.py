@@ -19,7 +19,7 @@ from ciliumipam.carver import CidrCarver
 from ciliumipam.cidr import WIDTH, Family, Network, Prefix, parse_prefix, range_to_prefixes
 from ciliumipam.ledger import ROOT_FENCE, Ledger, Status, address_ledger, block_ledger, status
 from ciliumipam.pool import PoolSpec
-from ciliumipam.records import ClaimPage, Entry, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Slot
+from ciliumipam.records import ClaimPage, Entry, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Revision, Slot
 
 BLOCK_BUCKETS = 256
 """Claim pages of all nodes. 5,000 nodes make about 20 claims in each."""
@@ -35,6 +35,11 @@ def block_claims_key(node: str) -> Key:
 def address_claims_key(node: str, owner: str) -> Key:
     """Where an owner's claims on addresses of a node are kept."""
     return Key("address-claims", f"{node}/{crc32(owner.encode()) % ADDRESS_BUCKETS:02x}")
+
+
+def address_claims_keys(node: str) -> list[Key]:
+    """Where claims of all owners on a node may be kept."""
+    return [Key("address-claims", f"{node}/{bucket:02x}") for bucket in range(ADDRESS_BUCKETS)]
 
 
 class NodeBlock(NamedTuple):
@@ -193,6 +198,11 @@ class View:
         """A page as last seen."""
         entry = self.entries.get(key)
         return entry.record if entry is not None else None  # type: ignore[return-value]  # the kind of the key says so
+
+    def revision(self, key: Key) -> Revision | None:
+        """The revision of a record as last seen, None where there is none."""
+        entry = self.entries.get(key)
+        return entry.revision if entry is not None else None
 
     def claims(self, key: Key) -> ClaimPage:
         """A claim page as last seen; empty where there is none."""

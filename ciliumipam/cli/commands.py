@@ -8,17 +8,29 @@ from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import TypeVar
 
-from ciliumipam.audit import audit
+from ciliumipam import (
+    Allocate,
+    Allocation,
+    Apply,
+    Change,
+    ForceRelease,
+    Ipam,
+    Node,
+    PoolSpec,
+    Refusal,
+    Release,
+    ReleaseFenced,
+    RemoveNode,
+    RemovePool,
+)
+from ciliumipam.cidr import Address, parse_address, to_address
 from ciliumipam.cli import output
 from ciliumipam.cli.input import read_documents
 from ciliumipam.cli.store import reading, writing
 from ciliumipam.cli.text import plain, say
 from ciliumipam.errors import InvalidRequestError, IpamError, NotFoundError
-from ciliumipam.ipam import Ipam
 from ciliumipam.manifest import pool_to_manifest, read_manifest
-from ciliumipam.node import Node
-from ciliumipam.pool import PoolSpec
-from ciliumipam.requests import Allocate, Apply, Change, ForceRelease, Refusal, Release, ReleaseFenced, RemoveNode, RemovePool, Request
+from ciliumipam.requests import Request
 
 T = TypeVar("T")
 
@@ -37,12 +49,16 @@ def apply(arguments: Namespace) -> int:
 
 def allocate(arguments: Namespace) -> int:
     """Give owners an address."""
-    owners = tuple(arguments.owners)
-    wanted = {"address": arguments.address, "family": arguments.family, "label": arguments.label}
+    address = None if arguments.address is None else _address(arguments.address)
+    request = Allocate(arguments.node, tuple(arguments.owners), address, arguments.family, arguments.label)
     if arguments.dry_run:
-        return _dry_run(arguments, [Allocate(arguments.node, owners, **wanted)])
+        return _dry_run(arguments, [request])
     with writing(arguments.store) as store:
-        output.write_allocations(arguments.output, Ipam(store).allocate(arguments.node, *owners, **wanted))
+        ipam = Ipam(store)
+        given = ipam.allocate(
+            request.node, *request.owners, address=request.address, family=request.family, label=request.label
+        )
+    output.write_allocations(arguments.output, given)
     return 0
 
 
@@ -52,19 +68,23 @@ def release(arguments: Namespace) -> int:
     if arguments.dry_run:
         return _dry_run(arguments, [request])
     with writing(arguments.store) as store:
-        ipam = Ipam(store)
-        match request:
-            case Release(node, owners):
-                released = ipam.release(node, *owners)
-            case ReleaseFenced(address, fence):
-                released = (ipam.release_fenced(address, fence),)
-            case ForceRelease(address):
-                released = (ipam.force_release(address),)
-                for lost in released:
-                    label = f" ({lost.label})" if lost.label else ""
-                    say(f"by force: owner {lost.owner!r}{label} on node {lost.node!r} has lost {lost.address}")
+        released = _release(Ipam(store), request)
+    if isinstance(request, ForceRelease):
+        for lost in released:
+            label = f" ({lost.label})" if lost.label else ""
+            say(f"by force: owner {lost.owner!r}{label} on node {lost.node!r} has lost {lost.address}")
     output.write_allocations(arguments.output, released)
     return 0
+
+
+def _release(ipam: Ipam, request: Release | ReleaseFenced | ForceRelease) -> tuple[Allocation, ...]:
+    match request:
+        case Release():
+            return ipam.release(request.node, *request.owners)
+        case ReleaseFenced():
+            return (ipam.release_fenced(request.address, request.fence),)
+        case ForceRelease():
+            return (ipam.force_release(request.address),)
 
 
 def _release_request(arguments: Namespace) -> Release | ReleaseFenced | ForceRelease:
@@ -78,7 +98,12 @@ def _release_request(arguments: Namespace) -> Release | ReleaseFenced | ForceRel
         raise InvalidRequestError("--address is released whoever holds it: leave NODE and OWNER out")
     if arguments.force == (arguments.fence is not None):
         raise InvalidRequestError("--address needs one of --fence N (the holding that you mean) and --force (whoever holds it)")
-    return ForceRelease(arguments.address) if arguments.force else ReleaseFenced(arguments.address, arguments.fence)
+    address = _address(arguments.address)
+    return ForceRelease(address) if arguments.force else ReleaseFenced(address, arguments.fence)
+
+
+def _address(text: str) -> Address:
+    return to_address(*parse_address(text))
 
 
 def get(arguments: Namespace) -> int:
@@ -160,6 +185,8 @@ def explain(arguments: Namespace) -> int:
 
 def check(arguments: Namespace) -> int:
     """Verify the store."""
+    from ciliumipam.audit import audit  # noqa: PLC0415 - no other command needs it
+
     with reading(arguments.store) as store:
         result = audit(store)
     output.write_audit(arguments.output, result)
@@ -179,7 +206,7 @@ def _dry_run(arguments: Namespace, requests: Iterable[Request], *, absent_is_emp
 def _print_changes(arguments: Namespace, changes: Iterable[Change], refusals: Sequence[Refusal]) -> int:
     output.write_changes(arguments.output, changes, refusals)
     for refusal in refusals:
-        say(str(refusal))
+        say(f"node {refusal.node!r} is not served by {refusal}")
     return 0
 
 

@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from ciliumipam._version import __version__
+from ciliumipam.cli import commands
 from ciliumipam.cli.text import say
 from ciliumipam.errors import ExhaustedError, InvalidError, IpamError, StateError, StoreError
 
@@ -61,20 +63,16 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit as end:  # argparse has printed the help, the version or what is wrong
         return int(end.code or 0)
     try:
-        from ciliumipam.cli import commands  # noqa: PLC0415 - the library is loaded only once there is something to do
-
         return commands.COMMANDS[arguments.command](arguments)
     except IpamError as error:
         _complain(str(error))
         return next((code for family, code in EXIT_CODES if isinstance(error, family)), INTERNAL_ERROR)
-    except ModuleNotFoundError as error:
-        if error.name not in {"tabulate", "yaml"}:
-            raise
-        _complain(f"this needs {error.name}, which comes with the extra 'cli': pip install 'ciliumipam[cli]'")
-        return 2
-    except (OSError, KeyboardInterrupt):
+    except OSError:
         raise
     except Exception as error:  # the last line of defence: a user gets a sentence, whatever we did wrong
+        if isinstance(error, ModuleNotFoundError) and error.name in {"tabulate", "yaml"}:
+            _complain(f"this needs {error.name}, which comes with the extra 'cli': pip install 'ciliumipam[cli]'")
+            return 2
         if sys.flags.dev_mode:
             raise
         _complain(
@@ -95,9 +93,21 @@ def _forget_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Command(argparse.ArgumentParser):
+    """Lets options stand between the words of a command; argparse by itself takes an optional word as absent at the first option."""
+
+    _inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        return self.parse_known_intermixed_args(args, namespace)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options."""
-    everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    everywhere = _Command(add_help=False, argument_default=argparse.SUPPRESS)
     shared = everywhere.add_argument_group("global options, before or after the command")
     shared.add_argument(
         "--store",
@@ -105,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the file to work on (default: $CILIUMIPAM_STORE, else ipam.db in ciliumipam in the user's state directory)",
     )
     shared.add_argument("-o", "--output", choices=("table", "json", "yaml"), help="how to print (default: table)")
-    plans = argparse.ArgumentParser(add_help=False)
+    plans = _Command(add_help=False)
     plans.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
 
     parser = argparse.ArgumentParser(
@@ -116,10 +126,10 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    words = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
 
-    def command(name: str, summary: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        return commands.add_parser(
+    def command(name: str, summary: str, *parents: _Command) -> _Command:
+        return words.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", parents=[everywhere, *parents], allow_abbrev=False
         )
 

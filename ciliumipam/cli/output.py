@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from ciliumipam.audit import Audit
-from ciliumipam.cli.text import plain
-from ciliumipam.ipam import Allocation, Block, NodeStatus, PoolStatus, Utilization
-from ciliumipam.requests import Change, Refusal
+from ciliumipam import Allocation, Block, Change, NodeStatus, PoolStatus, Refusal, Utilization
+from ciliumipam.cli.text import plain, say
+
+if TYPE_CHECKING:
+    from ciliumipam.audit import Audit
 
 Format: TypeAlias = Literal["table", "json", "yaml"]
 Row: TypeAlias = dict[str, Any]
@@ -34,6 +35,9 @@ def write(style: Format, value: object, kind: str, rows: Iterable[Iterable[objec
     from tabulate import tabulate  # noqa: PLC0415 - optional, and slow to load
 
     cells = [[plain(str(cell)) for cell in row] for row in rows]
+    if not cells:
+        say(f"no {kind}")
+        return
     print(tabulate(cells, headers=COLUMNS[kind], tablefmt="plain", disable_numparse=True))
 
 
@@ -98,7 +102,7 @@ def write_pools(style: Format, pools: Iterable[PoolStatus]) -> None:
         lengths = dict.fromkeys(f"/{spec.block_length(cidr)}" for cidr in spec.cidrs)
         held = ", ".join(f"{count['held']}/{size(count['total'])}" for count in blocks.values())
         status = f"conflicts with {pool.conflicting}" if pool.conflicting else "ready"
-        rows.append([spec.name, ", ".join(map(str, spec.cidrs)), ", ".join(lengths), held, spec.selector or "every node", status])
+        rows.append([spec.name, ", ".join(map(str, spec.cidrs)), ", ".join(lengths), held, str(spec.selector) or "every node", status])
     write(style, values, "pools", rows)
 
 

@@ -89,15 +89,14 @@ class Store(Protocol):
 class SupportsOrderedPuts(Protocol):
     """A store that can do several puts in one go (one commit, one lock), in the order given.
 
-    A list of puts promises no more than the same puts one by one: on an error, some first part of them may have taken effect,
-    perhaps none. Callers read again.
+    With `ConflictError` none of them has taken effect; after any other error, some first part of them may have.
     """
 
     def put_in_order(self, writes: Sequence[Write]) -> list[Revision]:
         """Do all writes in order and return their revisions.
 
         Raises:
-            ConflictError: One of them met another revision; the writes after it were not done.
+            ConflictError: One of them met another revision. Nothing was written.
         """
         ...
 

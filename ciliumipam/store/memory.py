@@ -15,6 +15,7 @@ class MemoryStore:
     """A store in this process's memory. Thread-safe; gone with the process."""
 
     def __init__(self) -> None:
+        """Start empty."""
         self._lock = Lock()
         self._entries: dict[Key, Entry] = {}
         self._revisions = count(1)
@@ -39,16 +40,27 @@ class MemoryStore:
     def put(self, key: Key, record: Record, *, expect: Expect) -> Revision:
         """Create or replace a record. O(1)."""
         with self._lock:
+            if self._closed:
+                raise StoreClosedError("put")
             return self._put(key, record, expect)
 
     def put_in_order(self, writes: Sequence[Write]) -> list[Revision]:
-        """Do all writes in order under one lock."""
+        """Do all writes in order under one lock, or none of them."""
         with self._lock:
-            return [self._put(key, record, expect) for key, record, expect in writes]
+            if self._closed:
+                raise StoreClosedError("put")
+            before = {key: self._entries.get(key) for key, _, _ in writes}
+            try:
+                return [self._put(key, record, expect) for key, record, expect in writes]
+            except ConflictError:
+                for key, entry in before.items():
+                    if entry is None:
+                        self._entries.pop(key, None)
+                    else:
+                        self._entries[key] = entry
+                raise
 
     def _put(self, key: Key, record: Record, expect: Expect) -> Revision:
-        if self._closed:
-            raise StoreClosedError("put")
         self._check(key, expect)
         revision = Revision(str(next(self._revisions)))
         self._entries[key] = Entry(record, revision)
@@ -61,8 +73,6 @@ class MemoryStore:
             if self._closed:
                 raise StoreClosedError("delete")
             self._check(key, expect)
-            if expect is ABSENT:
-                raise ConflictError(str(key), "a record", "nothing")
             del self._entries[key]
             self._last = str(next(self._revisions))
 
@@ -74,4 +84,5 @@ class MemoryStore:
 
     def close(self) -> None:
         """Refuse every later call."""
-        self._closed = True
+        with self._lock:
+            self._closed = True

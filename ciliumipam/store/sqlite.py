@@ -14,6 +14,9 @@ The file is opened by SQLite only. Reading it by other means, and be it to look 
 connections of this process hold on it: POSIX locks end with the first `close` of any descriptor of the file.
 """
 
+# ruff: noqa: PTH100, PTH103, PTH110, PTH112, PTH116, PTH120, PTH202
+# pathlib takes longer to import than all of SQLite.
+
 from __future__ import annotations
 
 import os
@@ -23,7 +26,7 @@ from random import random
 from threading import Lock
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, Self, TypeVar
 from weakref import WeakSet
 
 from ciliumipam.codec import Codec
@@ -46,8 +49,10 @@ SCHEMA_VERSION: Final = 1
 
 _T = TypeVar("_T")
 _SCHEMA = (
-    "CREATE TABLE records (kind TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER NOT NULL, body TEXT NOT NULL,"
-    " PRIMARY KEY (kind, name))",
+    (
+        "CREATE TABLE records (kind TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER NOT NULL, body TEXT NOT NULL,"
+        " PRIMARY KEY (kind, name))"
+    ),
     "CREATE TABLE counter (value INTEGER NOT NULL)",
     "INSERT INTO counter VALUES (0)",
     f"PRAGMA application_id = {APPLICATION_ID}",
@@ -58,19 +63,22 @@ _SCAN = "SELECT value, name, revision, body FROM counter LEFT JOIN records ON ki
 _INSERT = "INSERT OR IGNORE INTO records (revision, body, kind, name) VALUES (?, ?, ?, ?)"
 _UPDATE = "UPDATE records SET revision = ?, body = ? WHERE kind = ? AND name = ? AND CAST(revision AS TEXT) = ?"
 _DELETE = "DELETE FROM records WHERE kind = ? AND name = ? AND CAST(revision AS TEXT) = ?"
-_FIRST_WAIT, _LONGEST_WAIT = 0.001, 0.05
+_FIRST_WAIT, _LONGEST_WAIT = 0.0005, 0.005
 _BUSY = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL))
 _SMALLEST_DATABASE = 512
+_PLAIN = frozenset(b"/._-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 class _Side:
     """One connection and its lock; the connection is opened when first needed."""
 
     def __init__(self) -> None:
+        """Not open yet."""
         self.lock = Lock()
         self.connection: sqlite3.Connection | None = None
 
     def close(self) -> None:
+        """Close the connection; SQLite rolls back what it had not committed."""
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.close()
@@ -160,6 +168,8 @@ class SqliteStore:
         rows = [(key, self._codec.encode(key, record), expect) for key, record, expect in writes]
 
         def write(connection: sqlite3.Connection) -> list[Revision]:
+            if not rows:
+                return []
             revision = first = self._begin(connection, "put")
             for key, body, expect in rows:
                 revision += 1
@@ -194,11 +204,13 @@ class SqliteStore:
         with _registry:
             _open_stores.discard(self)
 
-    def __enter__(self) -> SqliteStore:
+    def __enter__(self) -> Self:
         """The store itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close it."""
         self.close()
 
@@ -242,7 +254,9 @@ class SqliteStore:
             raise StoreRefusedError(operation, f"{self.path} was opened read-only")
         if self._file is not None and _identity(self.path) != self._file:
             side.close()
-            raise StoreRefusedError(operation, f"{self.path} was moved, deleted or replaced while it was open; open the store again")
+            raise StoreRefusedError(
+                operation, f"{self.path} was moved, deleted or replaced while it was open; open the store again"
+            )
         if side.connection is None:
             side.connection = self._connect(create=create)
         try:
@@ -260,7 +274,9 @@ class SqliteStore:
         return int(rows[0][0])
 
     def _without_counter(self, operation: str) -> StoreError:
-        return StoreRefusedError(operation, f"{self.path} is damaged: its table 'counter' has no value; restore it from a backup")
+        return StoreRefusedError(
+            operation, f"{self.path} is damaged: its table 'counter' has no value; restore it from a backup"
+        )
 
     def _entry(self, key: Key, revision: object, body: object) -> Entry:
         if type(revision) is not int:
@@ -271,43 +287,48 @@ class SqliteStore:
 
     def _connect(self, *, create: bool) -> sqlite3.Connection:
         if not self.read_only:
-            return self._prepare(_open(self.path, "mode=rwc" if create else "mode=rw"), create=create)
+            return self._open("mode=rwc" if create else "mode=rw", create=create)
         try:
-            return self._prepare(_open(self.path, "mode=ro"), create=False)
+            return self._open("mode=ro")
         except sqlite3.Error as error:
             # SQLite cannot read a log without a place for its index; without a log the file alone is everything
-            if _code(error) != sqlite3.SQLITE_CANTOPEN or _size(self.path + "-wal"):
+            if _code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or _size(self.path + "-wal"):
                 raise
-        return self._prepare(_open(self.path, "immutable=1"), create=False)
+        return self._open("immutable=1")
 
-    def _prepare(self, connection: sqlite3.Connection, *, create: bool) -> sqlite3.Connection:
-        """Check that the file is ours, or make it so where it is new."""
+    def _open(self, option: str, *, create: bool = False) -> sqlite3.Connection:
+        uri = f"file:{_quote(self.path)}?{option}"
+        connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+        connection.text_factory = bytes  # bytes that are not UTF-8 are a corrupt record, not an error of the connection
         try:
-            if _is_new(connection):
-                if not create:
-                    raise StoreRefusedError("open", f"{self.path} is empty: nothing was ever stored in it")
-                connection.execute("BEGIN IMMEDIATE")
-                if 0 < _size(self.path) < _SMALLEST_DATABASE:
-                    raise StoreRefusedError("open", f"{self.path} is not a SQLite database")
-                if _is_new(connection):  # else another process was faster
-                    for statement in _SCHEMA:
-                        connection.execute(statement)
-                connection.execute("COMMIT")
-            if _pragma(connection, "application_id") != APPLICATION_ID:
-                raise StoreRefusedError("open", f"{self.path} is a SQLite database of another program; choose another file")
-            version = _pragma(connection, "user_version")
-            if version > SCHEMA_VERSION:
-                raise UnsupportedVersionError(f"the store {self.path}", str(version), str(SCHEMA_VERSION))
-            if not self.read_only:
-                mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-                if mode != b"wal":
-                    reason = f"the file system under {self.path} has no shared memory for SQLite's log; use a local disk"
-                    raise StoreRefusedError("open", reason)
-                connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            self._prepare(connection, create=create)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _prepare(self, connection: sqlite3.Connection, *, create: bool) -> None:
+        """Check that the file is ours, or make it so where it is new."""
+        if _is_new(connection):
+            if not create:
+                raise StoreRefusedError("open", f"{self.path} is empty: nothing was ever stored in it")
+            connection.execute("BEGIN IMMEDIATE")
+            if 0 < _size(self.path) < _SMALLEST_DATABASE:  # SQLite takes a single byte for nothing
+                raise StoreRefusedError("open", f"{self.path} is not a SQLite database")
+            if _is_new(connection):  # else another process was faster
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+            connection.execute("COMMIT")
+        if _pragma(connection, "application_id") != APPLICATION_ID:
+            raise StoreRefusedError("open", f"{self.path} is a SQLite database of another program; choose another file")
+        version = _pragma(connection, "user_version")
+        if version > SCHEMA_VERSION:
+            raise UnsupportedVersionError(f"the store {self.path}", str(version), str(SCHEMA_VERSION))
+        if not self.read_only:
+            if connection.execute("PRAGMA journal_mode = WAL").fetchone() != (b"wal",):
+                reason = f"the file system under {self.path} cannot keep SQLite's log; use a local disk"
+                raise StoreRefusedError("open", reason)
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
 
     def _translate(self, operation: str, error: sqlite3.Error, *, writing: bool) -> StoreError:
         code = _code(error)
@@ -321,7 +342,7 @@ _REASONS: dict[int, str] = {
     sqlite3.SQLITE_NOTADB: "{path} is not a SQLite database",
     sqlite3.SQLITE_CORRUPT: "{path} is damaged ({error}); keep a copy of it and restore it from a backup",
     sqlite3.SQLITE_FULL: "there is no room left for {path}; make room on its disk and try again",
-    sqlite3.SQLITE_READONLY: "this user may not write {path}",
+    sqlite3.SQLITE_READONLY: "this user may not write {path}, or not create files beside it, where SQLite keeps its log",
     sqlite3.SQLITE_CANTOPEN: "this user may not open {path}, or not create files beside it, where SQLite keeps its log",
 }
 
@@ -365,11 +386,9 @@ def _size(path: str) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-def _open(path: str, option: str) -> sqlite3.Connection:
-    quoted = "".join(chr(byte) if chr(byte).isalnum() and byte < 128 or byte in b"/._-" else f"%{byte:02x}" for byte in os.fsencode(path))
-    connection = sqlite3.connect(f"file:{quoted}?{option}", uri=True, timeout=0, isolation_level=None, check_same_thread=False)
-    connection.text_factory = bytes
-    return connection
+def _quote(path: str) -> str:
+    """A path for use in a URI, whatever bytes it has."""
+    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02x}" for byte in os.fsencode(path))
 
 
 def _is_new(connection: sqlite3.Connection) -> bool:

@@ -217,17 +217,19 @@ class AddressOracle:
 
     def _pick(self, block: Network) -> int | None:
         first, last = int(block[0]), int(block[-1])
-        taken = RunSet(last + 1)
-        for low, high in self._reserved(block).runs:
-            taken.add_range(low, high)
-        for holding in self.held:
-            if holding[4] == block:
-                taken.add(int(holding[2]))
-        lowest = taken.first_clear(first)
-        if lowest is None or self.policy == "lowest":
+        never = self._reserved(block)
+        used = {int(holding[2]) for holding in self.held if holding[3] == block.version}
+        lowest = first
+        while lowest in used or lowest in never:
+            run = never.run_of(lowest)
+            lowest = run[1] + 1 if run is not None else lowest + 1
+        if lowest > last:
+            return None
+        if self.policy == "lowest":
             return lowest
         start = lowest - (lowest - first) % PAGE
-        room = [number for number in range(start, min(start + PAGE, last + 1)) if number not in taken]
+        page = range(start, min(start + PAGE, last + 1))
+        room = [number for number in page if number not in used and number not in never]
         cursor = start + self.cursors.get((block, (start - first) // PAGE), 0)
         return min([number for number in room if number >= cursor] or room)
 

@@ -1,0 +1,122 @@
+"""Addresses: allocate + release, in the core (integers) and through `NodeAllocator`, at five occupancies.
+
+Every figure is the best of many short batches, so that a busy machine disturbs it little. What is held is chosen by a seeded
+shuffle, so the holes are random. A /64 cannot be filled: its occupancy is that of its first 65,536 addresses, which is where the
+policies look first, and for "last free" all the rest is reserved.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+
+from ciliumipam.allocator import BlockAddresses, NodeAllocator, Policy
+from ciliumipam.cidr import Prefix, parse_prefix, to_address
+
+Row = tuple[str, float, str]
+
+SEED = 20
+BATCH = 250
+OCCUPANCIES = {"empty": 0.0, "half": 0.5, "90 %": 0.9, "99 %": 0.99, "last free": 1.0}
+CORE_BLOCKS = ("10.0.0.0/24", "10.0.0.0/20", "10.0.0.0/16", "10.0.0.0/12", "2001:db8::/64")
+NODE_BLOCKS = ("10.0.0.0/24", "10.0.0.0/16", "2001:db8::/64")
+POLICIES: tuple[Policy, ...] = ("next", "lowest")
+
+
+def _held(block: Prefix, share: float) -> list[int]:
+    """The addresses held at an occupancy, in random order; always one less than there are."""
+    end = block.last if block.family == 4 else block.network + (1 << 16)
+    numbers = list(range(block.network + 1, end))
+    random.Random(SEED).shuffle(numbers)
+    return numbers[: min(int(len(numbers) * share), len(numbers) - 1)]
+
+
+def _reserved(block: Prefix, share: float) -> list[tuple[int, int]]:
+    return [(block.network + (1 << 16), block.last)] if block.family == 6 and share == 1 else []
+
+
+def _best(batch: Callable[[], None], quick: bool) -> float:  # noqa: FBT001 - every caller passes run()'s own flag on
+    """Microseconds of one round of the best batch."""
+    best = float("inf")
+    for _ in range(20 if quick else 400):
+        start = time.perf_counter()
+        batch()
+        best = min(best, time.perf_counter() - start)
+    return best / BATCH * 1e6
+
+
+def _core(cidr: str, share: float, policy: Policy, quick: bool) -> float:  # noqa: FBT001 - see _best
+    block = parse_prefix(cidr)
+    addresses = BlockAddresses(block, _reserved(block, share), policy=policy)
+    for number in _held(block, share):
+        addresses.occupy(number)
+    pick, occupy, set_cursor, vacate = addresses.pick, addresses.occupy, addresses.set_cursor, addresses.vacate
+    first = block.network
+
+    def batch() -> None:
+        for _ in range(BATCH):
+            number = pick()
+            assert number is not None
+            occupy(number)
+            position = number - first
+            set_cursor(position >> 8, (position & 255) + 1)
+            vacate(number)
+
+    return _best(batch, quick)
+
+
+def _node(cidr: str, share: float, quick: bool) -> float:  # noqa: FBT001 - see _best
+    block = parse_prefix(cidr)
+    reserved = [(to_address(6, low), to_address(6, high)) for low, high in _reserved(block, share)]
+    node = NodeAllocator([cidr], reserved=reserved, node="node-1")
+    for order, number in enumerate(_held(block, share)):
+        node.occupy(to_address(block.family, number), f"cbr0/{order:064x}/eth0", 1)
+    allocate, release = node.allocate, node.release
+
+    def batch() -> None:
+        for _ in range(BATCH):
+            allocate("cbr0/container/eth0", label="default/pod-0")
+            release("cbr0/container/eth0")
+
+    return _best(batch, quick)
+
+
+def _bytes_per_holding(cidr: str) -> float:
+    """What a holding costs, the owners' strings not counted, with the block full."""
+    count = parse_prefix(cidr).size - 2
+    owners = [f"cbr0/{order:064x}/eth0" for order in range(count)]
+    tracemalloc.start()
+    node = NodeAllocator([cidr])
+    for owner in owners:
+        node.allocate(owner)
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return used / count
+
+
+def run(quick: bool = False) -> list[Row]:  # noqa: FBT001, FBT002 - all benchmarks here have this signature
+    """(label, value, unit) of every measurement."""
+    rows: list[Row] = []
+    for policy in POLICIES:
+        for cidr in CORE_BLOCKS:
+            rows += [
+                (f"core {policy} {cidr} {name}", _core(cidr, share, policy, quick), "µs")
+                for name, share in OCCUPANCIES.items()
+            ]
+    for cidr in NODE_BLOCKS:
+        rows += [(f"node {cidr} {name}", _node(cidr, share, quick), "µs") for name, share in OCCUPANCIES.items()]
+    rows.append(("memory per holding, 10.0.0.0/16 full", _bytes_per_holding("10.0.0.0/16"), "bytes"))
+    return rows
+
+
+def main() -> None:
+    print(f"Python {sys.version.split()[0]}; allocate + release, best batch")
+    for label, value, unit in run(quick="--quick" in sys.argv[1:]):
+        print(f"{label:44} {value:8.2f} {unit}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,583 @@
+"""The interleaving checker: every order in which the steps of several writers can happen, walked through the production code.
+
+A *scenario* is a store as some calls left it, and a few *actors*: programs that run calls through `session.run`, the same
+generators, tasks, views and ledger that `Ipam` uses. Only the store and the scheduler are replaced. Every read and every single
+compare-and-set is one step; between any two of them every other actor may do any number of its own, or the actor may never go on
+(a crash, or a sleeper that wakes up at the end). A scenario can add answers that are lost (before or after the effect) and writes
+that are delivered late. Each state is visited once, and in each the invariants are checked over raw records (`testing.raw`) and
+what was acknowledged to callers:
+
+1. Everything acknowledged is held, by whom and where it was told, until a call that was asked to release it sets out to do so.
+2. No two holdings that count overlap; no owner has two addresses of a family on a node; no node two blocks of a family.
+3. Whatever counts is named by its holder's claim, so that it can be found and released.
+4. A call ends as the scenario allows, however the others stand, and within a bounded number of steps of its own.
+5. When all calls have ended and none gave up, nothing is held that no caller was told of: a call that fails leaves nothing.
+
+An actor is a deterministic function of the answers that it got. So its state is named by these answers, found by running its
+program along them, and remembered; a state of the whole is the records, the actors' names and what is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from ciliumipam.draft import Step
+from ciliumipam.errors import ConflictError, IpamError, StoreUnavailableError
+from ciliumipam.records import ClaimPage, Entry, Holding, Key, Record, Revision
+from ciliumipam.session import Answer, Get, Operation, Pause, Put, Scan, Written, restore, run
+from ciliumipam.store import ABSENT, Listing
+from ciliumipam.tasks import AllocateTask, Task
+from ciliumipam.testing.raw import Counted, counted_addresses, counted_blocks
+from ciliumipam.view import View
+
+
+class Violation(AssertionError):
+    """An invariant that broke, with the steps that led there."""
+
+
+class Told(NamedTuple):
+    """A caller was told that a holder holds something. `node` is empty for a block."""
+
+    family: int
+    first: int
+    fence: int
+    holder: str
+    node: str
+
+
+class Aims(NamedTuple):
+    """A call that was asked to sets out to end this holding."""
+
+    at: Told
+
+
+Program: TypeAlias = Generator[Operation | Aims | Told, Answer, str]
+"""Yields operations and is sent their answers; yields what callers are told; returns how the call ended."""
+
+
+@dataclass
+class Actor:
+    """One writer.
+
+    Attributes:
+        name: For traces.
+        program: Starts it from the beginning.
+        may_end: The outcomes that are right, as the names of errors or "done"; empty for any.
+        apart: Whether each read is a step of its own. Without, reads that follow each other happen at one moment, which leaves
+            out views that no moment looked like, and a great many states.
+    """
+
+    name: str
+    program: Callable[[], Program]
+    may_end: tuple[str, ...] = ("done",)
+    apart: bool = False
+
+
+def call(*tasks: Callable[[str], Task], name: str = "", attempts: int = 6) -> Callable[[], Program]:
+    """A program that reads the store and runs tasks one after the other over the same view.
+
+    Args:
+        tasks: Make the tasks, anew for every run, each with a token of its own.
+        name: What the tokens begin with.
+        attempts: After how many rounds that went wrong a call gives up; few, since two calls can thwart each other for long.
+    """
+
+    def program() -> Program:
+        view = View()
+        yield from restore(view)
+        outcome = "done"
+        for number, make in enumerate(tasks):
+            task = make(f"{name}{number}")
+            session = run(view, [task], attempts=attempts)
+            aimed: set[Holding] = set()
+            answer: Answer = None
+            try:
+                while True:
+                    operation = session.send(answer)
+                    for piece in sorted(task.targets.keys() - aimed):
+                        yield Aims(_told(piece, task.targets[piece]))
+                    aimed.update(task.targets)
+                    answer = yield operation
+            except StopIteration:
+                pass
+            except IpamError as error:
+                return type(error).__name__
+            if task.failed is not None:
+                outcome = type(task.failed).__name__
+                continue
+            for each in task.result if isinstance(task, AllocateTask) else ():
+                yield Told(each.family, int(each.address), each.fence, each.owner, each.node)
+        return outcome
+
+    return program
+
+
+def _told(piece: Holding, node: str) -> Told:
+    return Told(piece.family, piece.network, piece.fence, piece.holder, node)
+
+
+@dataclass
+class Scenario:
+    """What is walked.
+
+    Attributes:
+        name: One sentence.
+        setup: Tasks that are run first, alone and without faults.
+        actors: Two to five writers.
+        lost: How many answers may be lost in one run, before or after the effect.
+        late: How many writes may be delivered late: the writer gives up on one, and it takes effect when it still fits.
+        blocks_per_node: How many blocks of a family a node may have.
+    """
+
+    name: str
+    setup: Sequence[Callable[[str], Task]]
+    actors: Sequence[Actor]
+    lost: int = 0
+    late: int = 0
+    blocks_per_node: int = 1
+
+
+@dataclass
+class Walked:
+    """What a walk saw."""
+
+    states: int = 0
+    steps: int = 0
+    ends: dict[str, int] = field(default_factory=dict)
+
+
+class _Node:
+    """An actor after some answers: what it does next, what it has told in getting there."""
+
+    __slots__ = ("children", "depth", "events", "operation", "outcome", "parent")
+
+    def __init__(self, parent: tuple[_Node, int] | None, depth: int) -> None:
+        self.parent = parent
+        self.depth = depth
+        self.children: dict[int, _Node] = {}
+        self.operation: Operation | None = None
+        self.events: list[Aims | Told] = []
+        self.outcome: str | None = None
+
+
+class _Entry(NamedTuple):
+    """One state of one record; a deleted one keeps its count, so that no revision comes twice."""
+
+    key: Key
+    record: Record | None
+    revision: int
+
+
+class _Ended(Exception):  # noqa: N818 - carries a sentence to where the trace is known
+    """A call ended in a way that its scenario does not allow."""
+
+
+class _State(NamedTuple):
+    """Everything that the future depends on.
+
+    Attributes:
+        world: Entry number of every key, 0 where there never was one.
+        nodes: Per actor, the number of its node.
+        at: Per actor, the revisions of those writes of its present `Put` that are done.
+        under_way: Writes that will be delivered late.
+        lost, late: How many faults are still allowed.
+        told: What was told and still binds.
+        aimed: What somebody set out to end.
+    """
+
+    world: tuple[int, ...]
+    nodes: tuple[int, ...]
+    at: tuple[tuple[int, ...], ...]
+    under_way: tuple[tuple[Key, int, str], ...]
+    lost: int
+    late: int
+    told: frozenset[Told]
+    aimed: frozenset[Told]
+
+
+class Checker:
+    """Walks one scenario.
+
+    Args:
+        scenario: What to walk.
+        limit: Largest number of states; more is an error, so that a figure is always that of a complete walk.
+        depth: Most steps that one actor may need.
+    """
+
+    def __init__(self, scenario: Scenario, *, limit: int = 5_000_000, depth: int = 400) -> None:
+        self.scenario = scenario
+        self._limit, self._depth = limit, depth
+        self._keys: list[Key] = []
+        self._key_numbers: dict[Key, int] = {}
+        self._entries: list[_Entry] = [_Entry(Key("node", ""), None, 0)]
+        self._entry_numbers: dict[tuple[Key, Any, int], int] = {}
+        self._listed: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._answers: list[Answer] = [None]
+        self._answer_numbers: dict[Any, int] = {}
+        self._nodes: list[_Node] = []
+        self._node_numbers: dict[int, int] = {}
+        self._before: frozenset[Told] = frozenset()
+        self._live: list[tuple[_Node, Program] | None] = [None] * len(scenario.actors)
+        self._verdicts: dict[tuple[int, ...], frozenset[Told]] = {}
+
+    # --------------------------------------------------------------------------------------------------- walking
+
+    def walk(self) -> Walked:
+        """Visit every state.
+
+        Raises:
+            Violation: An invariant broke; the text has the steps.
+        """
+        walked = Walked()
+        start = self._start()
+        self._before = self._check(start)
+        seen: dict[_State, tuple[_State, str] | None] = {start: None}
+        stack = [start]
+        while stack:
+            state = stack.pop()
+            try:
+                self._check(state)
+                moves = list(self._moves(state))
+            except (_Ended, AssertionError) as error:
+                raise Violation(self._trace(seen, state, str(error))) from error
+            if not moves:
+                self._check_end(seen, state)
+                outcomes = zip(self.scenario.actors, state.nodes, strict=True)
+                ends = " ".join(f"{actor.name}={self._nodes[number].outcome}" for actor, number in outcomes)
+                walked.ends[ends] = walked.ends.get(ends, 0) + 1
+            for label, after in moves:
+                walked.steps += 1
+                if after not in seen:
+                    seen[after] = (state, label)
+                    stack.append(after)
+            if len(seen) > self._limit:
+                raise AssertionError(f"{self.scenario.name}: more than {self._limit} states")
+        walked.states = len(seen)
+        return walked
+
+    def _trace(self, seen: dict[_State, tuple[_State, str] | None], state: _State, reason: str) -> str:
+        lines = []
+        came = seen[state]
+        while came is not None:
+            lines.append("  " + came[1])
+            came = seen[came[0]]
+        return "\n".join([f"{self.scenario.name}: {reason}", *reversed(lines)])
+
+    def _start(self) -> _State:
+        world: dict[Key, tuple[Record | None, int]] = {}
+        for number, make in enumerate(self.scenario.setup):
+            task = make(f"setup{number}")
+            program = call(lambda _, task=task: task)()  # type: ignore[misc]  # bound at once
+            answer: Answer = None
+            try:
+                while True:
+                    operation = program.send(answer)
+                    if isinstance(operation, (Aims, Told)):
+                        answer = None
+                        continue
+                    answer = self._alone(world, operation)
+            except StopIteration as stop:
+                if stop.value != "done":
+                    raise AssertionError(f"{self.scenario.name}: the setup ended with {task.failed}") from task.failed
+        entries = {self._key(key): self._entry(key, record, revision) for key, (record, revision) in world.items()}
+        count = len(self.scenario.actors)
+        return _State(
+            world=tuple(entries[index] for index in range(len(self._keys))),
+            nodes=tuple(self._root(number) for number in range(count)),
+            at=((),) * count,
+            under_way=(),
+            lost=self.scenario.lost,
+            late=self.scenario.late,
+            told=frozenset(),
+            aimed=frozenset(),
+        )
+
+    def _alone(self, world: dict[Key, tuple[Record | None, int]], operation: Operation) -> Answer:
+        if isinstance(operation, Get):
+            record, revision = world.get(operation.key, (None, 0))
+            return Entry(record, Revision(str(revision))) if record is not None else None
+        if isinstance(operation, Scan):
+            return Listing(
+                tuple(
+                    (key, Entry(record, Revision(str(revision))))
+                    for key, (record, revision) in sorted(world.items())
+                    if key.kind == operation.kind and record is not None
+                ),
+                Revision("0"),
+            )
+        if isinstance(operation, Put):
+            revisions: list[Revision | None] = []
+            for step in operation.steps:
+                number = world[step.key][1] + 1 if step.key in world else 1
+                world[step.key] = (step.record, number)
+                revisions.append(Revision(str(number)) if step.record is not None else None)
+            return Written(tuple(revisions))
+        return None
+
+    # ------------------------------------------------------------------------------------------------ numbering
+
+    def _key(self, key: Key) -> int:
+        number = self._key_numbers.get(key)
+        if number is None:
+            number = self._key_numbers[key] = len(self._keys)
+            self._keys.append(key)
+        return number
+
+    def _entry(self, key: Key, record: Record | None, revision: int) -> int:
+        name = (key, _hashable(record), revision)
+        number = self._entry_numbers.get(name)
+        if number is None:
+            number = self._entry_numbers[name] = len(self._entries)
+            self._entries.append(_Entry(key, record, revision))
+        return number
+
+    def _answer(self, name: Any, make: Callable[[], Answer]) -> int:
+        number = self._answer_numbers.get(name)
+        if number is None:
+            number = self._answer_numbers[name] = len(self._answers)
+            self._answers.append(make())
+        return number
+
+    # --------------------------------------------------------------------------------------------------- actors
+
+    def _number(self, node: _Node) -> int:
+        number = self._node_numbers.get(id(node))
+        if number is None:
+            number = self._node_numbers[id(node)] = len(self._nodes)
+            self._nodes.append(node)
+        return number
+
+    def _root(self, actor: int) -> int:
+        node = _Node(None, 0)
+        program = self.scenario.actors[actor].program()
+        self._advance(actor, node, program, lambda: next(program))
+        return self._number(node)
+
+    def _advance(self, actor: int, node: _Node, program: Program, resume: Callable[[], Operation | Aims | Told]) -> None:
+        """Run a program to its next operation, noting what it tells."""
+        try:
+            event = resume()
+            while isinstance(event, (Aims, Told, Pause)):
+                if not isinstance(event, Pause):
+                    node.events.append(event)
+                event = next(program)
+            node.operation = event
+            self._live[actor] = (node, program)
+        except StopIteration as stop:
+            node.outcome = stop.value
+            self._live[actor] = None
+
+    def _child(self, actor: int, node: _Node, answer: int) -> _Node:
+        child = node.children.get(answer)
+        if child is not None:
+            return child
+        if node.depth >= self._depth:
+            raise Violation(f"{self.scenario.name}: {self.scenario.actors[actor].name} does not end within {self._depth} steps")
+        live = self._live[actor]
+        program = live[1] if live is not None and live[0] is node else self._replay(actor, node)
+        child = _Node((node, answer), node.depth + 1)
+        self._advance(actor, child, program, lambda: program.send(self._answers[answer]))
+        node.children[answer] = child
+        return child
+
+    def _replay(self, actor: int, node: _Node) -> Program:
+        path = []
+        at = node
+        while at.parent is not None:
+            at, answer = at.parent
+            path.append(answer)
+        program = self.scenario.actors[actor].program()
+        event = next(program)
+        while True:
+            while isinstance(event, (Aims, Told, Pause)):
+                event = next(program)
+            if not path:
+                return program
+            event = program.send(self._answers[path.pop()])
+
+    # ---------------------------------------------------------------------------------------------------- moves
+
+    def _moves(self, state: _State) -> Iterable[tuple[str, _State]]:
+        for actor, number in enumerate(state.nodes):
+            node = self._nodes[number]
+            operation = node.operation
+            name = self.scenario.actors[actor].name
+            if isinstance(operation, (Get, Scan)):
+                yield self._read(state, actor, name, operation)
+            elif isinstance(operation, Put):
+                yield from self._put(state, actor, name, operation)
+        for index, (key, entry, expect) in enumerate(state.under_way):
+            waiting = state.under_way[:index] + state.under_way[index + 1 :]
+            at = self._key(key)
+            if self._fits(state.world, at, expect):
+                yield f"late: {key}", state._replace(world=_set(state.world, at, entry), under_way=waiting)
+            else:
+                yield f"late, in vain: {key}", state._replace(under_way=waiting)
+
+    def _fits(self, world: tuple[int, ...], index: int, expect: str) -> bool:
+        present = self._entries[_at(world, index)]
+        return expect == ("" if present.record is None else str(present.revision))
+
+    def _get(self, world: tuple[int, ...], key: Key) -> int:
+        entry = _at(world, self._key(key))
+        return self._answer(("get", entry), lambda: _as_entry(self._entries[entry]))
+
+    def _read(self, state: _State, actor: int, name: str, operation: Get | Scan) -> tuple[str, _State]:
+        """One read, or, where the actor does not take them apart, all that follow each other."""
+        what = []
+        following: Operation | None = operation
+        while isinstance(following, (Get, Scan)):
+            if isinstance(following, Get):
+                what.append(str(following.key))
+                state = self._after(state, actor, self._get(state.world, following.key))
+            else:
+                what.append(f"all of {following.kind}")
+                state = self._after(state, actor, self._listing(state.world, following))
+            if self.scenario.actors[actor].apart:
+                break
+            following = self._nodes[state.nodes[actor]].operation
+        return f"{name} reads {', '.join(what)}", state
+
+    def _listing(self, world: tuple[int, ...], operation: Scan) -> int:
+        numbers = tuple(sorted(number for number in world if self._entries[number].key.kind == operation.kind))
+        return self._answer(("scan", operation.kind, numbers), lambda: self._as_listing(numbers))
+
+    def _as_listing(self, numbers: tuple[int, ...]) -> Listing:
+        entries = sorted((self._entries[number] for number in numbers), key=lambda entry: entry.key)
+        return Listing(tuple((each.key, found) for each in entries if (found := _as_entry(each)) is not None), Revision("0"))
+
+    def _put(self, state: _State, actor: int, name: str, operation: Put) -> Iterable[tuple[str, _State]]:
+        done = state.at[actor]
+        step = operation.steps[len(done)]
+        index = self._key(step.key)
+        expect = "" if step.expect is ABSENT else str(step.expect)
+        fits = self._fits(state.world, index, expect)
+        revision = self._entries[_at(state.world, index)].revision + 1
+        written = self._entry(step.key, step.record, revision) if fits else 0
+        world = _set(state.world, index, written) if fits else state.world
+        known = _revisions(operation.steps, done)
+        if not fits:
+            conflict = self._answer(("conflict", known), lambda: Written(known, ConflictError("record", "expected", "other")))
+            yield f"{name} writes in vain: {step.key}", self._after(state, actor, conflict)
+        elif len(done) + 1 < len(operation.steps):
+            yield f"{name} writes {step.key}", state._replace(world=world, at=_set(state.at, actor, (*done, revision)))
+        else:
+            revisions = _revisions(operation.steps, (*done, revision))
+            answer = self._answer(("done", revisions), lambda: Written(revisions))
+            yield f"{name} writes {step.key}", self._after(state._replace(world=world), actor, answer)
+        lost = StoreUnavailableError("put", "the answer was lost", True)  # noqa: FBT003 - its arguments are positional
+        unknown = self._answer(("unknown", known), lambda: Written(known, lost))
+        if state.lost:
+            fewer = state._replace(lost=state.lost - 1)
+            yield f"{name}: lost before {step.key}", self._after(fewer, actor, unknown)
+            if fits:
+                yield f"{name}: answer lost after {step.key}", self._after(fewer._replace(world=world), actor, unknown)
+        if state.late and fits:
+            waiting = tuple(sorted((*state.under_way, (step.key, written, expect))))
+            fewer = state._replace(late=state.late - 1, under_way=waiting)
+            yield f"{name}: will be late with {step.key}", self._after(fewer, actor, unknown)
+
+    def _after(self, state: _State, actor: int, answer: int) -> _State:
+        """The state after an actor got an answer: its next node, and what it told in getting there."""
+        child = self._child(actor, self._nodes[state.nodes[actor]], answer)
+        told, aimed = state.told, state.aimed
+        for event in child.events:
+            if isinstance(event, Aims):
+                told, aimed = told - {event.at}, aimed | {event.at}
+            elif event not in aimed:
+                told = told | {event}
+        if child.outcome is not None:
+            allowed = (*self.scenario.actors[actor].may_end, "RetriesExhaustedError")
+            if child.outcome not in allowed:
+                name = self.scenario.actors[actor].name
+                raise _Ended(f"{name} ended with {child.outcome}, allowed: {', '.join(allowed)}")
+        return state._replace(
+            nodes=_set(state.nodes, actor, self._number(child)), at=_set(state.at, actor, ()), told=told, aimed=aimed
+        )
+
+    # --------------------------------------------------------------------------------------------------- checks
+
+    def _check(self, state: _State) -> frozenset[Told]:
+        key = tuple(number for number in state.world if self._entries[number].record is not None)
+        counted = self._verdicts.get(key)
+        if counted is None:
+            entries = [self._entries[number] for number in key]
+            records: dict[tuple[str, str], Any] = {(each.key.kind, each.key.name): each.record for each in entries}
+            counted = self._verdicts[key] = frozenset(_judge(records, self.scenario.blocks_per_node))
+        for told in state.told:
+            if told not in counted:
+                raise AssertionError(f"{told} was told to a caller and is not held")
+        return counted
+
+    def _check_end(self, seen: dict[_State, tuple[_State, str] | None], state: _State) -> None:
+        """When every call has ended, and none gave up, no address is held that nobody was told of: calls are all or nothing."""
+        if any(self._nodes[number].outcome == "RetriesExhaustedError" for number in state.nodes):
+            return
+        for each in self._check(state) - self._before - state.told:
+            if each.node:
+                raise Violation(self._trace(seen, state, f"{each} is held when all calls have ended, and nobody was told"))
+
+
+def _judge(records: dict[tuple[str, str], Any], blocks_per_node: int) -> Iterable[Told]:
+    """Check what the records alone show; gives everything that counts."""
+    blocks = counted_blocks(records)
+    _check_disjoint(blocks)
+    _check_each(((block.holder, block.family) for block in blocks), blocks_per_node)
+    addresses = [(block, each) for block in blocks for each in counted_addresses(records, block)]
+    _check_disjoint([address for _, address in addresses])
+    _check_each(((address.node, address.holder, address.family) for _, address in addresses), 1)
+    claims = {
+        (kind, holder, piece.family, piece.network, piece.fence)
+        for (kind, _), page in records.items()
+        if kind.endswith("-claims")
+        for holder, pieces in page.claims.items()
+        for piece in pieces
+    }
+    for kind, holdings in (("block-claims", blocks), ("address-claims", [address for _, address in addresses])):
+        for each in holdings:
+            if (kind, each.holder, each.family, each.first, each.fence) not in claims:
+                raise AssertionError(f"{each} counts, but no claim names it")
+    for each in (*blocks, *(address for _, address in addresses)):
+        yield Told(each.family, each.first, each.fence, each.holder, each.node)
+
+
+def _check_disjoint(holdings: list[Counted]) -> None:
+    ordered = sorted(holdings)
+    for lower, upper in zip(ordered, ordered[1:], strict=False):
+        if lower.family == upper.family and upper.first <= lower.last:
+            raise AssertionError(f"{lower} and {upper} overlap")
+
+
+def _check_each(holders: Iterable[tuple[Any, ...]], most: int) -> None:
+    counts: dict[tuple[Any, ...], int] = {}
+    for holder in holders:
+        counts[holder] = counts.get(holder, 0) + 1
+        if counts[holder] > most:
+            raise AssertionError(f"{holder} holds {counts[holder]} pieces, allowed are {most}")
+
+
+def _as_entry(entry: _Entry) -> Entry | None:
+    return Entry(entry.record, Revision(str(entry.revision))) if entry.record is not None else None
+
+
+def _revisions(steps: Sequence[Step], done: tuple[int, ...]) -> tuple[Revision | None, ...]:
+    return tuple(None if step.record is None else Revision(str(count)) for step, count in zip(steps, done, strict=False))
+
+
+def _at(world: tuple[int, ...], index: int) -> int:
+    return world[index] if index < len(world) else 0
+
+
+def _set(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
+    if index >= len(values):
+        values += ((0,) * (index + 1 - len(values)))
+    return (*values[:index], value, *values[index + 1 :])
+
+
+def _hashable(record: Record | None) -> Any:
+    """A record as something that can be a key: claim pages have a mapping."""
+    if isinstance(record, ClaimPage):
+        return (tuple(sorted(record.claims.items())), tuple(sorted(record.tentative.items())), record.closing)
+    return record

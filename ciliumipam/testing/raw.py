@@ -1,0 +1,71 @@
+"""What a pile of records says, read without any code of the library that wrote it: the checker's and the oracles' own eyes.
+
+Knows the rules of the ledger as `docs/explanation/ledger.md` states them and nothing of how they are implemented. Slow and plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
+from typing import Any, NamedTuple
+
+_BITS = {4: 32, 6: 128}
+
+
+class Counted(NamedTuple):
+    """A holding that counts: `first` and `last` are addresses as integers, `node` is empty for blocks."""
+
+    family: int
+    first: int
+    last: int
+    fence: int
+    holder: str
+    node: str
+
+
+Records = Mapping[tuple[str, str], Any]
+"""Records by kind and name."""
+
+
+def counted_blocks(records: Records) -> list[Counted]:
+    """Every block that counts, by walking down from both roots."""
+    return [*_walk(records, "block-page", "", 4, 0, 0, 1, ""), *_walk(records, "block-page", "", 6, 0, 0, 1, "")]
+
+
+def counted_addresses(records: Records, block: Counted) -> list[Counted]:
+    """Every address that counts in a block."""
+    length = _BITS[block.family] - (block.last - block.first + 1).bit_length() + 1
+    root = _text(block.family, block.first, length)
+    return list(_walk(records, "address-page", root, block.family, block.first, length, block.fence, block.holder))
+
+
+def _text(family: int, first: int, length: int) -> str:
+    return str(ip_network((first, length)) if family == 4 else ip_network((first.to_bytes(16, "big"), length)))
+
+
+def _walk(
+    records: Records, kind: str, root: str, family: int, first: int, length: int, fence: int, node: str
+) -> Iterator[Counted]:
+    """Holdings below one page, if the page counts under the fence that its link names."""
+    own = _text(family, first, length)
+    page = records.get((kind, own if root in ("", own) else f"{root}+{own}"))
+    if page is None or page.fence != fence:
+        return
+    size = (1 << (_BITS[family] - length)) // len(page.slots)
+    index = 0
+    while index < len(page.slots):
+        slot = page.slots[index]
+        start = first + index * size
+        if hasattr(slot, "holder"):
+            run = 1 << (_BITS[slot.family] - slot.length)
+            assert slot.family == family, f"{slot} lies in a page of the other family"
+            assert slot.network == start, f"{slot} does not begin where its run begins"
+            span = max(1, run // size)
+            assert all(other == slot for other in page.slots[index : index + span]), f"{slot} does not fill its run"
+            yield Counted(family, start, start + run - 1, slot.fence, slot.holder, node)
+            index += span
+            continue
+        if hasattr(slot, "fence"):
+            below = length + (len(page.slots) - 1).bit_length()
+            yield from _walk(records, kind, root, family, start, below, slot.fence, node)
+        index += 1

@@ -1,0 +1,500 @@
+"""The codec: what was encoded is decoded, equal in value and type, and nothing else is read as a record."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ciliumipam.codec import FORMAT, Codec
+from ciliumipam.errors import CorruptRecordError, StoreRefusedError, UnsupportedVersionError
+from ciliumipam.node import Node
+from ciliumipam.pool import PoolSpec
+from ciliumipam.records import ClaimPage, Holding, Key, NodeRecord, Page, PoolRecord, Record, Slot, Split
+from ciliumipam.selector import NodeSelector
+from ciliumipam.testing.record_strategies import FENCES, holdings, keyed_records, slot_tuples
+
+PAGE = Key("address-page", "10.0.1.0/24")
+CLAIMS = Key("address-claims", "node-1/0f")
+POOL = Key("pool", "green")
+NODE = Key("node", "node-1")
+WEB = Holding(4, 0x0A000105, 32, 7, "cni/3f2a/eth0", "default/web", 1.5)
+BLOCK = Holding(6, 0xFD00 << 112, 63, 2, "node-1", "green", 0.1)
+POOL_TEXT = (
+    '{"format":1,"name":"green","since":2.5,"spec":{"cidrs":["10.0.0.0/16"],"nodeSelector":{"matchLabels":{"rack":"r1"}},'
+    '"blockLength":{"ipv4":26},"reserved":["10.0.0.0/28"],"allowFirst":true}}'
+)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal in value and type, all the way down."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, frozenset):
+        return left == right and all(any(same(a, b) for b in right) for a in left)
+    return bool(left == right)
+
+
+# -------------------------------------------------------------------------------------------------------- the format
+
+
+def test_a_page_has_one_line_for_each_slot() -> None:
+    page = Page(3, 2, (4, WEB, BLOCK, BLOCK, Split(5), 0))
+
+    assert Codec().encode(PAGE, page) == (
+        '{"format":1,"fence":3,"cursor":2,"slots":[\n'
+        "4,\n"
+        '["10.0.1.5",7,"cni/3f2a/eth0","default/web",1.5],\n'
+        '["fd00::/63",2,"node-1","green",0.1],\n'
+        "null,\n"
+        '{"split":5},\n'
+        "0\n"
+        "]}"
+    )
+
+
+def test_a_claim_page_is_sorted_and_in_one_line() -> None:
+    page = ClaimPage({"z": (), "cni/3f2a/eth0": (WEB, BLOCK)}, {"z": "t2", "a": "t1"}, frozenset({BLOCK, WEB}))
+
+    row, block = '["10.0.1.5",7,"cni/3f2a/eth0","default/web",1.5]', '["fd00::/63",2,"node-1","green",0.1]'
+    assert Codec().encode(CLAIMS, page) == (
+        f'{{"format":1,"claims":{{"cni/3f2a/eth0":[{row},{block}],"z":[]}},'
+        f'"tentative":{{"a":"t1","z":"t2"}},"closing":[{row},{block}]}}'
+    )
+
+
+def test_a_pool_is_the_spec_of_its_manifest() -> None:
+    spec = PoolSpec(
+        name="green",
+        cidrs=["10.0.0.0/16"],
+        selector=NodeSelector.parse("rack=r1"),
+        block_length_v4=26,
+        reserved=["10.0.0.0/28"],
+        allow_first=True,
+    )
+
+    assert Codec().encode(POOL, PoolRecord(spec, 2.5)) == POOL_TEXT
+
+
+def test_a_node_is_its_name_and_labels() -> None:
+    text = Codec().encode(NODE, NodeRecord(Node("node-1", {"rack": "r1", "a": ""}), 2))
+
+    assert text == '{"format":1,"name":"node-1","since":2.0,"labels":{"a":"","rack":"r1"}}'
+
+
+def test_every_field_of_pools_and_nodes_is_written() -> None:
+    """Guards the two lists in the codec: a field that is added to the class must be added there."""
+    assert [field.name for field in fields(PoolSpec)] == [
+        "name",
+        "cidrs",
+        "selector",
+        "block_length_v4",
+        "block_length_v6",
+        "reserved",
+        "allow_first",
+        "allow_last",
+    ]
+    assert [field.name for field in fields(Node) if field.compare] == ["name", "label_pairs"]
+
+
+# -------------------------------------------------------------------------------------------------------- round trip
+
+
+@given(keyed_records())
+@example((PAGE, Page(1, 0, ())))
+@example((PAGE, Page(1, 256, (0,) * 256)))
+@example((PAGE, Page(1, 0, (WEB, WEB._replace(since=1.5), 0, WEB))))
+@example((CLAIMS, ClaimPage({})))
+def test_what_was_encoded_is_decoded_equal_in_value_and_type(keyed: tuple[Key, Record]) -> None:
+    key, record = keyed
+
+    text = Codec().encode(key, record)
+
+    assert text.isascii()
+    json.loads(text)
+    assert same(Codec().decode(key, text), record)
+
+
+@given(keyed_records())
+def test_any_other_spelling_of_the_same_json_is_the_same_record(keyed: tuple[Key, Record]) -> None:
+    key, record = keyed
+    parsed = json.loads(Codec().encode(key, record))
+
+    assert same(Codec().decode(key, json.dumps(parsed, indent=2)), record)
+    assert same(Codec().decode(key, json.dumps(parsed, ensure_ascii=False, sort_keys=True)), record)
+
+
+def test_a_whole_number_of_seconds_is_a_float_again_after_an_api_server_had_it() -> None:
+    text = Codec().encode(PAGE, Page(1, 0, (WEB._replace(since=2.0),))).replace("2.0]", "2]")
+
+    assert same(Codec().decode(PAGE, text), Page(1, 0, (WEB._replace(since=2.0),)))
+
+
+def test_a_run_is_decoded_as_one_object_in_all_its_slots() -> None:
+    page = Codec().decode(PAGE, Codec().encode(PAGE, Page(1, 0, (BLOCK,) * 4)))
+
+    assert isinstance(page, Page)
+    assert all(slot is page.slots[0] for slot in page.slots)
+
+
+# ------------------------------------------------------------------------------------------------------ the memory
+
+Change = tuple[int, Slot, int]
+
+
+@st.composite
+def page_histories(draw: st.DrawFn) -> list[tuple[Key, Page]]:
+    """Pages of two keys as they change: slots set one by one or in runs, sometimes another number of slots."""
+    names = st.sampled_from((PAGE, Key("block-page", "10.0.0.0/10")))
+    slot: st.SearchStrategy[Slot] = st.one_of(FENCES, st.builds(Split, FENCES), holdings())
+    now: dict[Key, tuple[Slot, ...]] = {}
+    history = []
+    for _ in range(draw(st.integers(1, 12))):
+        key = draw(names)
+        slots = list(now.get(key, ()))
+        if not slots or draw(st.integers(0, 7)) == 0:
+            slots = list(draw(slot_tuples()))
+        for _ in range(draw(st.integers(0, 3))):
+            if slots:
+                first = draw(st.integers(0, len(slots) - 1))
+                for index in range(first, min(len(slots), first + draw(st.sampled_from((1, 1, 2, 4))))):
+                    slots[index] = slots[first - 1] if draw(st.booleans()) and first else draw(slot)
+        now[key] = tuple(slots)
+        history.append((key, Page(draw(FENCES), draw(st.integers(0, 9)), now[key])))
+    return history
+
+
+@given(page_histories(), st.sampled_from((0, 1, 512)))
+def test_a_codec_that_remembers_writes_and_reads_as_one_that_does_not(
+    history: list[tuple[Key, Page]], remembered: int
+) -> None:
+    writer, reader, both = Codec(remembered), Codec(remembered), Codec(remembered)
+    for key, page in history:
+        text = Codec(0).encode(key, page)
+
+        assert writer.encode(key, page) == text
+        assert same(reader.decode(key, text), page)
+        assert both.encode(key, page) == text
+        assert same(both.decode(key, text), page)
+
+
+def test_what_did_not_change_is_decoded_as_the_same_objects() -> None:
+    codec = Codec()
+    before = codec.decode(PAGE, Codec().encode(PAGE, Page(1, 0, (WEB, 0, BLOCK))))
+    after = codec.decode(PAGE, Codec().encode(PAGE, Page(1, 1, (WEB, 9, BLOCK))))
+
+    assert isinstance(before, Page)
+    assert isinstance(after, Page)
+    assert after.slots[0] is before.slots[0]
+    assert after.slots[2] is before.slots[2]
+    assert after.slots[1] == 9
+
+
+def test_no_more_pages_are_remembered_than_were_asked_for_and_the_oldest_goes_first() -> None:
+    codec = Codec(2)
+    for name in ("a", "b", "a", "c"):
+        codec.encode(Key("block-page", name), Page(1, 0, (0,)))
+
+    assert [key.name for key in codec._seen] == ["a", "c"]
+
+
+def test_a_corrupt_page_is_not_remembered() -> None:
+    codec = Codec()
+    good = codec.encode(PAGE, Page(1, 0, (WEB, 0)))
+
+    with pytest.raises(CorruptRecordError):
+        codec.decode(PAGE, good.replace("7,", "seven,"))
+
+    assert same(codec.decode(PAGE, good), Page(1, 0, (WEB, 0)))
+
+
+# ---------------------------------------------------------------------------------------------------- bad input
+
+ROW = '["10.0.1.5",7,"o","l",1.5]'
+
+
+def page_text(*lines: str) -> str:
+    return '{"format":1,"fence":1,"cursor":0,"slots":[\n' + ",\n".join(lines) + "\n]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        pytest.param("", "not JSON: Expecting value: line 1 column 1 (char 0)", id="empty"),
+        pytest.param("\x00\x01", "not JSON: Expecting value: line 1 column 1 (char 0)", id="binary"),
+        pytest.param("[" * 100_000, "not JSON: maximum recursion depth exceeded", id="too-deep"),
+        pytest.param("[]", "not a JSON object", id="list"),
+        pytest.param('{"fence":1}', "format: missing", id="no-format"),
+        pytest.param('{"format":"1"}', 'format: expected a number from 0 on, found "1"', id="format-text"),
+        pytest.param('{"format":true}', "format: expected a number from 0 on, found true", id="format-bool"),
+        pytest.param('{"format":0}', "format: 0, the first one is 1", id="format-0"),
+        pytest.param('{"format":1,"cursor":0,"slots":[\n0\n]}', "fence: missing", id="no-fence"),
+        pytest.param('{"format":1,"fence":1,"slots":[\n0\n]}', "cursor: missing", id="no-cursor"),
+        pytest.param('{"format":1,"fence":1,"cursor":0}', "slots: missing", id="no-slots"),
+        pytest.param(
+            '{"format":1,"fence":1,"cursor":0,"slots":{}}', "slots: expected a list, found {}", id="slots-object"
+        ),
+        pytest.param(
+            '{"format":1,"fence":-1,"cursor":0,"slots":[\n0\n]}',
+            "fence: expected a number from 0 on, found -1",
+            id="fence",
+        ),
+        pytest.param(
+            '{"format":1,"fence":1,"cursor":1.0,"slots":[\n0\n]}',
+            "cursor: expected a number from 0 on, found 1.0",
+            id="cursor",
+        ),
+        pytest.param('{"format":1,"fence":1,"cursor":0,"x":1,"slots":[\n0\n]}', "x: unknown field", id="unknown"),
+        pytest.param(
+            '{"format":1,"fence":1,"fence":2,"cursor":0,"slots":[\n0\n]}',
+            "a field stands twice: ['cursor', 'fence', 'fence', 'format', 'slots']",
+            id="twice",
+        ),
+        pytest.param(page_text(*["0"] * 257), "slots: 257 slots, a page has at most 256", id="too-many"),
+        pytest.param(page_text("0", "x"), "slots[1]: not JSON: x", id="line"),
+        pytest.param(page_text("0", ""), "slots[1]: not JSON: ", id="empty-line"),
+        pytest.param(page_text("0", "1 2"), "slots[1]: not JSON: 1 2", id="two-in-a-line"),
+        pytest.param(page_text("-1"), "slots[0]: neither free, held, split nor a repetition: -1", id="negative"),
+        pytest.param(page_text("true"), "slots[0]: neither free, held, split nor a repetition: true", id="bool"),
+        pytest.param(page_text("1.0"), "slots[0]: neither free, held, split nor a repetition: 1.0", id="float"),
+        pytest.param(page_text("null"), "slots[0]: neither free, held, split nor a repetition: null", id="null-first"),
+        pytest.param(
+            page_text("0", "null"), "slots[1]: neither free, held, split nor a repetition: null", id="null-free"
+        ),
+        pytest.param(
+            page_text('{"x":1}'), 'slots[0]: neither free, held, split nor a repetition: {"x":1}', id="object"
+        ),
+        pytest.param(page_text('{"split":-1}'), "slots[0].split: expected a number from 0 on, found -1", id="split"),
+        pytest.param(page_text("[" * 9999), "slots[0]: not JSON: " + "[" * 80 + "...", id="line-too-deep"),
+        pytest.param(page_text("9" * 5000), "slots[0]: not JSON: " + "9" * 80 + "...", id="line-too-long"),
+        pytest.param(
+            page_text('["10.0.1.5",7,"o","l"]'),
+            'slots[0]: expected [piece, fence, holder, label, since], found ["10.0.1.5", 7, "o", "l"]',
+            id="short-row",
+        ),
+    ],
+)
+def test_a_text_that_is_not_a_page_is_corrupt_and_the_error_says_where(text: str, reason: str) -> None:
+    with pytest.raises(CorruptRecordError) as caught:
+        Codec().decode(PAGE, text)
+
+    assert caught.value.key == "address-page 10.0.1.0/24"
+    if "recursion" in reason:
+        assert caught.value.reason.startswith(reason)
+    else:
+        assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("position", "value"),
+    [
+        (0, 5),
+        (0, "10.0.1"),
+        (0, "10.0.1.256"),
+        (0, "10.0.1.05"),
+        (0, "10.0.1.5/23"),
+        (0, "10.0.1.5/33"),
+        (0, "fd00::12345"),
+        (0, "fd00::g"),
+        (0, "fd00::0x1"),
+        (0, "fd00::1_0"),
+        (0, "fd00::٣"),
+        (0, "fd00:::1"),
+        (0, "1:2:3:4:5:6:7:8:9"),
+        (0, "fd00::1%eth0"),
+        (0, ""),
+        (1, -1),
+        (1, True),
+        (1, 1.0),
+        (1, "1"),
+        (2, None),
+        (3, 3),
+        (4, "1.5"),
+        (4, None),
+        (4, True),
+        (4, float("nan")),
+        (4, float("inf")),
+        (4, 10**400),
+        (4, 1 << 63),
+    ],
+)
+def test_a_row_with_one_wrong_field_is_corrupt(position: int, value: object) -> None:
+    row: list[object] = ["10.0.1.5", 7, "o", "l", 1.5]
+    row[position] = value
+
+    with pytest.raises(CorruptRecordError, match=r"slots\[1\]"):
+        Codec().decode(PAGE, page_text("0", json.dumps(row)))
+
+
+@pytest.mark.parametrize(
+    ("piece", "family", "network", "length"),
+    [
+        ("0.0.0.0", 4, 0, 32),  # noqa: S104 - an address that is read, not one that is listened on
+        ("255.255.255.255", 4, (1 << 32) - 1, 32),
+        ("10.0.0.0/8", 4, 10 << 24, 8),
+        ("0.0.0.0/0", 4, 0, 0),
+        ("::", 6, 0, 128),
+        ("::1", 6, 1, 128),
+        ("fd00::", 6, 0xFD00 << 112, 128),
+        ("1:2:3:4:5:6:7:FfFf", 6, 0x0001000200030004000500060007FFFF, 128),
+        ("::ffff:10.0.0.1", 6, 0xFFFF0A000001, 128),
+        ("::ffff:a00:1", 6, 0xFFFF0A000001, 128),
+        ("fd00::/63", 6, 0xFD00 << 112, 63),
+    ],
+)
+def test_a_piece_is_read_in_each_of_its_spellings(piece: str, family: int, network: int, length: int) -> None:
+    page = Codec().decode(PAGE, page_text(json.dumps([piece, 7, "o", "l", 1.5])))
+
+    assert page == Page(1, 0, (Holding(4 if family == 4 else 6, network, length, 7, "o", "l", 1.5),))
+
+
+@given(holdings())
+def test_every_address_is_read_as_the_slow_parser_of_the_standard_library_reads_it(holding: Holding) -> None:
+    from ipaddress import ip_network  # noqa: PLC0415 - the oracle, for this test only
+
+    page = Codec().decode(PAGE, Codec().encode(PAGE, Page(1, 0, (holding,))))
+
+    assert isinstance(page, Page)
+    found = page.slots[0]
+    assert isinstance(found, Holding)
+    assert found.prefix.to_network() == ip_network(holding.piece)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"format":1,"claims":{},"tentative":{}}', "closing: missing"),
+        ('{"format":1,"claims":[],"tentative":{},"closing":[]}', "claims: expected an object, found []"),
+        ('{"format":1,"claims":{"a":1},"tentative":{},"closing":[]}', "claims['a']: expected a list, found 1"),
+        ('{"format":1,"claims":{"a":[],"a":[]},"tentative":{},"closing":[]}', "a field stands twice: ['a', 'a']"),
+        (
+            f'{{"format":1,"claims":{{"a":[{ROW},null]}},"tentative":{{}},"closing":[]}}',
+            "claims['a'][1]: expected [piece, fence, holder, label, since], found null",
+        ),
+        ('{"format":1,"claims":{},"tentative":{"a":1},"closing":[]}', "tentative['a']: expected text, found 1"),
+        ('{"format":1,"claims":{},"tentative":{},"closing":{}}', "closing: expected a list, found {}"),
+    ],
+)
+def test_a_text_that_is_not_a_claim_page_is_corrupt(text: str, reason: str) -> None:
+    with pytest.raises(CorruptRecordError) as caught:
+        Codec().decode(CLAIMS, text)
+
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"since":2.5', '"since":"x"', 'since: expected a finite number, found "x"'),
+        ('"since":2.5', '"since":NaN', "since: expected a finite number, found NaN"),
+        ('"green"', "1", "name: expected text, found 1"),
+        ('["10.0.0.0/16"]', "[1]", "spec.cidrs[0]: expected text, found 1"),
+        ('"cidrs"', '"cidr"', "spec.cidrs: missing"),
+        ('"allowFirst":true', '"allowFirst":1', "spec.allowFirst: expected true or false, found 1"),
+        ('"allowFirst"', '"first"', "spec.first: unknown field"),
+        ('"ipv4"', '"ipv5"', "spec.blockLength.ipv5: unknown field"),
+        ('{"ipv4":26}', '{"ipv4":"26"}', 'spec.blockLength.ipv4: expected a number from 0 on, found "26"'),
+        ('{"matchLabels":{"rack":"r1"}}', "null", "spec.nodeSelector: expected an object, found null"),
+    ],
+)
+def test_a_text_that_is_not_a_pool_is_corrupt(old: str, new: str, reason: str) -> None:
+    with pytest.raises(CorruptRecordError) as caught:
+        Codec().decode(POOL, POOL_TEXT.replace(old, new, 1))
+
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("10.0.0.0/16", "10.0.0.1/16"), ("26", "8"), ('"rack"', '"/"'), ("green", "Green")]
+)
+def test_a_pool_that_could_not_have_been_applied_is_corrupt(old: str, new: str) -> None:
+    with pytest.raises(CorruptRecordError):
+        Codec().decode(POOL, POOL_TEXT.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"format":1,"name":"node-1","since":2.0}', "labels: missing"),
+        ('{"format":1,"name":"node-1","since":2.0,"labels":{"a":1}}', "labels.a: expected text, found 1"),
+        ('{"format":1,"name":"node-1","since":2.0,"labels":[]}', "labels: expected an object, found []"),
+    ],
+)
+def test_a_text_that_is_not_a_node_is_corrupt(text: str, reason: str) -> None:
+    with pytest.raises(CorruptRecordError) as caught:
+        Codec().decode(NODE, text)
+
+    assert caught.value.reason == reason
+
+
+@given(keyed_records(), st.data())
+def test_a_text_with_one_character_changed_is_a_record_or_a_store_error(
+    keyed: tuple[Key, Record], data: st.DataObject
+) -> None:
+    key, record = keyed
+    text = Codec().encode(key, record)
+    position = data.draw(st.integers(0, len(text) - 1))
+    changed = (
+        text[:position] + data.draw(st.sampled_from(("", "0", '"', "]", "\n", ",", "/", "é"))) + text[position + 1 :]
+    )
+
+    try:
+        found = Codec().decode(key, changed)
+    except (CorruptRecordError, UnsupportedVersionError):
+        return
+
+    assert type(found) is type(record)
+
+
+@pytest.mark.parametrize("key", [PAGE, CLAIMS, POOL, NODE])
+def test_a_newer_format_is_told_and_not_guessed_at(key: Key) -> None:
+    with pytest.raises(UnsupportedVersionError) as caught:
+        Codec().decode(key, f'{{"format":{FORMAT + 1},"whatever":[\n1\n]}}')
+
+    assert caught.value.args == (f"record {key}", str(FORMAT + 1), str(FORMAT))
+
+
+def test_a_newer_format_is_told_although_it_is_laid_out_as_a_page_is() -> None:
+    with pytest.raises(UnsupportedVersionError):
+        Codec().decode(PAGE, page_text("x").replace('"format":1', '"format":2'))
+
+
+def test_a_record_of_another_kind_is_refused() -> None:
+    with pytest.raises(StoreRefusedError, match="a Page is not a record of this kind"):
+        Codec().encode(CLAIMS, Page(1, 0, ()))
+
+
+@pytest.mark.parametrize("since", [float("nan"), float("inf"), -float("inf")])
+def test_a_time_that_is_not_finite_is_refused(since: float) -> None:
+    holding = WEB._replace(since=since)
+    records: list[tuple[Key, Record]] = [
+        (PAGE, Page(1, 0, (holding,))),
+        (CLAIMS, ClaimPage({"a": (holding,)})),
+        (NODE, NodeRecord(Node("node-1"), since)),
+    ]
+    for key, record in records:
+        with pytest.raises(StoreRefusedError, match="not finite"):
+            Codec().encode(key, record)
+
+
+def test_the_size_of_a_full_page_stays_near_its_strings() -> None:
+    slots = tuple(
+        Holding(4, 0x0A000100 + n, 32, n, f"cni/{n:064x}/eth0", f"default/web-{n}", 1732354000.25 + n)
+        for n in range(256)
+    )
+    strings = sum(len(slot.holder) + len(slot.label) for slot in slots)
+
+    text = Codec().encode(PAGE, Page(1, 0, slots))
+
+    assert len(text) < 1.5 * strings
+    assert sys.getsizeof(text) < len(text) + 100  # one byte a character

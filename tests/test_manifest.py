@@ -1,0 +1,536 @@
+"""`ciliumipam.manifest`: the examples in `docs/`, round trips, and everything that a manifest can have wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ciliumipam.cidr import WIDTH, Prefix
+from ciliumipam.errors import InvalidManifestError, InvalidPoolError
+from ciliumipam.manifest import API_VERSION, pool_to_manifest, read_manifest
+from ciliumipam.node import Node
+from ciliumipam.pool import PoolSpec
+from ciliumipam.selector import NodeSelector
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+
+SEED_TEXT = """
+apiVersion: cilium.io/v2alpha1
+kind: CiliumNodeConfig
+metadata:
+name: node-{n}-ipam-config
+spec:
+nodeSelector:
+matchLabels:
+kubernetes.io/hostname: node-{n}
+ipam:
+operator:
+clusterPoolIPv4PodCIDRs:
+- 10.0.{n}.0/24
+"""
+
+
+def read_files(directory: str) -> list[PoolSpec | Node]:
+    items: list[PoolSpec | Node] = []
+    for path in sorted((EXAMPLES / directory).iterdir()):
+        for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            items += read_manifest(document, path.name)
+    return items
+
+
+# -------------------------------------------------------------------------------------------------------- examples
+
+
+def test_the_seeds_manifests_are_two_pools_of_one_block_each_for_their_own_node() -> None:
+    items = {item.name: item for item in read_files("seed")}
+
+    assert sorted(items) == ["node-1", "node-1-ipam-config", "node-2", "node-2-ipam-config"]
+    for n in (1, 2):
+        spec, node, other = items[f"node-{n}-ipam-config"], items[f"node-{n}"], items[f"node-{3 - n}"]
+        assert isinstance(spec, PoolSpec)
+        assert isinstance(node, Node)
+        assert isinstance(other, Node)
+        assert spec == PoolSpec(
+            name=f"node-{n}-ipam-config",
+            cidrs=[f"10.0.{n}.0/24"],
+            selector=NodeSelector.parse(f"kubernetes.io/hostname=node-{n}"),
+        )
+        assert spec.blocks(4) == 1
+        assert spec.selector.matches(node.labels)
+        assert not spec.selector.matches(other.labels)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_seeds_manifests_are_the_text_of_the_seed_with_its_indentation_back(n: int) -> None:
+    text = (EXAMPLES / "seed" / f"node-{n}-ipam-config.yaml").read_text(encoding="utf-8")
+
+    assert [line.strip() for line in text.splitlines()] == SEED_TEXT.format(n=n).split("\n")[1:-1]
+
+
+def test_the_dual_stack_example_has_two_disjoint_dual_stack_pools_and_three_nodes() -> None:
+    items = read_files("dual-stack")
+    pools = {item.name: item for item in items if isinstance(item, PoolSpec)}
+    nodes = {item.name: item for item in items if isinstance(item, Node)}
+    rack, single = pools["rack-a"], pools["node-c-ipam-config"]
+
+    assert (len(pools), sorted(nodes)) == (2, ["node-a", "node-b", "node-c"])
+    assert rack.overlaps(single) is None
+    assert [str(cidr) for cidr in rack.cidrs] == ["10.64.0.0/16", "fd00:64::/48"]
+    assert [rack.block_length(cidr) for cidr in rack.cidrs] == [24, 64]
+    assert rack.to_dict()["reserved"] == ["10.64.0.1-10.64.0.10", "fd00:64::53"]
+    assert [str(cidr) for cidr in single.cidrs] == ["10.65.0.0/20", "fd00:65::/104"]
+    assert (single.block_length_v4, single.block_length_v6) == (26, 120)
+    assert [name for name, node in nodes.items() if rack.selector.matches(node.labels)] == ["node-a", "node-b"]
+    assert [name for name, node in nodes.items() if single.selector.matches(node.labels)] == ["node-c"]
+
+
+# ----------------------------------------------------------------------------------------------------- good input
+
+
+def cidr_pool(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "CIDRPool",
+        "metadata": {"name": "green"},
+        "spec": {"cidrs": ["10.0.0.0/16"], "nodeSelector": {}} | spec,
+    }
+
+
+def node_config(version: str = "cilium.io/v2alpha1", **operator: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": version,
+        "kind": "CiliumNodeConfig",
+        "metadata": {"name": "green", "namespace": "kube-system"},
+        "spec": {"nodeSelector": {}, "ipam": {"operator": {"clusterPoolIPv4PodCIDRs": ["10.0.0.0/16"]} | operator}},
+    }
+
+
+def core_node(**metadata: Any) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"} | metadata}
+
+
+def green(**fields: Any) -> PoolSpec:
+    known: dict[str, Any] = {"name": "green", "cidrs": ["10.0.0.0/16"], "selector": NodeSelector.everything()} | fields
+    return PoolSpec(**known)
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (cidr_pool(), green()),
+        (cidr_pool(blockLength=None, reserved=None, allowFirst=None, allowLast=None), green()),
+        (cidr_pool(blockLength={}, reserved=[], allowFirst=False, allowLast=False), green()),
+        (cidr_pool(blockLength={"ipv4": 26, "ipv6": None}), green(block_length_v4=26)),
+        (cidr_pool(cidrs=["fd00::/48"], blockLength={"ipv6": 56}), green(cidrs=["fd00::/48"], block_length_v6=56)),
+        (cidr_pool(reserved=["10.0.0.0/28", "10.0.1.1-10.0.1.3", "10.0.9.9"]), green(reserved=["10.0.0.0/28", ("10.0.1.1", "10.0.1.3"), "10.0.9.9"])),
+        (cidr_pool(allowFirst=True), green(allow_first=True)),
+        (cidr_pool(allowLast=True), green(allow_last=True)),
+        (cidr_pool(nodeSelector={"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["b"]}]}), green(selector=NodeSelector.parse("a!=b"))),
+        (cidr_pool() | {"status": {"anything": 1}}, green()),
+        (node_config(), green()),
+        (node_config("cilium.io/v2"), green()),
+        (node_config(clusterPoolIPv4MaskSize=26), green(block_length_v4=26)),
+        (node_config(clusterPoolIPv6PodCIDRs=["fd00::/48"], clusterPoolIPv6MaskSize=56), green(cidrs=["10.0.0.0/16", "fd00::/48"], block_length_v6=56)),
+        (node_config(clusterPoolIPv4PodCIDRs=None, clusterPoolIPv6PodCIDRs=["fd00::/48"]), green(cidrs=["fd00::/48"])),
+        (core_node(), Node("node-1")),
+        (core_node(labels=None), Node("node-1")),
+        (core_node(labels={"a": "", "b.c/d": "1"}), Node("node-1", {"a": "", "b.c/d": "1"})),
+        (core_node(uid="x", creationTimestamp="t", annotations={}, managedFields=[{}]) | {"spec": {"podCIDR": "x"}, "status": {"x": [1]}}, Node("node-1")),
+    ],
+    ids=range(19),
+)  # fmt: skip
+def test_each_form_is_read_as_what_it_means(document: dict[str, Any], expected: PoolSpec | Node) -> None:
+    before = copy.deepcopy(document)
+
+    assert read_manifest(document, "x.yaml") == (expected,)
+    assert document == before
+
+
+def test_defaults_of_cilium_beside_a_pool_do_not_get_in_its_way() -> None:
+    document = node_config()
+    document["spec"]["defaults"] = {"debug": "true"}
+
+    assert read_manifest(document, "x.yaml") == (green(),)
+
+
+def test_a_list_gives_its_items_in_order() -> None:
+    document = {"apiVersion": "v1", "kind": "List", "metadata": {}, "items": [core_node(), cidr_pool(), node_config()]}
+
+    assert read_manifest(document, "x.yaml") == (Node("node-1"), green(), green())
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "item", "expected"),
+    [
+        ("v1", "NodeList", core_node(), Node("node-1")),
+        (API_VERSION, "CIDRPoolList", cidr_pool(), green()),
+        ("cilium.io/v2", "CiliumNodeConfigList", node_config(), green()),
+        ("cilium.io/v2alpha1", "CiliumNodeConfigList", node_config(), green()),
+    ],
+    ids=["nodes", "pools", "configs-v2", "configs-v2alpha1"],
+)
+def test_the_items_of_a_typed_list_need_not_say_their_kind_as_an_api_server_leaves_it_out(
+    version: str, kind: str, item: dict[str, Any], expected: object
+) -> None:
+    bare = {name: value for name, value in item.items() if name not in {"apiVersion", "kind"}}
+    document = {"apiVersion": version, "kind": kind, "metadata": {"resourceVersion": "1"}, "items": [bare, item]}
+
+    assert read_manifest(document, "x.yaml") == (expected, expected)
+
+
+@pytest.mark.parametrize("items", [None, []])
+def test_an_empty_list_is_empty(items: Any) -> None:
+    assert read_manifest({"apiVersion": "v1", "kind": "List", "items": items}, "x.yaml") == ()
+
+
+# ----------------------------------------------------------------------------------------------------- round trip
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> PoolSpec:
+    cidrs = []
+    for family, base in draw(
+        st.lists(
+            st.sampled_from([(4, 0x0A000000), (4, 0xAC100000), (6, 0xFD << 120), (6, 1 << 96)]), min_size=1, unique=True
+        )
+    ):
+        length = draw(st.integers(WIDTH[family] - 20, WIDTH[family]))
+        cidrs.append(Prefix(6 if family == 6 else 4, base, length))
+    fields: dict[str, Any] = {}
+    for family in (4, 6):
+        longest = max((cidr.length for cidr in cidrs if cidr.family == family), default=None)
+        if longest is not None and draw(st.booleans()):
+            fields[f"block_length_v{family}"] = draw(st.integers(longest, WIDTH[family]))
+    reserved = []
+    for cidr in draw(st.lists(st.sampled_from(cidrs), max_size=4)):
+        first, last = sorted(cidr.network + draw(st.integers(0, cidr.size - 1)) for _ in range(2))
+        reserved.append((cidr.family, first, last))
+    operators = draw(
+        st.lists(st.sampled_from(["a", "!b", "c=", "d in (x,,y)", "e notin (x)", "a=1", "a=2"]), max_size=4)
+    )
+    return PoolSpec(
+        name=draw(st.sampled_from(["green", "a.b-c", "0"])),
+        cidrs=cidrs,
+        selector=NodeSelector.parse(",".join(operators)),
+        reserved=reserved,
+        allow_first=draw(st.booleans()),
+        allow_last=draw(st.booleans()),
+        **fields,
+    )
+
+
+@given(specs())
+def test_a_pool_written_as_a_manifest_reads_back_as_an_equal_pool(spec: PoolSpec) -> None:
+    manifest = pool_to_manifest(spec)
+
+    assert read_manifest(manifest, "x.yaml") == (spec,)
+    assert read_manifest(json.loads(json.dumps(manifest)), "x.json") == (spec,)
+    assert read_manifest(yaml.safe_load(yaml.safe_dump(manifest)), "x.yaml") == (spec,)
+    assert json.dumps(pool_to_manifest(*read_manifest(manifest, "x.yaml"))) == json.dumps(manifest)  # type: ignore[arg-type]  # it is a pool
+
+
+@given(specs())
+def test_the_seeds_form_can_say_cidrs_selector_and_block_lengths(spec: PoolSpec) -> None:
+    operator: dict[str, Any] = {}
+    for family, cidrs_field, size_field, size in (
+        (4, "clusterPoolIPv4PodCIDRs", "clusterPoolIPv4MaskSize", spec.block_length_v4),
+        (6, "clusterPoolIPv6PodCIDRs", "clusterPoolIPv6MaskSize", spec.block_length_v6),
+    ):
+        operator[cidrs_field] = [str(cidr) for cidr in spec.cidrs if cidr.family == family]
+        operator[size_field] = size
+    document = {
+        "apiVersion": "cilium.io/v2alpha1",
+        "kind": "CiliumNodeConfig",
+        "metadata": {"name": spec.name},
+        "spec": {"nodeSelector": spec.selector.to_label_selector(), "ipam": {"operator": operator}},
+    }
+
+    (found,) = read_manifest(document, "x.yaml")
+
+    expected = PoolSpec(
+        name=spec.name,
+        cidrs=spec.cidrs,
+        selector=spec.selector,
+        block_length_v4=spec.block_length_v4,
+        block_length_v6=spec.block_length_v6,
+    )
+    assert found == expected
+
+
+# ------------------------------------------------------------------------------------------------------ bad input
+
+
+def without(document: dict[str, Any], *path: str) -> dict[str, Any]:
+    result = copy.deepcopy(document)
+    inner = result
+    for name in path[:-1]:
+        inner = inner[name]
+    del inner[path[-1]]
+    return result
+
+
+def changed(document: dict[str, Any], value: Any, *path: str) -> dict[str, Any]:
+    result = copy.deepcopy(document)
+    inner = result
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    return result
+
+
+POOL, CONFIG, NODE = cidr_pool(), node_config(), core_node(labels={"a": "b"})
+OPERATOR = ("spec", "ipam", "operator")
+KNOWN = "known: CIDRPool (ciliumipam.io/v1alpha1), CiliumNodeConfig (cilium.io/v2), CiliumNodeConfig (cilium.io/v2alpha1), Node (v1), and List (v1) of these"
+
+BAD: list[tuple[Any, str, str]] = [
+    # the document
+    (None, "", "expected a manifest, which is a mapping with apiVersion, kind and metadata; found nothing"),
+    ([], "", "found a list"),
+    ("kind: Node", "", "found the text 'kind: Node'"),
+    (5, "", "found the number 5"),
+    ({}, "apiVersion", "it is required; kind: it is required"),
+    (without(POOL, "kind"), "kind", "it is required"),
+    (without(POOL, "apiVersion"), "apiVersion", "it is required"),
+    (changed(POOL, 1, "apiVersion"), "apiVersion", "expected text, found the number 1; put it in quotes"),
+    (changed(POOL, [], "kind"), "kind", "expected text, found a list"),
+    (changed(POOL, "CIDRpool", "kind"), "kind", f"CIDRpool (ciliumipam.io/v1alpha1) is not a kind that is read here; {KNOWN}"),
+    (changed(POOL, "v1", "apiVersion"), "kind", f"CIDRPool (v1) is not a kind that is read here; {KNOWN}"),
+    (changed(CONFIG, "cilium.io/v1", "apiVersion"), "kind", f"CiliumNodeConfig (cilium.io/v1) is not a kind that is read here; {KNOWN}"),
+    ({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}, "kind", f"Pod (v1) is not a kind that is read here; {KNOWN}"),
+    # fields that are not known
+    (POOL | {"sepc": {}}, "sepc", "unknown field; did you mean 'spec'? (known: apiVersion, kind, metadata, spec, status)"),
+    (POOL | {1: {}}, "", "a field name is text, found the number 1"),
+    (POOL | {True: {}}, "", "a field name is text, found the boolean true"),
+    (changed(POOL, "x", "metadata", "label"), "metadata.label", "unknown field; did you mean 'labels'?"),
+    (changed(POOL, [], "spec", "cidr"), "spec.cidr", "unknown field; did you mean 'cidrs'?"),
+    (changed(POOL, {"ip4": 24}, "spec", "blockLength"), "spec.blockLength.ip4", "unknown field; did you mean 'ipv4'? (known: ipv4, ipv6)"),
+    (changed(POOL, {"matchLabel": {}}, "spec", "nodeSelector"), "spec.nodeSelector.matchLabel", "unknown field; did you mean 'matchLabels'?"),
+    (changed(POOL, {1: {}}, "spec", "nodeSelector"), "spec.nodeSelector", "a field name is text, found the number 1"),
+    (changed(CONFIG, {}, "spec", "impa"), "spec.impa", "unknown field; did you mean 'ipam'? (known: defaults, ipam, nodeSelector)"),
+    (changed(CONFIG, {}, "spec", "ipam", "operators"), "spec.ipam.operators", "unknown field; did you mean 'operator'?"),
+    (changed(CONFIG, [], *OPERATOR, "clusterPoolIPv4PodCIDRList"), "spec.ipam.operator.clusterPoolIPv4PodCIDRList", "unknown field; did you mean 'clusterPoolIPv4PodCIDRs'?"),
+    (changed(CONFIG, 24, *OPERATOR, "clusterPoolIPv6Masksize"), "spec.ipam.operator.clusterPoolIPv6Masksize", "unknown field; did you mean 'clusterPoolIPv6MaskSize'?"),
+    (NODE | {"labels": {}}, "labels", "unknown field; did you mean"),
+    (changed(NODE, {}, "metadata", "lables"), "metadata.lables", "unknown field; did you mean 'labels'?"),
+    # names
+    (without(POOL, "metadata"), "metadata", "expected a mapping with name, labels, annotations, namespace, generateName, uid; found nothing"),
+    (changed(POOL, "green", "metadata"), "metadata", "expected a mapping with name"),
+    (without(POOL, "metadata", "name"), "metadata.name", "it is required"),
+    (changed(POOL, None, "metadata", "name"), "metadata.name", "it is required"),
+    (changed(POOL, 5, "metadata", "name"), "metadata.name", "expected text, found the number 5; put it in quotes"),
+    (changed(POOL, "Green", "metadata", "name"), "metadata.name", "'Green' is not a valid pool name"),
+    (changed(CONFIG, "a/b", "metadata", "name"), "metadata.name", "'a/b' is not a valid pool name"),
+    (changed(NODE, "node_1", "metadata", "name"), "metadata.name", "'node_1' is not a valid node name"),
+    # selectors
+    (without(POOL, "spec", "nodeSelector"), "spec.nodeSelector", "it is required, since a selector that is absent selects nothing; write {} to select every node"),
+    (changed(POOL, None, "spec", "nodeSelector"), "spec.nodeSelector", "a selector that is absent selects nothing"),
+    (without(CONFIG, "spec", "nodeSelector"), "spec.nodeSelector", "a selector that is absent selects nothing"),
+    (changed(POOL, "a=b", "spec", "nodeSelector"), "spec.nodeSelector", "expected a mapping with matchLabels or matchExpressions; found the text 'a=b'"),
+    (changed(POOL, {"matchLabels": {"a": 1}}, "spec", "nodeSelector"), "spec.nodeSelector.matchLabels['a']", "expected text, found the number 1; put it in quotes"),
+    (changed(POOL, {"matchExpressions": [{"key": "a", "operator": "in", "values": ["b"]}]}, "spec", "nodeSelector"), "spec.nodeSelector.matchExpressions[0]", "operator 'in' is not one of In"),
+    (changed(CONFIG, {"matchLabels": {"a b": "c"}}, "spec", "nodeSelector"), "spec.nodeSelector.matchLabels['a b']", "the key 'a b' is not a label key"),
+    # the spec of a pool
+    (without(POOL, "spec"), "spec", "expected a mapping with cidrs, nodeSelector, blockLength, reserved, allowFirst, allowLast; found nothing"),
+    (changed(POOL, [], "spec"), "spec", "found a list"),
+    (without(POOL, "spec", "cidrs"), "spec.cidrs", "the pool has no CIDR"),
+    (changed(POOL, [], "spec", "cidrs"), "spec.cidrs", "the pool has no CIDR"),
+    (changed(POOL, "10.0.0.0/16", "spec", "cidrs"), "spec.cidrs", "expected a list, found the text '10.0.0.0/16'"),
+    (changed(POOL, ["10.0.0.0/16", 10.1], "spec", "cidrs"), "spec.cidrs[1]", "expected text, found the number 10.1; put it in quotes"),
+    (changed(POOL, [None], "spec", "cidrs"), "spec.cidrs[0]", "expected text, found nothing"),
+    (changed(POOL, ["10.0.0.0/16", "10.1.0.1/24"], "spec", "cidrs"), "spec.cidrs[1]", "host bits are set; did you mean 10.1.0.0/24?"),
+    (changed(POOL, ["10.0.0.0/16", "10.0.1.0/24"], "spec", "cidrs"), "spec.cidrs[1]", "10.0.1.0/24 lies inside 10.0.0.0/16"),
+    (changed(POOL, ["0.0.0.0/0"], "spec", "cidrs"), "spec.cidrs[0]", "0.0.0.0/0 is a whole address family"),
+    (changed(POOL, 24, "spec", "blockLength"), "spec.blockLength", "expected a mapping with ipv4 and ipv6; found the number 24"),
+    (changed(POOL, {"ipv4": "24"}, "spec", "blockLength"), "spec.blockLength.ipv4", "expected a whole number, found the text '24'"),
+    (changed(POOL, {"ipv4": True}, "spec", "blockLength"), "spec.blockLength.ipv4", "expected a whole number, found the boolean true"),
+    (changed(POOL, {"ipv4": 12}, "spec", "blockLength"), "spec.blockLength.ipv4", "a /12 is larger than the CIDR 10.0.0.0/16"),
+    (changed(POOL, {"ipv6": 64}, "spec", "blockLength"), "spec.blockLength.ipv6", "/64 is given, but the pool has no IPv6 CIDR"),
+    (changed(POOL, {"ipv4": 1 << 20000}, "spec", "blockLength"), "spec.blockLength.ipv4", "a number of 20001 bits is not a prefix length"),
+    (changed(POOL, "10.0.0.1", "spec", "reserved"), "spec.reserved", "expected a list, found the text '10.0.0.1'"),
+    (changed(POOL, ["10.0.0.1", {}], "spec", "reserved"), "spec.reserved[1]", "expected text, found a mapping"),
+    (changed(POOL, ["10.0.0.1", "10.1.0.0"], "spec", "reserved"), "spec.reserved[1]", "10.1.0.0 is not inside the pool's CIDRs"),
+    (changed(POOL, "yes", "spec", "allowFirst"), "spec.allowFirst", "expected true or false, found the text 'yes'"),
+    (changed(POOL, 0, "spec", "allowFirst"), "spec.allowFirst", "expected true or false, found the number 0"),
+    (changed(POOL, "", "spec", "allowLast"), "spec.allowLast", "expected true or false, found the text ''"),
+    (changed(POOL, 0, "spec", "blockLength"), "spec.blockLength", "expected a mapping with ipv4 and ipv6; found the number 0"),
+    (changed(POOL, {"ipv4": 0}, "spec", "blockLength"), "spec.blockLength.ipv4", "the number 0 is not a prefix length"),
+    (changed(POOL, {"ipv4": ""}, "spec", "blockLength"), "spec.blockLength.ipv4", "expected a whole number, found the text ''"),
+    (changed(POOL, 1, "spec", "allowLast"), "spec.allowLast", "expected true or false, found the number 1"),
+    # the seed's form
+    (without(CONFIG, "spec"), "spec", "expected a mapping with nodeSelector, ipam, defaults; found nothing"),
+    (without(CONFIG, "spec", "ipam"), "spec.ipam", "it is required; the CIDRs belong into spec.ipam.operator.clusterPoolIPv4PodCIDRs"),
+    (changed(without(CONFIG, "spec", "ipam"), {"debug": "true"}, "spec", "defaults"), "spec.defaults", "it configures Cilium's agent and holds no pool"),
+    (changed(CONFIG, [], "spec", "ipam"), "spec.ipam", "expected a mapping with operator; found a list"),
+    (changed(CONFIG, {}, "spec", "ipam"), "spec.ipam.operator", "expected a mapping with clusterPoolIPv4PodCIDRs"),
+    (changed(CONFIG, {}, *OPERATOR), "spec.ipam.operator", "the pool has no CIDR"),
+    (changed(CONFIG, "10.0.0.0/16", *OPERATOR, "clusterPoolIPv4PodCIDRs"), "spec.ipam.operator.clusterPoolIPv4PodCIDRs", "expected a list, found the text"),
+    (changed(CONFIG, ["10.0.0.0/16", "fd00::/48"], *OPERATOR, "clusterPoolIPv4PodCIDRs"), "spec.ipam.operator.clusterPoolIPv4PodCIDRs[1]", "'fd00::/48' is an IPv6 CIDR in the list for IPv4; it belongs into spec.ipam.operator.clusterPoolIPv6PodCIDRs"),
+    (changed(CONFIG, ["10.1.0.0/16"], *OPERATOR, "clusterPoolIPv6PodCIDRs"), "spec.ipam.operator.clusterPoolIPv6PodCIDRs[0]", "'10.1.0.0/16' is an IPv4 CIDR in the list for IPv6; it belongs into spec.ipam.operator.clusterPoolIPv4PodCIDRs"),
+    (changed(CONFIG, ["fd00::/48", "fd00::1/64"], *OPERATOR, "clusterPoolIPv6PodCIDRs"), "spec.ipam.operator.clusterPoolIPv6PodCIDRs[1]", "host bits are set"),
+    (changed(CONFIG, ["fd00::/48", "fd00::/64"], *OPERATOR, "clusterPoolIPv6PodCIDRs"), "spec.ipam.operator.clusterPoolIPv6PodCIDRs[1]", "fd00::/64 lies inside fd00::/48"),
+    (changed(CONFIG, "24", *OPERATOR, "clusterPoolIPv4MaskSize"), "spec.ipam.operator.clusterPoolIPv4MaskSize", "expected a whole number, found the text '24'"),
+    (changed(CONFIG, 33, *OPERATOR, "clusterPoolIPv4MaskSize"), "spec.ipam.operator.clusterPoolIPv4MaskSize", "the number 33 is not a prefix length of IPv4"),
+    (changed(CONFIG, 64, *OPERATOR, "clusterPoolIPv6MaskSize"), "spec.ipam.operator.clusterPoolIPv6MaskSize", "/64 is given, but the pool has no IPv6 CIDR"),
+    # nodes
+    (changed(NODE, [], "metadata", "labels"), "metadata.labels", "expected a mapping of label values by key; found a list"),
+    (changed(NODE, {1: "a"}, "metadata", "labels"), "metadata.labels", "a label key is text, found the number 1"),
+    (changed(NODE, {"a": 1}, "metadata", "labels"), "metadata.labels['a']", "expected text, found the number 1; put it in quotes"),
+    (changed(NODE, {"a": None}, "metadata", "labels"), "metadata.labels['a']", "expected text, found nothing"),
+    (changed(NODE, {"a b": "c"}, "metadata", "labels"), "metadata.labels['a b']", "the key is not a label key"),
+    (changed(NODE, {"a": "b c"}, "metadata", "labels"), "metadata.labels['a']", "the text 'b c' is not a label value"),
+    # lists
+    ({"apiVersion": "v1", "kind": "List", "items": {}}, "items", "expected a list, found a mapping"),
+    ({"apiVersion": "v1", "kind": "List", "items": [], "item": []}, "item", "unknown field; did you mean 'items'?"),
+    ({"apiVersion": "v1", "kind": "List", "items": [NODE, None]}, "items[1]", "expected a manifest, which is a mapping"),
+    ({"apiVersion": "v1", "kind": "List", "items": [without(NODE, "kind")]}, "items[0].kind", "it is required"),
+    ({"apiVersion": "v1", "kind": "List", "items": [{}]}, "items[0].apiVersion", "it is required; items[0].kind: it is required"),
+    ({"apiVersion": "v1", "kind": "List", "items": [NODE, changed(POOL, [], "spec", "cidrs")]}, "items[1].spec.cidrs", "the pool has no CIDR"),
+    ({"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "List", "items": []}]}, "items[0].kind", "a List inside a List is not read"),
+    ({"apiVersion": "v1", "kind": "NodeList", "items": [{"apiVersion": "v1", "kind": "NodeList"}]}, "items[0].kind", "a List inside a List is not read"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("document", "path", "reason"), BAD, ids=range(len(BAD)))
+def test_a_problem_names_its_path_and_what_was_expected(document: Any, path: str, reason: str) -> None:
+    with pytest.raises(InvalidManifestError) as caught:
+        read_manifest(document, "x.yaml")
+
+    assert (caught.value.source, caught.value.path) == ("x.yaml", path)
+    assert reason in caught.value.reason
+    assert str(caught.value).startswith(f"x.yaml: {path}: " if path else "x.yaml: ")
+
+
+def test_all_problems_of_a_document_are_told_at_once() -> None:
+    document = cidr_pool(cidrs=["10.0.0.5/24", "10.0.0.0/16"], reserved=["x"], allowFirst="x", typo=1) | {"extra": 1}
+    document["metadata"] = {"name": "Green"}
+    document["spec"]["nodeSelector"] = {"matchLabels": []}
+
+    with pytest.raises(InvalidManifestError) as caught:
+        read_manifest(document, "x.yaml")
+
+    assert caught.value.path == "extra"
+    for path in (
+        "metadata.name",
+        "spec.typo",
+        "spec.nodeSelector.matchLabels",
+        "spec.cidrs[0]",
+        "spec.reserved[0]",
+        "spec.allowFirst",
+    ):
+        assert f"; {path}: " in caught.value.reason
+    assert "spec.name" not in caught.value.reason
+    assert "spec.selector" not in caught.value.reason
+    assert isinstance(caught.value.__cause__, InvalidPoolError)
+
+
+@pytest.mark.parametrize(("field", "path"), [("cidrs", "spec.cidrs[0]"), ("reserved", "spec.reserved[0]")])
+def test_an_item_of_the_wrong_type_is_the_only_problem_told(field: str, path: str) -> None:
+    with pytest.raises(InvalidManifestError) as caught:
+        read_manifest(cidr_pool(**{field: [5]}), "x.yaml")
+
+    assert str(caught.value) == f"x.yaml: {path}: expected text, found the number 5; put it in quotes"
+
+
+def test_all_problems_of_all_items_are_told_at_once_up_to_a_readable_number() -> None:
+    broken = changed(POOL, [], "spec", "cidrs")
+    document = {"apiVersion": "v1", "kind": "List", "items": [broken] * 30}
+
+    with pytest.raises(InvalidManifestError) as caught:
+        read_manifest(document, "x.yaml")
+
+    assert caught.value.path == "items[0].spec.cidrs"
+    assert "items[20].spec.cidrs: " in caught.value.reason
+    assert "items[21]" not in caught.value.reason
+    assert caught.value.reason.endswith("and 9 more problems")
+
+
+def test_the_problem_of_a_whole_document_is_told_without_a_path() -> None:
+    with pytest.raises(InvalidManifestError) as caught:
+        read_manifest(POOL | {1: {}, 2: {}}, "x.yaml")
+
+    assert (
+        str(caught.value)
+        == "x.yaml: a field name is text, found the number 1; a field name is text, found the number 2"
+    )
+
+
+def bomb() -> Any:
+    """What a few YAML aliases can make: 2^60 leaves in 60 small lists."""
+    value: Any = ["x"]
+    for _ in range(60):
+        value = [value, value]
+    return value
+
+
+def loop() -> Any:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "make",
+    [bomb, loop, lambda: {"a": bomb()}, lambda: [bomb()], lambda: "x" * 1_000_000, lambda: ["x" * 1_000_000]],
+    ids=["bomb", "loop", "mapped", "listed", "long", "long-item"],
+)
+@pytest.mark.parametrize("path", [(), ("kind",), ("metadata",), ("metadata", "name"), ("spec",), ("spec", "cidrs"), ("spec", "nodeSelector"), ("spec", "blockLength"), ("spec", "reserved"), ("spec", "allowFirst"), ("spec", "typo")], ids=".".join)  # fmt: skip
+def test_a_value_that_would_fill_the_memory_is_refused_in_a_short_sentence(
+    make: Callable[[], Any], path: tuple[str, ...]
+) -> None:
+    value = make()
+    document = changed(POOL, value, *path) if path else value
+
+    with pytest.raises(InvalidManifestError) as caught:
+        read_manifest(document, "x.yaml")
+
+    assert len(str(caught.value)) < 2000
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["10.0.0.0/24", "fd00::/64", "10.0.0.1"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+PATHS = [
+    *[("spec", name) for name in ("cidrs", "nodeSelector", "blockLength", "reserved", "allowFirst", "allowLast", "ipam", "defaults")],
+    *[(*OPERATOR, name) for name in ("clusterPoolIPv4PodCIDRs", "clusterPoolIPv4MaskSize", "clusterPoolIPv6PodCIDRs", "clusterPoolIPv6MaskSize")],
+    *[("apiVersion",), ("kind",), ("metadata",), ("metadata", "name"), ("metadata", "labels"), ("spec",), OPERATOR[:2], OPERATOR, ("status",), ("items",)],
+]  # fmt: skip
+
+
+@given(
+    st.sampled_from([POOL, CONFIG, NODE, {"apiVersion": "v1", "kind": "List"}]),
+    st.lists(st.tuples(st.sampled_from(PATHS), json_like), max_size=3),
+)
+@example(POOL, [(("spec", "blockLength"), {"ipv4": float("nan")})])
+def test_whatever_stands_anywhere_in_a_manifest_it_is_read_or_refused_with_a_path(
+    document: dict[str, Any], edits: list[tuple[tuple[str, ...], Any]]
+) -> None:
+    for path, value in edits:
+        inner: Any = document
+        if all(isinstance(inner := inner.get(name), dict) for name in path[:-1]):
+            document = changed(document, value, *path)
+
+    try:
+        items = read_manifest(document, "x.yaml")
+    except InvalidManifestError as error:
+        assert error.source == "x.yaml"  # noqa: PT017 - either outcome is right
+        assert error.reason  # noqa: PT017 - either outcome is right
+    else:
+        assert all(isinstance(item, PoolSpec | Node) for item in items)
+
+
+def test_nothing_is_read_from_a_document_with_one_broken_item() -> None:
+    with pytest.raises(InvalidManifestError):
+        read_manifest(
+            {"apiVersion": "v1", "kind": "List", "items": [NODE, POOL, changed(NODE, {"a": 1}, "metadata", "labels")]},
+            "x.yaml",
+        )
