@@ -1,5 +1,8 @@
 """Addresses: allocate + release, in the core (integers) and through `NodeAllocator`, at five occupancies.
 
+"core" and "node" allocate and release the same address over and over; "churn" releases an address chosen at random out of
+those held before it allocates, as pods do, so that the lowest page with room moves all the time.
+
 Every figure is the best of many short batches, so that a busy machine disturbs it little. What is held is chosen by a seeded
 shuffle, so the holes are random. A /64 cannot be filled: its occupancy is that of its first 65,536 addresses, which is where the
 policies look first, and for "last free" all the rest is reserved.
@@ -38,23 +41,31 @@ def _reserved(block: Prefix, share: float) -> list[tuple[int, int]]:
     return [(block.network + (1 << 16), block.last)] if block.family == 6 and share == 1 else []
 
 
-def _best(batch: Callable[[], None], quick: bool) -> float:  # noqa: FBT001 - every caller passes run()'s own flag on
-    """Microseconds of one round of the best batch."""
+def _best(batch: Callable[[], None], quick: bool, before: Callable[[], None] | None = None) -> float:  # noqa: FBT001 - every caller passes run()'s own flag on
+    """Microseconds of one round of the best batch; what is called before each batch is not measured."""
     best = float("inf")
     for _ in range(20 if quick else 400):
+        if before is not None:
+            before()
         start = time.perf_counter()
         batch()
         best = min(best, time.perf_counter() - start)
     return best / BATCH * 1e6
 
 
-def _core(cidr: str, share: float, policy: Policy, quick: bool) -> float:  # noqa: FBT001 - see _best
+def _block(cidr: str, share: float, policy: Policy) -> tuple[BlockAddresses, list[int]]:
     block = parse_prefix(cidr)
     addresses = BlockAddresses(block, _reserved(block, share), policy=policy)
-    for number in _held(block, share):
+    held = _held(block, share)
+    for number in held:
         addresses.occupy(number)
+    return addresses, held
+
+
+def _core(cidr: str, share: float, policy: Policy, quick: bool) -> float:  # noqa: FBT001 - see _best
+    addresses, _ = _block(cidr, share, policy)
     pick, occupy, set_cursor, vacate = addresses.pick, addresses.occupy, addresses.set_cursor, addresses.vacate
-    first = block.network
+    first = addresses.block.network
 
     def batch() -> None:
         for _ in range(BATCH):
@@ -66,6 +77,29 @@ def _core(cidr: str, share: float, policy: Policy, quick: bool) -> float:  # noq
             vacate(number)
 
     return _best(batch, quick)
+
+
+def _churn(cidr: str, share: float, policy: Policy, quick: bool) -> float:  # noqa: FBT001 - see _best
+    addresses, held = _block(cidr, share, policy)
+    pick, occupy, set_cursor, vacate = addresses.pick, addresses.occupy, addresses.set_cursor, addresses.vacate
+    first = addresses.block.network
+    chance = random.Random(SEED)
+    victims: list[int] = []
+
+    def choose() -> None:
+        victims[:] = [chance.randrange(len(held)) for _ in range(BATCH)]
+
+    def batch() -> None:
+        for victim in victims:
+            vacate(held[victim])
+            number = pick()
+            assert number is not None
+            occupy(number)
+            position = number - first
+            set_cursor(position >> 8, (position & 255) + 1)
+            held[victim] = number
+
+    return _best(batch, quick, choose)
 
 
 def _node(cidr: str, share: float, quick: bool) -> float:  # noqa: FBT001 - see _best
@@ -106,6 +140,8 @@ def run(quick: bool = False) -> list[Row]:  # noqa: FBT001, FBT002 - all benchma
                 (f"core {policy} {cidr} {name}", _core(cidr, share, policy, quick), "µs")
                 for name, share in OCCUPANCIES.items()
             ]
+        for cidr in CORE_BLOCKS:
+            rows.append((f"churn {policy} {cidr} 99 %", _churn(cidr, 0.99, policy, quick), "µs"))
     for cidr in NODE_BLOCKS:
         rows += [(f"node {cidr} {name}", _node(cidr, share, quick), "µs") for name, share in OCCUPANCIES.items()]
     rows.append(("memory per holding, 10.0.0.0/16 full", _bytes_per_holding("10.0.0.0/16"), "bytes"))

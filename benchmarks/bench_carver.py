@@ -145,6 +145,7 @@ class HeapAndSet:
     def __init__(self, values: Iterable[int]) -> None:
         self.present = set(values)
         self.heap = sorted(self.present)
+        self.moved = 0
 
     def add(self, value: int) -> None:
         self.present.add(value)
@@ -153,6 +154,7 @@ class HeapAndSet:
     def remove(self, value: int) -> None:
         self.present.remove(value)
         if len(self.heap) > 2 * len(self.present) + 64:
+            self.moved = max(self.moved, len(self.heap))
             self.heap = list(self.present)
             heapify(self.heap)
 
@@ -164,28 +166,25 @@ class HeapAndSet:
         return value
 
 
-def level(
-    structure: Callable[[Iterable[int]], ListAndSet | OneSet | HeapAndSet], size: int, steps: int
-) -> tuple[float, float]:
-    """Microseconds for one step of four calls: the median, and the slowest one that chance did not make (it is so every time)."""
+Level = ListAndSet | OneSet | HeapAndSet
+
+
+def level(structure: Callable[[Iterable[int]], Level], size: int, steps: int) -> tuple[float, Level]:
+    """Microseconds for one step of four calls, and what it left."""
     chance = random.Random(size)
     low = chance.sample(range(1 << 23), size // 2 + steps)
     high = [number + (1 << 23) for number in chance.sample(range(1 << 23), size - size // 2)]
-    typical, slowest = [], []
-    for _ in range(5):
-        instance = structure((*low[: size // 2], *high))
-        spent = []
+    instance = structure((*low[: size // 2], *high))
+
+    def work() -> None:
         for fresh in low[size // 2 :]:
             moved = high[fresh % len(high)]
-            begin = perf_counter()
             instance.remove(moved)
             instance.add(moved)
             instance.add(fresh)
             instance.lowest()
-            spent.append(perf_counter() - begin)
-        typical.append(median(spent))
-        slowest.append(max(spent))
-    return median(typical) * 1e6, min(slowest) * 1e6
+
+    return timed(work) / steps * 1e6, instance
 
 
 def run(quick: bool = False) -> list[Row]:  # noqa: FBT001, FBT002 - all benchmarks are called like this
@@ -210,11 +209,11 @@ def run(quick: bool = False) -> list[Row]:  # noqa: FBT001, FBT002 - all benchma
     ]
     for size in sizes[:2]:
         for name, structure in (("SortedList + set", ListAndSet), ("SortedSet", OneSet), ("heap + set", HeapAndSet)):
-            typical, slowest = level(structure, size, max(1_000, pairs // 2))
-            rows += [
-                (f"one level of {size:,}, {name}: median", typical, "µs/step"),
-                (f"one level of {size:,}, {name}: slowest", slowest, "µs/step"),
-            ]
+            rounds = [level(structure, size, max(2_000, pairs // 2)) for _ in range(5)]
+            rows.append((f"one level of {size:,}, {name}", median(cost for cost, _ in rounds), "µs/step"))
+            left = rounds[0][1]
+            if isinstance(left, HeapAndSet):
+                rows.append((f"one level of {size:,}, {name}: moved by one call, at most", left.moved, "entries"))
     return rows
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ciliumipam.cidr import Family
 from ciliumipam.draft import DELETE, DROP, RECORD, Draft
 from ciliumipam.errors import BlockNotEmptyError, NotFoundError, OverlapError, PoolExhaustedError
@@ -17,7 +19,11 @@ from ciliumipam.view import View, address_claims_keys, block_claims_key
 
 
 class ApplyTask(Task):
-    """Pools and nodes first, in a round of their own; then a block for every node that should have one."""
+    """Pools and nodes first, in a round of their own; then a block for every node that should have one.
+
+    Attributes:
+        carved: The blocks that this call gave to nodes.
+    """
 
     lists = ("pool", "node")
 
@@ -25,31 +31,28 @@ class ApplyTask(Task):
         super().__init__(now)
         self.request = request
         self._call = Call(token)
-        self._perhaps: list[tuple[Change, Holding]] = []
-        self._carved: list[tuple[Change, Holding]] = []
+        self.carved: list[Holding] = []
+        self._tried: dict[Holding, None] = {}
 
-    def settle(self, *, done: bool) -> None:
-        super().settle(done=done)
-        if done:
-            self.changes += [change for change, _ in self._carved]
-        else:
-            self._perhaps += self._carved
-        self._carved = []
+    @property
+    def changes(self) -> list[Change]:
+        return [*super().changes, *map(_carved, self.carved)]
 
     def step(self, view: View, draft: Draft) -> bool:
         self._put_records(view, draft)
         if draft:
             return False
-        self._settle_what_was_unclear(view)
         self.refusals = []
         pools = Pools(view.pools.values())
         level = BlockLevel(view, self.confirmed)
         standings = {name: look(draft, level, name) for name in view.nodes}
-        closing = [standing for standing in standings.values() if standing.closing]
-        for standing in closing:  # somebody began to take these back: finish that first
-            release(draft, level, standing, standing.closing)
-        if closing:
+        ending = {name: _ending(view, standing) for name, standing in standings.items()}
+        if any(ending.values()):
+            for name, standing in standings.items():
+                if ending[name]:
+                    release(draft, level, standing, ending[name])
             return False
+        kept: set[Holding] = set()
         for standing in standings.values():
             for piece in standing.pending:
                 _mark(view, draft, pools, piece)
@@ -58,9 +61,12 @@ class ApplyTask(Task):
             standing = standings[want.node]
             self.refusals += want.refusals
             if want.families and want.pool is not None:
-                self._serve(view, draft, level, standing, want.pool, want.families)
-            elif standing.pending or standing.good != standing.pieces or standing.tentative:
+                kept.update(self._serve(view, draft, level, standing, want.pool, want.families))
+                continue
+            if standing.pending or standing.good != standing.pieces or standing.tentative:
                 take(draft, level, standing, (), self._call, group=False)
+            kept.update(standing.good)
+        self.carved = [piece for piece in self._tried if piece in kept]
         return True
 
     def _put_records(self, view: View, draft: Draft) -> None:
@@ -75,18 +81,18 @@ class ApplyTask(Task):
             if spec.name in changed:
                 known = view.pools.get(spec.name)
                 draft.put(Key("pool", spec.name), PoolRecord(spec, known.since if known else self.now), RECORD)
-                self._noted.append(Change("change" if known else "add", "pool", spec.name, ", ".join(map(str, spec.cidrs))))
+                self._note(Change("change" if known else "add", "pool", spec.name, ", ".join(map(str, spec.cidrs))))
         for node in sorted(request.nodes, key=lambda each: each.name):
             record = view.nodes.get(node.name)
             if record is None or record.node != node:
                 draft.put(Key("node", node.name), NodeRecord(node, record.since if record else self.now), RECORD)
                 labels = ", ".join(f"{key}={value}" for key, value in node.label_pairs)
-                self._noted.append(Change("change" if record else "add", "node", node.name, labels or "no labels"))
+                self._note(Change("change" if record else "add", "node", node.name, labels or "no labels"))
 
     def _serve(
         self, view: View, draft: Draft, level: BlockLevel, standing: Standing, pool: PoolSpec, missing: tuple[Family, ...]
-    ) -> None:
-        """Blocks of all the families that a node lacks, or of none."""
+    ) -> tuple[Holding, ...]:
+        """Blocks of all the families that a node lacks, or of none. Returns what the node has then."""
         chosen: list[Holding] = []
         for family in missing:
             piece = self._carve(view, draft, level, standing.holder, pool, family)
@@ -98,15 +104,14 @@ class ApplyTask(Task):
                 if self._call.owns(standing):
                     mine = [piece for piece in standing.good if piece in self._call.added.get(standing.holder, frozenset())]
                     release(draft, level, standing, mine)
-                    return
+                    return ()
                 chosen = []
                 break
             chosen.append(piece)
         if chosen or standing.pending or standing.good != standing.pieces:
             take(draft, level, standing, tuple(chosen), self._call, group=False)
-        for piece in (*standing.pending, *chosen):
-            change = Change("carve", "block", piece.piece, f"for node {piece.holder} out of pool {pool.name}")
-            self._carved.append((change, piece))
+        self._tried.update(dict.fromkeys(chosen))
+        return (*standing.good, *chosen)
 
     def _carve(
         self, view: View, draft: Draft, level: BlockLevel, node: str, pool: PoolSpec, family: Family
@@ -119,10 +124,14 @@ class ApplyTask(Task):
                 return level.next(draft, node, pool.name, family, network, length, self.now)
         return None
 
-    def _settle_what_was_unclear(self, view: View) -> None:
-        held = set(view.blocks()) if self._perhaps else set()
-        self.changes += [change for change, piece in self._perhaps if piece in held]
-        self._perhaps = []
+
+def _ending(view: View, standing: Standing) -> tuple[Holding, ...]:
+    """What somebody began to take back, and what a crashed call claimed out of a pool that is gone or was changed since."""
+    return (*standing.closing, *(piece for piece in standing.pending if view.is_orphan(piece)))
+
+
+def _carved(piece: Holding) -> Change:
+    return Change("carve", "block", piece.piece, f"for node {piece.holder} out of pool {piece.label}")
 
 
 def _mark(view: View, draft: Draft, pools: Pools, piece: Holding) -> None:
@@ -159,14 +168,14 @@ class RemoveNodeTask(Task):
         self.targets.update(dict.fromkeys(dropped, name))
         if standing.pieces:
             for block in (*standing.held, *standing.closing):
-                self._noted.append(Change("give back", "block", block.piece, f"from node {name} to pool {block.label}"))
+                self._note(Change("give back", "block", block.piece, f"from node {name} to pool {block.label}"))
             for piece in dropped:
-                self._noted.append(Change("release", "address", piece.piece, f"on {name} from {piece.holder}, by force"))
+                self._note(Change("release", "address", piece.piece, f"on {name} from {piece.holder}, by force"))
             self._forget_owners(draft, (*standing.held, *standing.closing))
             release(draft, level, standing, standing.pieces)
         if name in view.nodes:
             draft.put(Key("node", name), None, DELETE)
-            self._noted.append(Change("remove", "node", name, "with --force" if self.request.force else "it holds nothing"))
+            self._note(Change("remove", "node", name, "with --force" if self.request.force else "it holds nothing"))
         return True
 
     def _forget_owners(self, draft: Draft, blocks: tuple[Holding, ...]) -> None:
@@ -208,6 +217,6 @@ class RemovePoolTask(Task):
         self._found = True
         orphans = sum(block.label == name for block in view.blocks())
         draft.put(Key("pool", name), None, DELETE)
-        self._noted.append(Change("remove", "pool", name, f"{orphans} blocks become orphans" if orphans else "it holds nothing"))
+        self._note(Change("remove", "pool", name, f"{orphans} blocks become orphans" if orphans else "it holds nothing"))
         return True
 

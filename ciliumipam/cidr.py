@@ -78,21 +78,23 @@ def parse_prefix(value: PrefixLike) -> Prefix:
         InvalidCidrError: It is none of these, with the nearest valid spelling where there is one.
     """
     if isinstance(value, Prefix):
-        return value
+        return _checked(value)
     if isinstance(value, IPv4Network):
         return Prefix(4, int(value.network_address), value.prefixlen)
     if isinstance(value, IPv6Network):
+        if value.network_address.scope_id:
+            raise InvalidCidrError(str(value), _ZONE)
         return Prefix(6, int(value.network_address), value.prefixlen)
     text = value if isinstance(value, str) else _netaddr_text(value, "IPNetwork")
     if text is None:
-        raise InvalidCidrError(repr(value), f"expected text or a network, got {type(value).__name__}")
+        raise InvalidCidrError(_shown(value), f"expected text or a network, got {type(value).__name__}")
     address, slash, length = text.partition("/")
     if not text:
         raise InvalidCidrError(text, "it is empty; write address/length, as in 10.0.0.0/16")
     if not slash:
         raise InvalidCidrError(text, f"it has no length; write {text}/32 or {text}/128 for a single address")
-    if not (length.isascii() and length.isdigit()) or (len(length) > 1 and length[0] == "0"):
-        raise InvalidCidrError(text, f"the length {length!r} is not a plain number; masks are not accepted")
+    if not (length.isascii() and length.isdigit()) or len(length) > 3 or (len(length) > 1 and length[0] == "0"):
+        raise InvalidCidrError(text[:80], f"the length {length[:20]!r} is not a plain number; masks are not accepted")
     family, number = _parse_number(text, address)
     bits = int(length)
     if bits > WIDTH[family]:
@@ -103,11 +105,23 @@ def parse_prefix(value: PrefixLike) -> Prefix:
     return Prefix(family, number, bits)
 
 
+_ZONE = "an IPv6 zone has no meaning here; leave out everything from the %"
+
+
+def _checked(prefix: Prefix) -> Prefix:
+    """A prefix that somebody made by hand, unless it is none."""
+    family, network, length = prefix
+    width = WIDTH.get(family)
+    if width is None or not 0 <= length <= width or network >> width or network & ((1 << (width - length)) - 1):
+        raise InvalidCidrError(repr(tuple(prefix)), "no such prefix: family 4 or 6, a length that fits, and no host bits")
+    return prefix
+
+
 def _parse_number(text: str, address: str) -> tuple[Family, int]:
     try:
         if ":" in address:
             if "%" in address:
-                raise InvalidCidrError(text, "an IPv6 zone has no meaning in a pool; leave out everything from the %")
+                raise InvalidCidrError(text, _ZONE)
             return 6, int(IPv6Address(address))
         return 4, int(IPv4Address(address))
     except (AddressValueError, NetmaskValueError) as error:
@@ -120,21 +134,27 @@ def parse_address(value: AddressLike) -> tuple[Family, int]:
     Raises:
         InvalidAddressError: It is none of these.
     """
-    if isinstance(value, IPv4Address):
+    if type(value) is IPv4Address:  # not isinstance: an interface is an address with a length
         return 4, int(value)
-    if isinstance(value, IPv6Address):
+    if type(value) is IPv6Address:
         if value.scope_id:
-            raise InvalidAddressError(str(value), "an IPv6 zone has no meaning here; leave out everything from the %")
+            raise InvalidAddressError(str(value), _ZONE)
         return 6, int(value)
     text = value if isinstance(value, str) else _netaddr_text(value, "IPAddress")
     if text is None:
-        raise InvalidAddressError(repr(value), f"expected text or an address, got {type(value).__name__}")
+        raise InvalidAddressError(_shown(value), f"expected text or an address, got {type(value).__name__}")
     if "/" in text:
         raise InvalidAddressError(text, f"a single address is wanted; leave out the length: {text.partition('/')[0]}")
     try:
         return _parse_number(text, text)
     except InvalidCidrError as error:
         raise InvalidAddressError(text, error.reason) from error
+
+
+def _shown(value: object) -> str:
+    """A refused value for a sentence; what may be huge or deeply nested is only named."""
+    small = value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and value.bit_length() <= 128)
+    return repr(value) if small else f"<{type(value).__name__}>"
 
 
 def _netaddr_text(value: object, name: str) -> str | None:
@@ -149,9 +169,14 @@ def to_address(family: int, number: int) -> Address:
 
 
 def format_address(family: int, number: int) -> str:
-    """An integer as text, in the canonical spelling of its family (RFC 5952 for IPv6)."""
+    """An integer as text, in the canonical spelling of its family (RFC 5952 for IPv6, IPv4-mapped ones in hexadecimal too).
+
+    The same on every Python: keys of records are made of it, and 3.13 spells IPv4-mapped addresses otherwise than 3.11.
+    """
     if family == 4:
         return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    if number >> 32 == 0xFFFF:
+        return f"::ffff:{number >> 16 & 0xFFFF:x}:{number & 0xFFFF:x}"
     return str(IPv6Address(number))
 
 
@@ -169,8 +194,15 @@ def _prefixes(networks: Iterable[Any]) -> list[Prefix]:
 
 
 def range_to_prefixes(family: Family, first: int, last: int) -> list[Prefix]:
-    """The fewest prefixes that cover exactly the addresses `first` to `last`, both inclusive, in order."""
+    """The fewest prefixes that cover exactly the addresses `first` to `last`, both inclusive, in order.
+
+    Raises:
+        InvalidCidrError: `last` comes before `first`.
+    """
     import netaddr  # loaded when first needed: 70 ms
+
+    if last < first:
+        raise InvalidCidrError(f"{format_address(family, first)}-{format_address(family, last)}", "it ends before it begins")
 
     low, high = (netaddr.IPAddress(number, version=family) for number in (first, last))
     return _prefixes(netaddr.iprange_to_cidrs(low, high))

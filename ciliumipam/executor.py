@@ -35,6 +35,7 @@ class Executor:
         self.store = store
         self.addresses = addresses if addresses is not None else store
         self._pause = pause
+        self._in_order = store if self.addresses is store and isinstance(store, SupportsOrderedPuts) else None
 
     def store_of(self, kind: Kind) -> Store:
         """Where records of a kind live."""
@@ -57,6 +58,12 @@ class Executor:
         return None
 
     def _put(self, steps: Sequence[Step]) -> Written:
+        if self._in_order is not None and all(step.record is not None for step in steps):
+            try:
+                writes = [Write(step.key, step.record, step.expect) for step in steps if step.record is not None]
+                return Written(tuple(self._in_order.put_in_order(writes)))
+            except StoreError as error:
+                return Written((), error)
         done: list[Revision | None] = []
         try:
             done.extend(self.write(steps))

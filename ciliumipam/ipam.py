@@ -103,7 +103,8 @@ class Ipam:
         """
         self._executor = Executor(store, addresses, _pause)
         self._clock = clock
-        self._tokens = (f"{identity or uuid4().hex[:12]}-{number}" for number in count(1))
+        name = identity or uuid4().hex[:12]
+        self._tokens = (f"{name}-{number}" for number in count(1))
         self._view = View(policy)
         self._restored = False
         self._lock = Lock()

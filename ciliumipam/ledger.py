@@ -18,7 +18,8 @@ The discipline, in five rules:
    nothing may be put into it, and the link is dead.
 3. *Fill and free* compare-and-set the page, at a revision at which it was seen to count or to be void.
 4. *Close* compare-and-sets an empty page to one more than the link's fence, pages further down first, before the slot above is
-   used for anything else. A page that was never written is closed by creating it. This ends every late writer.
+   used for anything else. A page that was never written is closed by creating it. This ends every late writer; and it uses up
+   one fence more in every slot, which ends every claim on a piece of the page that was not filled yet.
 5. *Nothing is deleted.*
 """
 
@@ -326,7 +327,7 @@ def close(draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *
     With `force` what is held in it is dropped; without, it must be empty. Closing what is closed changes nothing.
 
     Returns:
-        The last fence that was used in it or below it, at least `fence`.
+        The last fence that was used up in it or below it, which is more than `fence`.
     """
     key = ledger.key(network, level)
     raw = draft.page(key)
@@ -335,14 +336,14 @@ def close(draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *
     elif raw.fence > fence:
         return _last(draft, ledger, level, network, fence)
     void = raw.fence < fence
-    slots = []
+    last = fence
     for index, slot in enumerate(raw.slots):
         if type(slot) is Holding and not (force or void):
             raise AssertionError(f"closing {key}, in which {slot.piece} is held")
-        below = _close_slot(draft, ledger, level, network, index, slot, force=force or void)
-        slots.append(max(fence_of(slot), below, fence))
-    draft.put_page(key, Page(fence + 1, 0, tuple(slots)), level, None, closing=True)
-    return max(slots)
+        last = max(last, fence_of(slot), _close_slot(draft, ledger, level, network, index, slot, force=force or void))
+    # one more than the last: whoever claimed something here and has not filled it yet did so under that fence at most
+    draft.put_page(key, Page(fence + 1, 0, (last + 1,) * len(raw.slots)), level, None, closing=True)
+    return last + 1
 
 
 def _close_slot(draft: Drafts, ledger: Ledger, level: int, network: int, index: int, slot: Slot, *, force: bool) -> int:

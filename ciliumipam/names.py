@@ -51,6 +51,8 @@ def validate_owner(text: str) -> str:
     """
     if not isinstance(text, str):
         raise InvalidNameError("owner id", describe(text), "an owner id is text")
+    if text.isprintable() and " " not in text and 1 <= len(text) <= 253:
+        return text
     if not 1 <= len(text) <= 253:
         raise InvalidNameError("owner id", shorten(text), f"it has {len(text)} characters, allowed are 1 to 253")
     for position, character in enumerate(text):

@@ -168,7 +168,11 @@ def take(draft: Draft, level: Level, standing: Standing, chosen: tuple[Holding, 
             call.added[standing.holder] = call.added.get(standing.holder, frozenset()).union(chosen)
         closing = claims.closing.difference(standing.pieces) if claims.closing else claims.closing
         draft.put(standing.key, ClaimPage(named, marks, closing), CLAIM)
-    for piece in (*standing.pending, *chosen):
+    for piece in chosen:
+        place = level.ledger_of(piece)
+        if place is not None:
+            fill(draft, *place, piece)
+    for piece in standing.pending:
         place = level.ledger_of(piece)
         state = status(draft, *place, piece) if place is not None else Status.BLOCKED
         if place is not None and state is Status.PENDING:

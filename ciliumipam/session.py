@@ -76,9 +76,10 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
     Raises:
         StoreError: The store failed, or other writers won in every round. What was written is legal; a later call goes on.
     """
-    yield from restore(view, sorted({kind for task in tasks for kind in task.lists}))
-    for key in sorted({key for task in tasks for key in task.before(view)}):
-        yield from _read(view, key)
+    yield from restore(view, dict.fromkeys(kind for task in tasks for kind in task.lists))
+    for key in dict.fromkeys(key for task in tasks for key in task.before(view)):
+        entry = yield Get(key)
+        view.load(key, entry)  # type: ignore[arg-type]  # the answer to a Get
     open_tasks = list(tasks)
     attempt = 0
     while open_tasks:
@@ -101,12 +102,13 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
                 yield from _recover(view, unknown, answer.error, attempt, last=attempt >= attempts)
                 changed = True
         if not changed:
-            written = {step.key for step in steps}
-            for key in sorted({key for task in done for key in task.verify(view)} - written):
+            doubtful = dict.fromkeys(key for task in done for key in task.verify())
+            for step in steps:
+                doubtful.pop(step.key, None)
+            for key in doubtful:
                 changed |= yield from _read(view, key)
         if not changed:
-            finished = set(map(id, done))
-            open_tasks = [task for task in open_tasks if id(task) not in finished]
+            open_tasks = [task for task in open_tasks if task not in done] if len(done) < len(open_tasks) else []
         for task in doubted:
             task.reread = True
             yield from _reread(view, task, ())

@@ -7,7 +7,8 @@ stands after everything concerned was read again, the task is asked to `undo` wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeAlias
 
 from ciliumipam.cidr import WIDTH, Family, format_address, parse_address, to_address
@@ -34,6 +35,8 @@ from ciliumipam.view import NodeBlock, View, address_claims_key, block_claims_ke
 
 Blocks: TypeAlias = tuple[NodeBlock, ...]
 Pieces: TypeAlias = Iterable[Holding]
+Note: TypeAlias = Callable[[], Change]
+"""A change, put into words only for those who read it."""
 
 
 class Task:
@@ -41,7 +44,6 @@ class Task:
 
     Attributes:
         result: What was allocated or released.
-        changes: What was done, in words.
         refusals: Which pools refused which nodes.
         targets: What the call set out to end, with the node that an address is on, "" for a block; complete before anything is.
         failed: The error to raise once everything of this task's own has been taken back.
@@ -52,13 +54,22 @@ class Task:
     def __init__(self, now: float) -> None:
         self.now = now
         self.result: tuple[Allocation, ...] = ()
-        self.changes: list[Change] = []
+        self._done: list[Note] = []
         self.refusals: list[Refusal] = []
         self.targets: dict[Holding, str] = {}
         self.failed: IpamError | None = None
         self.reread = False
         self.confirmed: dict[Key, Revision | None] = {}
-        self._noted: list[Change] = []
+        self._noted: list[Note] = []
+
+    @property
+    def changes(self) -> list[Change]:
+        """What was done, in words."""
+        return [note() for note in self._done]
+
+    def _note(self, change: Change) -> None:
+        """Note what the writes of this round do."""
+        self._noted.append(lambda: change)
 
     def step(self, view: View, draft: Draft) -> bool:
         """Put the next writes; returns whether the task is done once they are."""
@@ -71,10 +82,10 @@ class Task:
     def settle(self, *, done: bool) -> None:
         """The writes of the round were all done, or some of them perhaps not."""
         if done:
-            self.changes += self._noted
+            self._done += self._noted
         self._noted.clear()
 
-    def verify(self, view: View) -> Iterable[Key]:  # noqa: ARG002 - for those that override it
+    def verify(self) -> Iterable[Key]:
         """What must be read again, unless this round wrote it, before the task may call itself done."""
         return ()
 
@@ -98,16 +109,11 @@ class AddressTask(Task):
 
     node: str
 
-    def _allocation(self, view: View, piece: Holding, blocks: Iterable[NodeBlock]) -> Allocation:
-        for block in blocks:
-            held = block.holding
-            if held.family == piece.family and held.prefix.covers(piece.prefix):
-                return to_allocation(self.node, block, piece)
-        raise AssertionError(f"{piece.piece} is in no block of {self.node}")
-
-    def before(self, view: View) -> Iterable[Key]:
-        """The pools of the node's blocks: what they reserve may have changed."""
-        return {Key("pool", block.holding.label) for block in view.node_blocks(self.node)}
+    def _allocation(self, level: AddressLevel, piece: Holding) -> Allocation:
+        block = level.block_of(piece.family, piece.network)
+        if block is None:
+            raise AssertionError(f"{piece.piece} is in no block of {self.node}")
+        return to_allocation(self.node, block, piece)
 
 
 def to_allocation(node: str, block: NodeBlock, piece: Holding) -> Allocation:
@@ -125,6 +131,14 @@ def to_allocation(node: str, block: NodeBlock, piece: Holding) -> Allocation:
     )
 
 
+def _allocated(node: str, piece: Holding) -> Change:
+    return Change("allocate", "address", piece.piece, f"on {node} to {piece.holder}")
+
+
+def _released(node: str, piece: Holding) -> Change:
+    return Change("release", "address", piece.piece, f"on {node} from {piece.holder}")
+
+
 class AllocateTask(AddressTask):
     """Addresses for owners of one node."""
 
@@ -134,11 +148,15 @@ class AllocateTask(AddressTask):
         self._call = Call(token)
         self._verify: list[Key] = []
 
-    def verify(self, view: View) -> Iterable[Key]:  # noqa: ARG002 - see the base
+    def verify(self) -> Iterable[Key]:
         return self._verify
 
     def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
         return self.node, tuple(address_claims_key(self.node, owner) for owner in self.request.owners)
+
+    def before(self, view: View) -> Iterable[Key]:
+        """The pools of the node's blocks: what they reserve may have changed."""
+        return [Key("pool", block.holding.label) for block in view.node_blocks(self.node)]
 
     def step(self, view: View, draft: Draft) -> bool:
         request = self.request
@@ -146,9 +164,11 @@ class AllocateTask(AddressTask):
         level = AddressLevel(view, self.node, self.confirmed)
         standings = [look(draft, level, owner) for owner in request.owners]
         families = self._families(view, blocks)
-        if closing := [standing for standing in standings if standing.closing]:
-            for standing in closing:
-                release(draft, level, standing, standing.closing)
+        ending = {standing.holder: standing.closing or _unfit(view, level, standing.pending) for standing in standings}
+        if any(ending.values()):
+            for standing in standings:
+                if ending[standing.holder]:
+                    release(draft, level, standing, ending[standing.holder])
             return False
         group = len(standings) > 1
         for standing in standings:
@@ -164,9 +184,8 @@ class AllocateTask(AddressTask):
                 self._verify.append(standing.key)
             self._verify += [key for piece in pieces if (key := level.page_key(piece)) is not None]
             pieces.sort()
-            self.result += tuple([self._allocation(view, piece, blocks) for piece in pieces])
-            for piece in chosen:
-                self._noted.append(Change("allocate", "address", piece.piece, f"on {self.node} to {piece.holder}"))
+            self.result += tuple([self._allocation(level, piece) for piece in pieces])
+            self._noted += [partial(_allocated, self.node, piece) for piece in chosen]
         return True
 
     def undo(self, view: View, draft: Draft) -> bool:
@@ -265,6 +284,16 @@ class AllocateTask(AddressTask):
         return level.next(draft, block, number, owner, self.request.label, self.now)
 
 
+def _unfit(view: View, level: AddressLevel, pending: tuple[Holding, ...]) -> tuple[Holding, ...]:
+    """Of what a crashed call claimed and did not fill, what may not be given out any more."""
+    found = []
+    for piece in pending:
+        block = level.block_of(piece.family, piece.network)
+        if block is None or view.is_orphan(block.holding) or block.addresses.is_reserved(piece.network):
+            found.append(piece)
+    return tuple(found)
+
+
 def mark(draft: Draft, level: AddressLevel, piece: Holding) -> None:
     """Keep others of this round from picking an address that a claim names and no page shows yet."""
     block = level.block_of(piece.family, piece.network)
@@ -311,7 +340,7 @@ class EndTask(AddressTask):
     def _ended(self, pieces: Pieces) -> None:
         self.result += tuple([found for piece in sorted(pieces) if (found := self._ending.pop(piece, None)) is not None])
 
-    def _end(self, view: View, draft: Draft, level: AddressLevel, blocks: Blocks, standing: Standing, pieces: Pieces) -> None:
+    def _end(self, draft: Draft, level: AddressLevel, standing: Standing, pieces: Pieces) -> None:
         alive = {*standing.held, *standing.closing}
         self._ended([piece for piece in self._ending if piece.holder == standing.holder and piece not in alive])
         ending = [piece for piece in standing.pieces if piece in pieces]
@@ -320,8 +349,8 @@ class EndTask(AddressTask):
         self.targets.update(dict.fromkeys(ending, self.node))
         for piece in ending:
             if piece in alive and piece not in self._ending:
-                self._ending[piece] = self._allocation(view, piece, blocks)
-                self._noted.append(Change("release", "address", piece.piece, f"on {self.node} from {piece.holder}"))
+                self._ending[piece] = self._allocation(level, piece)
+                self._noted.append(partial(_released, self.node, piece))
         release(draft, level, standing, ending)
 
 
@@ -333,9 +362,9 @@ class ReleaseTask(EndTask):
         self.request, self.node = request, request.node
         self._found: dict[str, tuple[Holding, ...]] = {}
 
-    def before(self, view: View) -> Iterable[Key]:
+    def before(self, view: View) -> Iterable[Key]:  # noqa: ARG002 - see the base
         """What the owners hold now."""
-        return {*super().before(view), *(address_claims_key(self.node, owner) for owner in self.request.owners)}
+        return [address_claims_key(self.node, owner) for owner in self.request.owners]
 
     def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
         return self.node, tuple(address_claims_key(self.node, owner) for owner in self.request.owners)
@@ -353,7 +382,7 @@ class ReleaseTask(EndTask):
         if unknown and not self.request.missing_ok:
             raise NotFoundError(f"allocation on node {self.node!r} for owner", unknown[0])
         for standing in standings:
-            self._end(view, draft, level, blocks, standing, self._found.get(standing.holder, ()))
+            self._end(draft, level, standing, self._found.get(standing.holder, ()))
         return True
 
 
@@ -401,11 +430,11 @@ class ReleaseAddressTask(EndTask):
             self._target = slot
         standing = look(draft, level, self._target.holder)
         if slot == self._target and slot not in standing.pieces:  # nobody claims it: only a damaged store shows that
-            self._ending[slot] = self._allocation(view, slot, blocks)
+            self._ending[slot] = self._allocation(level, slot)
             self.targets[slot] = self.node
             free(draft, block.ledger, block.holding.fence, slot, slot.fence)
             return True
-        self._end(view, draft, level, blocks, standing, (self._target,))
+        self._end(draft, level, standing, (self._target,))
         if not self._ending and not self.result:
             raise NotHeldError(text, "somebody else released it just now")
         return True

@@ -154,6 +154,8 @@ class View:
             root, _, page = key.name.partition("+")
             place = self._places[key] = (parse_prefix(root), parse_prefix(page or root))
             self._address_pages.setdefault(place[0], set()).add(key)
+        if old is None or new is None or old.fence != new.fence:
+            self._node_blocks.clear()  # a block may have been closed
         index = self._addresses.get(place[0])
         if index is not None:
             _index_page(index, place[1], old, new, slots)
@@ -278,9 +280,9 @@ class View:
             found = self._node_blocks[node] = tuple(
                 NodeBlock(block, self.address_ledger(block.prefix), self.addresses(block), block.prefix.to_network())
                 for block in self.claims(block_claims_key(node)).claims.get(node, ())
-                if status(self, self.block_ledgers[block.family], ROOT_FENCE, block) is Status.HELD
+                if status(self, self.block_ledgers[block.family], ROOT_FENCE, block) is Status.HELD and not self.is_closed(block)
             )
-        return tuple([block for block in found if not self.is_closed(block.holding)])
+        return found
 
     def check_invariants(self) -> None:
         """Assert that everything here equals what is built anew from the entries. O(everything)."""

@@ -37,6 +37,7 @@ def test_positions_outside_are_never_members_and_cannot_be_set(size_bits: int) -
     for outside in (-1, 2**size_bits, 2**size_bits + 255, 2**130):
         assert outside not in bits
         assert not bits.discard(outside)
+        assert bits.first_clear(outside) == (0 if outside < 0 else None)
         with pytest.raises(IndexError, match="no position"):
             bits.add(outside)
 
@@ -243,6 +244,19 @@ class SmallMachine(RuleBasedStateMachine):
         assert self.bits.add_range(first, last) == len(flipped)
         self.model |= flipped
 
+    @rule(data=st.data())
+    def fill_a_word_by_its_last_clear_position(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, self.bits.words - 1))
+        first, last = 256 * index, min(256 * index + 255, self.size - 1)
+        final = data.draw(st.integers(first, last))
+        for position in range(first, last + 1):
+            if position != final:
+                assert self.bits.add(position) == (position not in self.model)
+        self.bits.check_invariants()
+
+        assert self.bits.add(final) == (final not in self.model)
+        self.model |= set(range(first, last + 1))
+
     @rule()
     def look_for_the_lowest_word(self) -> None:
         free = min(set(range(self.size)) - self.model, default=None)
@@ -350,7 +364,7 @@ def test_the_first_clear_position_from_any_start_is_the_one_found_by_trying_all(
         if position not in clear:
             bits.add(position)
 
-    start = data.draw(st.integers(-1, size))
+    start = data.draw(st.integers(-1, size + 300))
 
     assert bits.first_clear(start) == min((position for position in clear if position >= start), default=None)
     bits.check_invariants()

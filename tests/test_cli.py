@@ -28,6 +28,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 SEED = str(EXAMPLES / "seed")
 DUAL = str(EXAMPLES / "dual-stack")
+FENCE = "the fence of the address in question"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -91,7 +92,7 @@ def test_the_seed_gives_each_node_its_cidr_and_its_pods_addresses_out_of_it(cli:
     first = cli("allocate", "node-1", "default/web-0", "-o", "json").json
     assert cli("allocate", "node-2", "default/web-1").code == 0
 
-    assert [{**each, "since": bool(TIME.fullmatch(each["since"]))} for each in first] == [
+    assert [{**each, "since": bool(TIME.fullmatch(each["since"])), "fence": each["fence"] > 0} for each in first] == [
         {
             "node": "node-1",
             "owner": "default/web-0",
@@ -100,7 +101,7 @@ def test_the_seed_gives_each_node_its_cidr_and_its_pods_addresses_out_of_it(cli:
             "block": "10.0.1.0/24",
             "address": "10.0.1.1",
             "family": 4,
-            "fence": 1,
+            "fence": True,
             "since": True,
         }
     ]
@@ -204,7 +205,12 @@ def test_options_of_a_command_may_stand_between_its_words(seed: Cli, words: tupl
 
 
 def test_a_global_option_after_the_command_wins(seed: Cli, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-o", "yaml", "--store", "sqlite:/absent", "get", "nodes", "-o", "json", "--store", f"sqlite:{seed.path}"]) == 0
+    assert (
+        main(
+            ["-o", "yaml", "--store", "sqlite:/absent", "get", "nodes", "-o", "json", "--store", f"sqlite:{seed.path}"]
+        )
+        == 0
+    )
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
@@ -220,7 +226,11 @@ def test_a_global_option_after_the_command_wins(seed: Cli, capsys: pytest.Captur
     ],
 )
 def test_the_default_store_is_the_environments_else_one_in_the_state_directory(
-    environment: dict[str, str], path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    environment: dict[str, str],
+    path: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -239,7 +249,10 @@ def test_the_default_store_is_the_environments_else_one_in_the_state_directory(
 @pytest.mark.parametrize("text", ["ipam.db", "sqlite:", "postgres:x", ""])
 def test_a_store_that_cannot_be_named_is_bad_input(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["get", "nodes", "--store", text]) == 2
-    assert capsys.readouterr().err == f"ciliumipam: --store {text!r} names no store; write sqlite:PATH, as in sqlite:ipam.db\n"
+    assert (
+        capsys.readouterr().err
+        == f"ciliumipam: --store {text!r} names no store; write sqlite:PATH, as in sqlite:ipam.db\n"
+    )
 
 
 COMMANDS_ON_A_STORE = [
@@ -266,7 +279,9 @@ def test_a_store_that_is_absent_is_a_sentence_and_stays_absent(cli: Cli, command
     assert list(cli.path.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [*COMMANDS_ON_A_STORE, ("apply", "-f", SEED), ("apply", "-f", SEED, "--dry-run")], ids=short)
+@pytest.mark.parametrize(
+    "command", [*COMMANDS_ON_A_STORE, ("apply", "-f", SEED), ("apply", "-f", SEED, "--dry-run")], ids=short
+)
 def test_a_file_that_is_no_store_is_a_sentence_and_stays_as_it_is(cli: Cli, command: tuple[str, ...]) -> None:
     cli.path.write_text("a diary, not a database\n" * 100)
 
@@ -303,7 +318,7 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(
         (("apply", "-f", DUAL), ("add", "pool", "rack-a")),
         (("allocate", "node-1", "new"), ("allocate", "address", "10.0.1.2")),
         (("release", "node-1", "web"), ("release", "address", "10.0.1.1")),
-        (("release", "--address", "10.0.1.1", "--fence", "1"), ("release", "address", "10.0.1.1")),
+        (("release", "--address", "10.0.1.1", "--fence", FENCE), ("release", "address", "10.0.1.1")),
         (("release", "--address", "10.0.1.1", "--force"), ("release", "address", "10.0.1.1")),
         (("delete", "node", "node-2"), ("give back", "block", "10.0.2.0/24")),
         (("delete", "node", "node-2", "node-1", "--force"), ("remove", "node", "node-1")),
@@ -311,8 +326,11 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(
     ],
     ids=short,
 )
-def test_a_dry_run_prints_the_plan_and_writes_nothing(seed: Cli, command: tuple[str, ...], change: tuple[str, ...]) -> None:
-    seed("allocate", "node-1", "web")
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    seed: Cli, command: tuple[str, ...], change: tuple[str, ...]
+) -> None:
+    fence = seed("allocate", "node-1", "web", "-o", "json").json[0]["fence"]
+    command = tuple(str(fence) if word is FENCE else word for word in command)
     before = seed.everything()
 
     planned = seed(*command, "--dry-run", "-o", "json")
@@ -419,7 +437,10 @@ def test_deleting_a_pool_takes_nothing_and_leaves_orphans(seed: Cli) -> None:
 
     assert seed("delete", "pool", "node-1-ipam-config").code == 0
 
-    assert [(b["block"], b["orphan"]) for b in seed("get", "blocks", "-o", "json").json] == [("10.0.1.0/24", True), ("10.0.2.0/24", False)]
+    assert [(b["block"], b["orphan"]) for b in seed("get", "blocks", "-o", "json").json] == [
+        ("10.0.1.0/24", True),
+        ("10.0.2.0/24", False),
+    ]
     assert "orphan" in seed("get", "blocks").out
     assert len(seed("get", "addresses", "-o", "json").json) == 1
     assert seed("delete", "pool", "node-2-ipam-config", "--force").code == 2
@@ -432,13 +453,16 @@ def test_blocks_and_addresses_are_found_by_every_name_they_have(seed: Cli) -> No
     seed("allocate", "node-1", "a", "b")
 
     def found(kind: str, name: str) -> list[str]:
-        return [each["address" if kind == "addresses" else "block"] for each in seed("get", kind, name, "-o", "json").json]
+        return [
+            each["address" if kind == "addresses" else "block"] for each in seed("get", kind, name, "-o", "json").json
+        ]
 
     assert found("addresses", "node-1") == ["10.0.1.1", "10.0.1.2"]
     assert found("addresses", "b") == ["10.0.1.2"]
     assert found("addresses", "10.0.1.1") == ["10.0.1.1"]
     assert found("blocks", "node-2") == ["10.0.2.0/24"]
     assert found("blocks", "10.0.1.0/24") == ["10.0.1.0/24"]
+    assert found("addresses", "node-2") == []
 
 
 def test_an_ipv6_address_is_found_in_any_spelling(cli: Cli) -> None:
@@ -495,12 +519,17 @@ def test_check_fails_only_for_errors(seed: Cli, monkeypatch: pytest.MonkeyPatch,
     answer = seed("check")
 
     assert answer.code == code
-    assert answer.out.splitlines()[1:] == [f"{severity:<10}  page \\x1b[2J  a slot is torn  mend it", "checked: 3 pages"]
+    assert answer.out.splitlines()[1:] == [
+        f"{severity:<10}  page \\x1b[2J  a slot is torn  mend it",
+        "checked: 3 pages",
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- bad input
 
-POOL = "apiVersion: ciliumipam.io/v1alpha1\nkind: CIDRPool\nmetadata: {name: p}\nspec: {nodeSelector: {}, cidrs: [%s]}\n"
+POOL = (
+    "apiVersion: ciliumipam.io/v1alpha1\nkind: CIDRPool\nmetadata: {name: p}\nspec: {nodeSelector: {}, cidrs: [%s]}\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -538,6 +567,17 @@ def test_a_bad_manifest_is_a_sentence_that_names_the_file_and_nothing_is_written
     assert not cli.path.exists()
 
 
+def test_pools_that_overlap_are_refused_together_and_leave_no_store_behind(cli: Cli, tmp_path: Path) -> None:
+    other = (POOL % "10.0.1.0/24").replace("name: p", "name: q")
+    (tmp_path / "m.yaml").write_text(f"{POOL % '10.0.0.0/16'}---\n{other}")
+
+    answer = cli("apply", "-f", str(tmp_path / "m.yaml"))
+
+    assert answer.code == 2
+    assert "overlaps pool" in answer.err
+    assert not cli.path.exists()
+
+
 def test_manifests_come_from_standard_input_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((POOL % "10.9.0.0/16").encode())))
 
@@ -570,7 +610,9 @@ def test_manifests_come_from_standard_input_too(cli: Cli, monkeypatch: pytest.Mo
     ],
     ids=short,
 )
-def test_what_is_not_possible_is_a_sentence_and_changes_nothing(seed: Cli, arguments: tuple[str, ...], code: int, phrase: str) -> None:
+def test_what_is_not_possible_is_a_sentence_and_changes_nothing(
+    seed: Cli, arguments: tuple[str, ...], code: int, phrase: str
+) -> None:
     seed("allocate", "node-1", "holder", "--address", "10.0.1.9", "--label", "default/holder")
     before = seed.everything()
 
@@ -581,7 +623,10 @@ def test_what_is_not_possible_is_a_sentence_and_changes_nothing(seed: Cli, argum
     assert seed.everything() == before
 
 
-@pytest.mark.parametrize("arguments", [(), ("frobnicate",), ("get", "pods"), ("apply",), ("get", "nodes", "-o", "xml"), ("get", "nodes", "--sto", "x")])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("frobnicate",), ("get", "pods"), ("apply",), ("get", "nodes", "-o", "xml"), ("get", "nodes", "--sto", "x")],
+)
 def test_unknown_words_are_bad_input(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     assert main(arguments) == 2
     assert "usage: ciliumipam" in capsys.readouterr().err
@@ -606,7 +651,11 @@ def failing(error: BaseException) -> Callable[[object], int]:
 @pytest.mark.parametrize(
     ("error", "code", "sentence"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; what was written is complete in itself, and the same command goes on from there"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted; what was written is complete in itself, and the same command goes on from there",
+        ),
         (BrokenPipeError(), 141, None),
         (OSError(28, "No space left on device"), 74, "the output: No space left on device"),
         (
@@ -624,7 +673,11 @@ def failing(error: BaseException) -> Callable[[object], int]:
     ids=short,
 )
 def test_whatever_breaks_ends_in_a_sentence_and_its_own_code(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, sentence: str | None
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    sentence: str | None,
 ) -> None:
     monkeypatch.setattr(commands, "COMMANDS", {"check": failing(error)})
 
@@ -638,7 +691,9 @@ def test_a_reader_that_goes_away_and_a_full_disk_leave_no_traceback(seed: Cli, u
     def shell(text: str) -> subprocess.CompletedProcess[str]:
         line = text.format(f"{sys.executable} -m ciliumipam get nodes --store sqlite:{seed.path}")
         environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-        return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, cwd=ROOT, env=environment)  # noqa: S607 - whichever bash
+        return subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+        )
 
     gone, full, closed = shell("{} | true; exit ${{PIPESTATUS[0]}}"), shell("{} > /dev/full"), shell("{} >&-")
 
@@ -648,10 +703,35 @@ def test_a_reader_that_goes_away_and_a_full_disk_leave_no_traceback(seed: Cli, u
     assert (closed.returncode, closed.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(("style", "module"), [("table", "tabulate"), ("yaml", "yaml")])
+def test_without_the_extra_nothing_is_changed(
+    seed: Cli, monkeypatch: pytest.MonkeyPatch, style: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+
+    answer = seed("allocate", "node-1", "a", "-o", style)
+
+    assert (answer.code, answer.err) == (
+        2,
+        f"ciliumipam: this needs {module}, which comes with the extra 'cli': pip install 'ciliumipam[cli]'\n",
+    )
+    assert seed("get", "addresses", "-o", "json").json == []
+
+
+@pytest.mark.parametrize(
+    ("since", "text"),
+    [(0.0, "1970-01-01T00:00:00Z"), (1769860800.9, "2026-01-31T12:00:00Z"), (1e30, "1e+30 s after 1970")],
+)
+def test_a_time_is_utc_to_the_second(since: float, text: str) -> None:
+    assert output.moment(since) == text
+
+
 def test_what_a_terminal_would_obey_is_shown_as_an_escape() -> None:
     assert plain("web\x1b[31m\n\udc80é") == r"web\x1b[31m\n\udc80é"
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0"), (254, "254"), (2**32 - 1, "4294967295"), (2**64 - 2, "~2^64"), (2**64, "~2^64")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (254, "254"), (2**32 - 1, "4294967295"), (2**64 - 2, "~2^64"), (2**64, "~2^64")]
+)
 def test_a_number_too_long_to_read_is_a_power_of_two(count: int, text: str) -> None:
     assert output.size(count) == text

@@ -37,7 +37,10 @@ def refusal(path: Path, content: str | bytes) -> str:
 def test_every_document_of_a_file_is_read_with_the_line_where_it_starts(tmp_path: Path) -> None:
     text = "# two\na: 1\n---\n---\nb: [x, {y: null}]\nc: true\n...\n"
 
-    assert read(tmp_path / "m.yaml", text) == [("m.yaml:2", {"a": 1}), ("m.yaml:5", {"b": ["x", {"y": None}], "c": True})]
+    assert read(tmp_path / "m.yaml", text) == [
+        ("m.yaml:2", {"a": 1}),
+        ("m.yaml:5", {"b": ["x", {"y": None}], "c": True}),
+    ]
 
 
 def test_json_is_read_as_json_and_by_the_yaml_reader_alike(tmp_path: Path) -> None:
@@ -84,13 +87,19 @@ def test_a_plain_scalar_is_what_yaml_says_but_for_timestamps(tmp_path: Path, tex
     [
         ("", "m.yaml: it is empty; a manifest has at least apiVersion, kind and metadata"),
         ("---\n# nothing\n---\n", "m.yaml: it is empty; a manifest has at least apiVersion, kind and metadata"),
-        ("a: 1\nb:\n  c: 2\n  d: 3\n  c: 4\n", "m.yaml:5: the key 'c' stands twice in one mapping; remove one of the two"),
+        (
+            "a: 1\nb:\n  c: 2\n  d: 3\n  c: 4\n",
+            "m.yaml:5: the key 'c' stands twice in one mapping; remove one of the two",
+        ),
         ("{a: 1, a: 1}", "m.yaml:1: the key 'a' stands twice in one mapping; remove one of the two"),
         ("a: &x [1]\nb: *x\n", "m.yaml:2: aliases (*x) are not read; write the value out"),
         ("a: &x [*x]\n", "m.yaml:1: aliases (*x) are not read; write the value out"),
         ("\n? [a]\n: b\n", "m.yaml:2: a list or a mapping cannot be a key"),
         ("a: b\n<<: {c: d}\n", "m.yaml:2: merge keys (<<) are not read; a manifest holds plain values"),
-        ("a: !!python/name:os.system ''\n", "m.yaml:1: the tag tag:yaml.org,2002:python/name:os.system is not read; a manifest holds plain values"),
+        (
+            "a: !!python/name:os.system ''\n",
+            "m.yaml:1: the tag tag:yaml.org,2002:python/name:os.system is not read; a manifest holds plain values",
+        ),
         ("a: !!set {b}\n", "m.yaml:1: the tag tag:yaml.org,2002:set is not read; a manifest holds plain values"),
         ("a: !mine [b]\n", "m.yaml:1: the tag !mine is not read; a manifest holds plain values"),
         ("a: !!binary aGk=\n", "m.yaml:1: the tag tag:yaml.org,2002:binary is not read; a manifest holds plain values"),
@@ -136,10 +145,15 @@ def test_json_that_is_not_read_is_told(tmp_path: Path, text: str, sentence: str)
 
 
 def test_a_file_that_is_not_text_is_told_with_its_line(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "m.yaml", b"a: b\n\x7fELF\xff\xfe") == "m.yaml:2: it is not UTF-8 text, so it is not a manifest"
+    assert (
+        refusal(tmp_path / "m.yaml", b"a: b\n\x7fELF\xff\xfe")
+        == "m.yaml:2: it is not UTF-8 text, so it is not a manifest"
+    )
 
 
-def test_a_file_that_is_too_large_is_refused_and_one_just_below_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large_is_refused_and_one_just_below_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(manifests, "MAX_BYTES", 1 << 20)
 
     assert read(tmp_path / "m.yaml", "a: b\n" + "#" * ((1 << 20) - 5)) == [("m.yaml:1", {"a": "b"})]
@@ -185,8 +199,14 @@ def test_standard_input_that_is_closed_is_an_error(monkeypatch: pytest.MonkeyPat
 
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(codec="ascii")), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(codec="ascii")), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 

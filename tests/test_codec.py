@@ -188,6 +188,29 @@ def test_a_codec_that_remembers_writes_and_reads_as_one_that_does_not(
         assert same(both.decode(key, text), page)
 
 
+OTHER = BLOCK._replace(fence=3)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param((BLOCK,) * 4, (OTHER,) * 4, id="a-run-becomes-another"),
+        pytest.param((BLOCK,) * 4, (OTHER, *(BLOCK,) * 3), id="a-run-loses-its-first-slot"),
+        pytest.param((BLOCK,) * 4, (BLOCK, OTHER, BLOCK, BLOCK), id="a-run-is-cut-in-two"),
+        pytest.param((OTHER, *(BLOCK,) * 3), (BLOCK,) * 4, id="a-run-grows-at-its-head"),
+        pytest.param((BLOCK, BLOCK, 0), (0, BLOCK, BLOCK), id="a-run-moves"),
+        pytest.param((BLOCK,) * 4, (5, 5, 5, 5), id="a-run-is-released"),
+    ],
+)
+def test_a_codec_that_remembers_a_run_sees_how_it_changes(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> None:
+    writer, reader = Codec(), Codec()
+    for slots in (before, after, before):
+        text = Codec(0).encode(PAGE, Page(1, 0, slots))
+
+        assert writer.encode(PAGE, Page(1, 0, slots)) == text
+        assert same(reader.decode(PAGE, text), Page(1, 0, slots))
+
+
 def test_what_did_not_change_is_decoded_as_the_same_objects() -> None:
     codec = Codec()
     before = codec.decode(PAGE, Codec().encode(PAGE, Page(1, 0, (WEB, 0, BLOCK))))

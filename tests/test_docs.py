@@ -88,7 +88,7 @@ def run_console(block: Block, home: Path) -> None:
         lines = command.splitlines()
         count = next((n for n, line in enumerate(lines, 1) if not line.endswith("\\")), len(lines))
         told = subprocess.run(
-            ["bash", "-c", "\n".join(lines[:count])],  # noqa: S607 - whichever bash there is
+            ["bash", "-c", "\n".join(lines[:count])],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -98,12 +98,16 @@ def run_console(block: Block, home: Path) -> None:
         ).stdout
         expected, found = normal("\n".join(lines[count:]), home), normal(told, home)
         pattern = r"\n".join(r"(?:.*\n)*.*" if line == "..." else re.escape(line) for line in expected.splitlines())
-        assert re.fullmatch(pattern, found), f"{block.page}:{block.line}: $ {lines[0]}\nshown:\n{expected}\nprinted:\n{found}"
+        assert re.fullmatch(pattern, found), (
+            f"{block.page}:{block.line}: $ {lines[0]}\nshown:\n{expected}\nprinted:\n{found}"
+        )
 
 
 def normal(text: str, home: Path) -> str:
     """What does not change from run to run."""
-    return TIME.sub("TIME", "\n".join(line.rstrip() for line in text.strip().splitlines())).replace(str(home), "/home/you")
+    return TIME.sub("TIME", "\n".join(line.rstrip() for line in text.strip().splitlines())).replace(
+        str(home), "/home/you"
+    )
 
 
 def make_command(home: Path) -> Path:
@@ -131,7 +135,9 @@ def test_readme_opens_with_the_two_commands() -> None:
     assert (first.language, second.language) == ("sh", "sh")
     assert "ciliumipam apply -f docs/examples/seed" in first.text
     assert "pytest" in second.text
-    assert sum(block.language == "sh" for block in blocks(ROOT / "README.md")) == 2, "only the two set-up blocks are exempt"
+    assert sum(block.language == "sh" for block in blocks(ROOT / "README.md")) == 2, (
+        "only the two set-up blocks are exempt"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

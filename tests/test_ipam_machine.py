@@ -23,9 +23,6 @@ from ciliumipam.testing.ipam_oracle import IpamOracle, OraclePool, Pod, Reading
 
 T = TypeVar("T")
 
-OLD_VIEWS_APPLY = False
-"""Whether calls about blocks come from views that have not seen what others applied (see the report: they are not read again)."""
-
 NODES = ("n0", "n1", "n2", "n3")
 LABELS: tuple[dict[str, str], ...] = ({}, {"zone": "a"}, {"zone": "a", "disk": "ssd"})
 OWNERS = ("o0", "o1", "o2", "o3", "o4", "o5")
@@ -132,10 +129,8 @@ class Machine(RuleBasedStateMachine):
             fresh.allocations(),  # type: ignore[arg-type]  # a tuple of what it says
         )
 
-    def call(self, index: int, script: list[Fault], call: Callable[[Ipam], T], *, blocks: bool = False) -> T | IpamError | None:
+    def call(self, index: int, script: list[Fault], call: Callable[[Ipam], T]) -> T | IpamError | None:
         """What a call answers; None if it broke off. A crashed process is started again."""
-        if blocks and not OLD_VIEWS_APPLY:
-            self.ipams[index].refresh()
         self.alone[1 - index] = False
         shared = iter(script)
         for store in self.faulty[index]:
@@ -173,7 +168,7 @@ class Machine(RuleBasedStateMachine):
         self.twins.update(given)
         twins = [twin for _, twin in given]
         request = ([spec for spec, _ in given], [Node(name, each) for name, each in labels.items()])
-        applied = self.call(index, script, lambda ipam: ipam.apply(*request), blocks=True)
+        applied = self.call(index, script, lambda ipam: ipam.apply(*request))
         if applied is None:
             self.oracle.learn(self.read(), pools={twin.name: twin for twin in twins}, nodes=labels)
         elif isinstance(applied, IpamError):
@@ -245,7 +240,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(index=which, script=scripts, node=nodes, force=st.booleans())
     def remove_node(self, index: int, script: list[Fault], node: str, force: bool) -> None:
-        answer = self.call(index, script, lambda ipam: ipam.remove_node(node, force=force), blocks=True)
+        answer = self.call(index, script, lambda ipam: ipam.remove_node(node, force=force))
         if answer is None:
             self.oracle.learn(self.read(), removing=node)
         else:
@@ -253,7 +248,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(index=which, script=scripts, name=st.sampled_from(("p", "q", "r")))
     def remove_pool(self, index: int, script: list[Fault], name: str) -> None:
-        answer = self.call(index, script, lambda ipam: ipam.remove_pool(name), blocks=True)
+        answer = self.call(index, script, lambda ipam: ipam.remove_pool(name))
         if answer is None:
             self.oracle.learn(self.read(), pools={name: None})
             self.oracle.unapplied = False
@@ -279,9 +274,11 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_audit_finds_no_error_and_nothing_unfinished_where_nothing_broke_off(self) -> None:
         findings = audit(*self.inner).findings
-        assert not [each for each in findings if each.severity == "error"]
+        errors = [each for each in findings if each.severity == "error"]
+        assert not errors, errors
         if not (self.oracle.ghosts or self.oracle.limbo or self.oracle.unapplied):
-            assert not [each for each in findings if each.severity == "unfinished"]
+            unfinished = [each for each in findings if each.severity == "unfinished"]
+            assert not unfinished, unfinished
 
     @invariant()
     def what_is_known_is_what_would_be_read(self) -> None:

@@ -100,12 +100,13 @@ def _allocate(ipam: Ipam, node: str, owners: list[str]) -> bool:
 
 def _release(ipam: Ipam, node: str, owners: list[str]) -> None:
     _say("release", node, owners)
-    taken = []
+    first = True
     while True:
         with suppress(RetriesExhaustedError):
-            taken += ipam.release(node, *owners, missing_ok=True)
-            _say("released", node, owners, [(each.owner, str(each.address), each.fence) for each in taken])
+            taken = ipam.release(node, *owners, missing_ok=True)
+            _say("released", node, owners, [(each.owner, str(each.address), each.fence) for each in taken] if first else None)
             return
+        first = False
 
 
 # ------------------------------------------------------------------------------------------------------- the judge
@@ -130,31 +131,46 @@ class Judge:
         self.unsure: set[tuple[str, str]] = set()
         self.stays: dict[str, list[Stay]] = {}
         self._since: dict[tuple[str, str, str, int], int] = {}
+        self._new: set[tuple[str, str]] = set()
+        self._ending: dict[tuple[str, str], set[tuple[str, int]]] = {}
 
     def hear(self, line: str) -> None:
         """Take over one line of a worker."""
         kind, now, node, owners, *told = json.loads(line)
         pods = [(node, owner) for owner in owners]
         if kind == "allocate":
-            self.unsure.update(pod for pod in pods if pod not in self.held)
+            new = {pod for pod in pods if pod not in self.held and pod not in self.unsure}
+            self._new |= {pod for pod in new if not pod[1].startswith("shared")}
+            self.unsure |= new
             return
         if kind == "release":
             for pod in pods:
                 self._end(pod, now)
             return
         self.acknowledged += 1
-        given = {pod: {(address, fence) for owner, address, fence in (told[0] if told else ()) if owner == pod[1]} for pod in pods}
-        if kind == "allocated":
+        if kind == "refused":
+            self.unsure -= self._new.intersection(pods)
+        elif kind == "allocated":
             for pod in pods:
-                assert len(given[pod]) == 2, f"{pod} was given {given[pod]}"
-                assert self.held.get(pod, given[pod]) == given[pod], f"{pod} had {self.held[pod]} and was told {given[pod]}"
-                self.held[pod] = given[pod]
-                for address, fence in given[pod]:
-                    self._since.setdefault((*pod, address, fence), now)
-        self.unsure.difference_update(pods)
+                given = _of(pod, told[0])
+                assert len(given) == 2, f"{pod} was given {given}"
+                assert self.held.get(pod, given) == given, f"{pod} had {self.held[pod]} and was told {given}"
+                if pod not in self.held:
+                    self._since.update({(*pod, *each): now for each in given})
+                self.held[pod] = given
+            self.unsure.difference_update(pods)
+        else:
+            for pod in pods:
+                certain = self._ending.pop(pod, None)
+                assert told[0] is None or certain in (None, _of(pod, told[0])), f"{pod} had {certain} and was told {told[0]}"
+            self.unsure.difference_update(pods)
+        self._new.difference_update(pods)
 
     def _end(self, pod: tuple[str, str], now: int) -> None:
         self.unsure.add(pod)
+        self._ending.pop(pod, None)
+        if pod in self.held:
+            self._ending[pod] = self.held[pod]
         for address, fence in self.held.pop(pod, ()):
             since = self._since[(*pod, address, fence)]
             self.stays.setdefault(address, []).append(Stay(since, now, fence, *pod))
@@ -169,7 +185,11 @@ class Judge:
             stays.sort()
             for earlier, later in zip(stays, stays[1:], strict=False):
                 assert earlier.until < later.since, f"{address} was with two: {earlier} and {later}"
-                assert earlier.fence < later.fence, f"{address}: the fence did not grow: {earlier} and {later}"
+                assert earlier.fence < later.fence or earlier[2:] == later[2:], f"{address}: the fence did not grow: {earlier} and {later}"
+
+
+def _of(pod: tuple[str, str], told: list[tuple[str, str, int]]) -> set[tuple[str, int]]:
+    return {(address, fence) for owner, address, fence in told if owner == pod[1]}
 
 
 class Worker:
@@ -205,7 +225,7 @@ def test_what_processes_were_told_survives_that_others_are_killed_at_any_moment(
     random = Random(20)
     path = tmp_path / "ipam.db"
     ipam = Ipam(SqliteStore(path))
-    pool = PoolSpec(name="p", cidrs=["10.0.0.0/22", "fd00::/118"], selector=NodeSelector.everything(), block_length_v4=26)
+    pool = PoolSpec(name="p", cidrs=["10.0.0.0/22", "fd00::/118"], selector=NodeSelector.everything(), block_length_v4=27)
     ipam.apply([pool], [Node(name) for name in NODES])
     judge = Judge()
     started = iter(range(10**6))

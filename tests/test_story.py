@@ -68,7 +68,10 @@ def test_the_seeds_story_from_the_manifests_to_the_last_address_and_back(shell: 
     # node-2 has not noticed
     other = shell.json("allocate", "node-2", "default/db-0")
     assert [each["address"] for each in other] == ["10.0.2.1"]
-    assert {node["name"]: node["utilization"]["ipv4"]["inUse"] for node in shell.json("get", "nodes")} == {"node-1": 254, "node-2": 1}
+    assert {node["name"]: node["utilization"]["ipv4"]["inUse"] for node in shell.json("get", "nodes")} == {
+        "node-1": 254,
+        "node-2": 1,
+    }
 
     # every process was a restart; what one released the next can have
     freed = shell.json("release", "node-1", "default/web-7")
@@ -121,7 +124,11 @@ def test_a_node_that_is_gone_gives_its_cidr_to_the_next(shell: Shell, tmp_path: 
 
     shell.json("release", "node-1", "default/web-0")
     shell.json("delete", "node", "node-1")
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-9", "labels": {"kubernetes.io/hostname": "node-1"}}}
+    node = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "node-9", "labels": {"kubernetes.io/hostname": "node-1"}},
+    }
     (tmp_path / "node-9.json").write_text(json.dumps(node))
     shell.json("apply", "-f", str(tmp_path / "node-9.json"))
 

@@ -15,6 +15,7 @@ from ciliumipam import (
     Change,
     ForceRelease,
     Ipam,
+    MemoryStore,
     Node,
     PoolSpec,
     Refusal,
@@ -26,7 +27,7 @@ from ciliumipam import (
 from ciliumipam.cidr import Address, parse_address, to_address
 from ciliumipam.cli import output
 from ciliumipam.cli.input import read_documents
-from ciliumipam.cli.store import reading, writing
+from ciliumipam.cli.store import reading, store_path, writing
 from ciliumipam.cli.text import plain, say
 from ciliumipam.errors import InvalidRequestError, IpamError, NotFoundError
 from ciliumipam.manifest import pool_to_manifest, read_manifest
@@ -37,11 +38,19 @@ T = TypeVar("T")
 
 def apply(arguments: Namespace) -> int:
     """Read all manifests, then apply them in one request."""
-    items = [item for file in arguments.files for source, document in read_documents(file) for item in read_manifest(document, source)]
+    items = [
+        item
+        for file in arguments.files
+        for source, document in read_documents(file)
+        for item in read_manifest(document, source)
+    ]
     pools = tuple(item for item in items if isinstance(item, PoolSpec))
     nodes = tuple(item for item in items if isinstance(item, Node))
+    request = Apply(pools, nodes)
     if arguments.dry_run:
-        return _dry_run(arguments, [Apply(pools, nodes)], absent_is_empty=True)
+        return _dry_run(arguments, [request], absent_is_empty=True)
+    if not store_path(arguments.store).exists():
+        Ipam(MemoryStore()).plan(request)  # what is refused must not leave a new, empty file behind
     with writing(arguments.store, create=True) as store:
         applied = Ipam(store).apply(pools, nodes)
     return _print_changes(arguments, applied.changes, applied.refusals)
@@ -92,12 +101,16 @@ def _release_request(arguments: Namespace) -> Release | ReleaseFenced | ForceRel
         if arguments.fence is not None or arguments.force:
             raise InvalidRequestError("--fence and --force go with --address")
         if not arguments.owners:
-            raise InvalidRequestError("say whose addresses: release NODE OWNER..., or release --address ADDRESS with --fence or --force")
+            raise InvalidRequestError(
+                "say whose addresses: release NODE OWNER..., or release --address ADDRESS with --fence or --force"
+            )
         return Release(arguments.node, tuple(arguments.owners))
     if arguments.node is not None:
         raise InvalidRequestError("--address is released whoever holds it: leave NODE and OWNER out")
     if arguments.force == (arguments.fence is not None):
-        raise InvalidRequestError("--address needs one of --fence N (the holding that you mean) and --force (whoever holds it)")
+        raise InvalidRequestError(
+            "--address needs one of --fence N (the holding that you mean) and --force (whoever holds it)"
+        )
     address = _address(arguments.address)
     return ForceRelease(address) if arguments.force else ReleaseFenced(address, arguments.fence)
 
@@ -125,19 +138,35 @@ def get(arguments: Namespace) -> int:
                 else:
                     output.write_nodes(style, nodes, ipam.allocations(name))
             case "block" | "blocks":
-                output.write_blocks(style, _chosen("block", name, ipam.blocks(), lambda block: {block.node, str(block.prefix)}))
+                blocks = _chosen(
+                    "block", name, ipam.blocks(), lambda block: {str(block.prefix), block.node}, _node_names(ipam)
+                )
+                output.write_blocks(style, blocks)
             case _:
-                held = _chosen("address", name, ipam.allocations(), lambda item: {item.node, item.owner, str(item.address)})
+                held = _chosen(
+                    "address",
+                    name,
+                    ipam.allocations(),
+                    lambda item: {str(item.address), item.owner, item.node},
+                    _node_names(ipam),
+                )
                 output.write_allocations(style, held)
     return 0
 
 
-def _chosen(kind: str, name: str | None, items: Sequence[T], names: Callable[[T], set[str]]) -> Sequence[T]:
+def _node_names(ipam: Ipam) -> list[str]:
+    return [status.node.name for status in ipam.nodes()]
+
+
+def _chosen(
+    kind: str, name: str | None, items: Sequence[T], names: Callable[[T], set[str]], holders: Sequence[str] = ()
+) -> Sequence[T]:
+    """The items that have a name; none is an error, unless it is the name of one of the holders, who then holds nothing."""
     if name is None:
         return items
     wanted = _normal(name)
     chosen = [item for item in items if wanted in names(item)]
-    if not chosen:
+    if not chosen and wanted not in holders:
         raise NotFoundError(kind, name)
     return chosen
 
@@ -156,7 +185,9 @@ def delete(arguments: Namespace) -> int:
     if is_pool and arguments.force:
         raise InvalidRequestError("--force is for nodes; removing a pool never takes anything from those who hold it")
     if arguments.dry_run:
-        return _dry_run(arguments, [RemovePool(name) if is_pool else RemoveNode(name, arguments.force) for name in arguments.names])
+        return _dry_run(
+            arguments, [RemovePool(name) if is_pool else RemoveNode(name, arguments.force) for name in arguments.names]
+        )
     changes: list[Change] = []
     with writing(arguments.store) as store:
         ipam = Ipam(store)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ciliumipam._version import __version__
 from ciliumipam.cli import commands
+from ciliumipam.cli.output import require
 from ciliumipam.cli.text import say
 from ciliumipam.errors import ExhaustedError, InvalidError, IpamError, StateError, StoreError
 
@@ -63,6 +64,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit as end:  # argparse has printed the help, the version or what is wrong
         return int(end.code or 0)
     try:
+        require(arguments.output)
         return commands.COMMANDS[arguments.command](arguments)
     except IpamError as error:
         _complain(str(error))
@@ -130,19 +132,30 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(name: str, summary: str, *parents: _Command) -> _Command:
         return words.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", parents=[everywhere, *parents], allow_abbrev=False
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            parents=[everywhere, *parents],
+            allow_abbrev=False,
         )
 
     apply = command("apply", "apply pools and nodes from manifests and give nodes their blocks", plans)
     apply.add_argument(
-        "-f", dest="files", metavar="FILE|DIR", action="append", required=True, help="YAML or JSON, or - for standard input; repeatable"
+        "-f",
+        dest="files",
+        metavar="FILE|DIR",
+        action="append",
+        required=True,
+        help="YAML or JSON, or - for standard input; repeatable",
     )
 
     allocate = command("allocate", "give owners an address on a node: all of them or none", plans)
     allocate.add_argument("node", metavar="NODE")
     allocate.add_argument("owners", metavar="OWNER", nargs="+", help="an id that is never used again for anybody else")
     allocate.add_argument("--address", help="exactly this address (for one owner)")
-    allocate.add_argument("--family", type=int, choices=(4, 6), help="only this family (default: every family the node has)")
+    allocate.add_argument(
+        "--family", type=int, choices=(4, 6), help="only this family (default: every family the node has)"
+    )
     allocate.add_argument("--label", default="", help="a name for people, as namespace/pod")
 
     release = command("release", "release the addresses of owners, or one address", plans)
@@ -158,7 +171,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     get = command("get", "show pools, nodes, blocks or addresses")
     get.add_argument("kind", choices=KINDS, metavar="pools|nodes|blocks|addresses")
-    get.add_argument("name", metavar="NAME", nargs="?", help="only this one, in full; for blocks and addresses also a node's or owner's")
+    get.add_argument(
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help="only this one, in full; for blocks and addresses also a node's or owner's",
+    )
 
     explain = command("explain", "say pool by pool why a node was served or refused")
     explain.add_argument("node", metavar="NODE")

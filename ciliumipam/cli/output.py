@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ciliumipam import Allocation, Block, Change, NodeStatus, PoolStatus, Refusal, Utilization
@@ -25,6 +26,16 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "changes": ("ACTION", "KIND", "NAME", "DETAIL"),
     "findings": ("SEVERITY", "WHERE", "WHAT", "REPAIR"),
 }
+
+
+def require(style: Format) -> None:
+    """Load what printing in this style needs, so that its absence is found out before anything is changed.
+
+    Raises:
+        ModuleNotFoundError: The extra `cli` is not installed.
+    """
+    if style != "json":
+        import_module("tabulate" if style == "table" else "yaml")
 
 
 def write(style: Format, value: object, kind: str, rows: Iterable[Iterable[object]]) -> None:
@@ -53,7 +64,10 @@ def write_value(style: Format, value: object) -> None:
 
 def moment(since: float) -> str:
     """Seconds since the epoch as UTC in RFC 3339, to the second."""
-    return datetime.fromtimestamp(since, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(since, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # some clock was far off
+        return f"{since} s after 1970"
 
 
 def write_allocations(style: Format, allocations: Iterable[Allocation]) -> None:
@@ -102,7 +116,16 @@ def write_pools(style: Format, pools: Iterable[PoolStatus]) -> None:
         lengths = dict.fromkeys(f"/{spec.block_length(cidr)}" for cidr in spec.cidrs)
         held = ", ".join(f"{count['held']}/{size(count['total'])}" for count in blocks.values())
         status = f"conflicts with {pool.conflicting}" if pool.conflicting else "ready"
-        rows.append([spec.name, ", ".join(map(str, spec.cidrs)), ", ".join(lengths), held, str(spec.selector) or "every node", status])
+        rows.append(
+            [
+                spec.name,
+                ", ".join(map(str, spec.cidrs)),
+                ", ".join(lengths),
+                held,
+                str(spec.selector) or "every node",
+                status,
+            ]
+        )
     write(style, values, "pools", rows)
 
 
@@ -133,7 +156,8 @@ def _node_cells(node: Row) -> list[object]:
         ", ".join(node["pools"]) or "-",
         ", ".join(node["podCIDRs"]) or "-",
         ", ".join(shown) + (f" +{more} more" if more else "") or "-",
-        ", ".join(f"{use['inUse']}/{size(use['capacity'] - use['reserved'])}" for use in node["utilization"].values()) or "-",
+        ", ".join(f"{use['inUse']}/{size(use['capacity'] - use['reserved'])}" for use in node["utilization"].values())
+        or "-",
     ]
 
 
@@ -172,7 +196,9 @@ def cilium_node(node: NodeStatus) -> Row:
 def write_audit(style: Format, result: Audit) -> None:
     """What a check found, and what it looked at."""
     findings = [{"severity": f.severity, "where": f.where, "what": f.what, "repair": f.repair} for f in result.findings]
-    write(style, {"findings": findings, "counts": dict(result.counts)}, "findings", (item.values() for item in findings))
+    write(
+        style, {"findings": findings, "counts": dict(result.counts)}, "findings", (item.values() for item in findings)
+    )
     if style == "table":
         print("checked: " + ", ".join(f"{count} {what}" for what, count in result.counts.items()))
 

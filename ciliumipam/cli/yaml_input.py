@@ -64,7 +64,9 @@ class _Builder:
         self.document: object = None
         self.line = 1
         self._name = name
-        self._open: list[tuple[list[Any] | dict[Any, Any], list[Any]]] = []  # innermost last; a mapping's pending key beside it
+        self._open: list[
+            tuple[list[Any] | dict[Any, Any], list[Any]]
+        ] = []  # innermost last; a mapping's pending key beside it
         self._resolve: Callable[..., str] = Resolver().resolve
         constructor = SafeConstructor()
         self._scalars = {

@@ -49,16 +49,19 @@ class MemoryStore:
         with self._lock:
             if self._closed:
                 raise StoreClosedError("put")
-            before = {key: self._entries.get(key) for key, _, _ in writes}
+            before = [self._entries.get(write.key) for write in writes]
+            done: list[Revision] = []
             try:
-                return [self._put(key, record, expect) for key, record, expect in writes]
+                for key, record, expect in writes:
+                    done.append(self._put(key, record, expect))
             except ConflictError:
-                for key, entry in before.items():
+                for write, entry in reversed(list(zip(writes, before, strict=True))[: len(done)]):
                     if entry is None:
-                        self._entries.pop(key, None)
+                        del self._entries[write.key]
                     else:
-                        self._entries[key] = entry
+                        self._entries[write.key] = entry
                 raise
+            return done
 
     def _put(self, key: Key, record: Record, expect: Expect) -> Revision:
         self._check(key, expect)

@@ -95,7 +95,7 @@ class FaultyStore:
 
     def put_in_order(self, writes: Sequence[Write]) -> list[Revision]:
         """Do all writes one by one, each with a fault of its own."""
-        return [self.put(key, record, expect=expect) for key, record, expect in writes]
+        return [self.put(write.key, write.record, expect=write.expect) for write in writes]
 
     def delete(self, key: Key, *, expect: Revision) -> None:
         """Remove a record, or fail."""

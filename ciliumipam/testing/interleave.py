@@ -23,6 +23,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from ciliumipam.block_tasks import ApplyTask
 from ciliumipam.draft import Step
 from ciliumipam.errors import ConflictError, IpamError, StoreUnavailableError
 from ciliumipam.records import ClaimPage, Entry, Holding, Key, Record, Revision
@@ -109,6 +110,8 @@ def call(*tasks: Callable[[str], Task], name: str = "", attempts: int = 6) -> Ca
                 continue
             for each in task.result if isinstance(task, AllocateTask) else ():
                 yield Told(each.family, int(each.address), each.fence, each.owner, each.node)
+            for piece in task.carved if isinstance(task, ApplyTask) else ():
+                yield _told(piece, "")
         return outcome
 
     return program

@@ -166,7 +166,7 @@ def _one_family() -> list[Scenario]:
             (_BLOCK, allocate("n1", "o")),
             (
                 actor("A", release("n1", "o"), allocate("n1", "o"), may_end=_LATE),
-                actor("B", release_fenced("10.0.0.1", 2), may_end=_LATE),
+                actor("B", release_fenced("10.0.0.1", 7), may_end=_LATE),
                 actor("C", allocate("n1", "q"), may_end=_LATE),
             ),
         ),
@@ -220,9 +220,9 @@ def _several_pieces() -> list[Scenario]:
             "both families, an allocation that crashes anywhere, a second call and a release",
             (_DUAL,),
             (
-                actor("A", allocate("n1", "o"), may_end=_LATE, attempts=3),
-                actor("B", allocate("n1", "o"), may_end=_LATE, attempts=3),
-                actor("C", release("n1", "o"), may_end=_LATE, attempts=3),
+                actor("A", allocate("n1", "o"), may_end=_LATE, attempts=2),
+                actor("B", allocate("n1", "o"), may_end=_LATE, attempts=2),
+                actor("C", release("n1", "o"), may_end=_LATE, attempts=2),
             ),
         ),
         Scenario(
@@ -261,8 +261,8 @@ def _hand_back() -> list[Scenario]:
             "a block goes back and to the same node again, whose old agent is still there",
             (_BLOCK,),
             (
-                actor("A", remove("n1"), apply(node("n1")), allocate("n1", "q"), may_end=_LATE, apart=True),
-                actor("B", allocate("n1", "o"), may_end=_LATE, apart=True),
+                actor("A", remove("n1"), apply(node("n1")), allocate("n1", "q"), may_end=_LATE, apart=True, attempts=4),
+                actor("B", allocate("n1", "o"), may_end=_LATE, apart=True, attempts=4),
             ),
             lost=1,
         ),
@@ -279,8 +279,8 @@ def _hand_back() -> list[Scenario]:
             "a node that is gone loses its block by force, with further pages, while its agent sleeps in the middle of a call",
             (_PAGES, allocate("n1", "x")),
             (
-                actor("A", remove("n1", force=True), apply(node("n2")), may_end=_LATE),
-                actor("B", allocate("n1", "o"), may_end=_LATE),
+                actor("A", remove("n1", force=True), apply(node("n2")), may_end=_LATE, attempts=3),
+                actor("B", allocate("n1", "o"), may_end=_LATE, attempts=3),
             ),
             late=1,
         ),

@@ -1,0 +1,147 @@
+"""Every interleaving of small scenarios through the production code, and proof that the checker can fail.
+
+Each planted fault takes out one rule; it is named after what it takes out, and has to be found in the scenario named with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ciliumipam import block_tasks, draft, ledger, levels, protocol, tasks
+from ciliumipam.draft import Draft
+from ciliumipam.ledger import Status
+from ciliumipam.records import Holding, Page
+from ciliumipam.testing.interleave import Checker, Violation
+from ciliumipam.testing.scenarios import scenarios
+
+SCENARIOS = {scenario.name: scenario for scenario in scenarios()}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_interleaving_breaks_an_invariant(name: str, record_property: Callable[[str, object], None]) -> None:
+    walked = Checker(SCENARIOS[name]).walk()
+
+    record_property("states", walked.states)
+    assert walked.ends, "no run came to an end"
+
+
+# ------------------------------------------------------------------------------------------------- planted faults
+
+Patch = pytest.MonkeyPatch
+
+
+def slots_forget_their_fences(patch: Patch) -> None:
+    free = ledger.free
+    patch.setattr(protocol, "free", lambda draft, tree, fence, holding, last: free(draft, tree, fence, holding, 0))
+
+
+def the_fence_of_a_ticket_is_not_looked_at(patch: Patch) -> None:
+    status = ledger.status
+
+    def wrong(*args: Any) -> Status:
+        found = status(*args)
+        return Status.PENDING if found is Status.DEAD and ledger.status(*args[:3], args[3]._replace(fence=10**9)) is Status.PENDING else found
+
+    patch.setattr(protocol, "status", wrong)
+
+
+def a_block_is_freed_without_closing_its_addresses(patch: Patch) -> None:
+    patch.setattr(levels.BlockLevel, "close_below", lambda self, draft, piece: piece.fence)
+
+
+def closing_does_not_raise_the_fence(patch: Patch) -> None:
+    put_page = Draft.put_page
+
+    def wrong(self: Draft, key: Any, page: Page, level: int, slots: Any, *, closing: bool = False) -> None:
+        put_page(self, key, page._replace(fence=page.fence - 1) if closing else page, level, slots, closing=closing)
+
+    patch.setattr(Draft, "put_page", wrong)
+
+
+def closing_does_not_end_claims(patch: Patch) -> None:
+    put_page = Draft.put_page
+
+    def wrong(self: Draft, key: Any, page: Page, level: int, slots: Any, *, closing: bool = False) -> None:
+        kept = tuple(slot - 1 if isinstance(slot, int) else slot for slot in page.slots)
+        put_page(self, key, page._replace(slots=kept) if closing else page, level, slots, closing=closing)
+
+    patch.setattr(Draft, "put_page", wrong)
+
+
+def addresses_are_closed_after_their_block_is_freed(patch: Patch) -> None:
+    patch.setattr(draft, "CLOSE", draft.DELETE)
+
+
+def a_split_region_is_joined_without_closing_it(patch: Patch) -> None:
+    patch.setattr(ledger, "_close_slot", lambda *_, **__: 0)
+
+
+def a_closed_page_can_be_filled(patch: Patch) -> None:
+    counted = ledger.counted
+    patch.setattr(
+        ledger, "counted", lambda raw, fence, slots: counted(raw, max(fence, raw.fence if raw else 0), slots)
+    )
+    patch.setattr("ciliumipam.view.View.is_closed", lambda self, block: False)
+
+
+def claims_are_written_after_the_pages(patch: Patch) -> None:
+    patch.setattr(protocol, "CLAIM", draft.UNCLAIM)
+    patch.setattr(draft, "CLAIM", draft.UNCLAIM)
+
+
+def claims_forget_before_the_pages_are_freed(patch: Patch) -> None:
+    defaults = protocol.forget.__defaults__
+    assert defaults is not None
+    patch.setattr(protocol.forget, "__defaults__", (draft.CLAIM,))
+
+
+def a_release_does_not_use_up_a_ticket(patch: Patch) -> None:
+    free = ledger.free
+
+    def wrong(drafted: Draft, tree: Any, fence: int, holding: Holding, last: int) -> None:
+        if ledger.status(drafted, tree, fence, holding) is Status.HELD:
+            free(drafted, tree, fence, holding, last)
+
+    patch.setattr(protocol, "free", wrong)
+
+
+def several_pieces_are_not_marked_before_they_are_freed(patch: Patch) -> None:
+    patch.setattr(levels.AddressLevel, "marks", False)
+
+
+def success_is_told_without_reading_again(patch: Patch) -> None:
+    patch.setattr(tasks.AllocateTask, "verify", lambda self: ())
+
+
+def a_failed_call_takes_back_what_another_relies_on(patch: Patch) -> None:
+    take = protocol.take
+
+    def wrong(drafted: Draft, level: Any, standing: Any, chosen: Any, call: Any, *, group: bool) -> None:
+        take(drafted, level, standing if chosen else standing._replace(tentative=call.token), chosen, call, group=group)
+
+    patch.setattr(tasks, "take", wrong)
+
+
+def a_failed_call_takes_nothing_back(patch: Patch) -> None:
+    patch.setattr(tasks.AllocateTask, "undo", lambda self, view, drafted: True)
+
+
+def torn_pages_are_believed(patch: Patch) -> None:
+    status = ledger.status
+    patch.setattr(
+        protocol, "status", lambda *args: Status.DEAD if status(*args) in (Status.TORN, Status.BLOCKED) else status(*args)
+    )
+
+
+FAULTS: dict[Callable[[Patch], None], str] = {}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_planted_fault_is_found(fault: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    fault(monkeypatch)
+
+    with pytest.raises(Violation):
+        Checker(SCENARIOS[FAULTS[fault]]).walk()
