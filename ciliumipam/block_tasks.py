@@ -25,7 +25,7 @@ class ApplyTask(Task):
         carved: The blocks that this call gave to nodes.
     """
 
-    lists = ("pool", "node")
+    lists = ("pool", "node", "block-claims", "block-page")
 
     def __init__(self, request: Apply, now: float, token: str) -> None:
         super().__init__(now)
@@ -147,12 +147,15 @@ def _mark(view: View, draft: Draft, pools: Pools, piece: Holding) -> None:
 class RemoveNodeTask(Task):
     """All blocks of a node back, then the node forgotten."""
 
-    lists = ("pool", "node")
+    lists = ("pool", "node", "block-claims", "block-page")
 
     def __init__(self, request: RemoveNode, now: float) -> None:
         super().__init__(now)
         self.request = request
         self._found = False
+
+    def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
+        return self.request.name, ()
 
     def step(self, view: View, draft: Draft) -> bool:
         name = self.request.name
@@ -201,7 +204,7 @@ class RemoveNodeTask(Task):
 class RemovePoolTask(Task):
     """A pool forgotten; what was carved out of it stays where it is."""
 
-    lists = ("pool",)
+    lists = ("pool", "block-page")
 
     def __init__(self, request: RemovePool, now: float) -> None:
         super().__init__(now)

@@ -165,7 +165,7 @@ def take(draft: Draft, level: Level, standing: Standing, chosen: tuple[Holding, 
         marks.pop(standing.holder, None)
         if tentative and pieces:
             marks[standing.holder] = call.token
-            call.added[standing.holder] = call.added.get(standing.holder, frozenset()).union(chosen)
+        call.added[standing.holder] = call.added.get(standing.holder, frozenset()).union(chosen)
         closing = claims.closing.difference(standing.pieces) if claims.closing else claims.closing
         draft.put(standing.key, ClaimPage(named, marks, closing), CLAIM)
     for piece in chosen:
@@ -196,7 +196,8 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
     for piece in ending:
         place = level.ledger_of(piece)
         if piece in alive and place is not None:
-            last = level.close_below(draft, piece)
+            # what was never held has nothing below it; and if it is held by now, only the page that is freed would tell
+            last = piece.fence if piece in standing.pending else level.close_below(draft, piece)
             free(draft, *place, piece, last)
     forget(draft, standing, {piece for piece in standing.pieces if piece in ending or piece not in alive})
 

@@ -112,6 +112,8 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
         for task in doubted:
             task.reread = True
             yield from _reread(view, task, ())
+            for key in task.before(view):
+                yield from _read(view, key)
         if unsure:
             attempt += 1
             if attempt >= attempts:

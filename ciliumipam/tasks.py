@@ -194,8 +194,11 @@ class AllocateTask(AddressTask):
         for owner in self.request.owners:
             standing = look(draft, level, owner)
             added = self._call.added.get(owner, frozenset())
-            if self._call.owns(standing):
-                release(draft, level, standing, [piece for piece in standing.pieces if piece in added])
+            # what is not filled was told to nobody; what is, only this call may take back, and only while nobody relies on it
+            mine = standing.pieces if self._call.owns(standing) else standing.pending
+            ending = [piece for piece in mine if piece in added]
+            if ending or standing.good != standing.pieces:
+                release(draft, level, standing, ending)
         return True
 
     def _families(self, view: View, blocks: Blocks) -> tuple[Family, ...]:
@@ -376,8 +379,10 @@ class ReleaseTask(EndTask):
         level = AddressLevel(view, self.node, self.confirmed)
         standings = [look(draft, level, owner) for owner in self.request.owners]
         for standing in standings:
-            if standing.pieces:
-                self._found.setdefault(standing.holder, standing.pieces)
+            found = self._found.get(standing.holder, ())
+            # what joined the claim while something of it was still held goes with it: whoever added it counts on both
+            if standing.pieces and (not found or any(piece in found for piece in standing.pieces)):
+                self._found[standing.holder] = (*found, *standing.pieces)
         unknown = [owner for owner in self.request.owners if owner not in self._found]
         if unknown and not self.request.missing_ok:
             raise NotFoundError(f"allocation on node {self.node!r} for owner", unknown[0])
@@ -398,12 +403,12 @@ class ReleaseAddressTask(EndTask):
         self._target: Holding | None = None
 
     def before(self, view: View) -> Iterable[Key]:
-        """The page that decides the address now."""
+        """The pages that decide the address now."""
         outer = block_over(view, self._family, self._number)
         if outer is None:
             return ()
         ledger = view.address_ledger(outer.prefix)
-        return (ledger.key(self._number, ledger.levels[-1]),)
+        return [ledger.key(self._number, level) for level in ledger.levels]
 
     def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:
         keys = () if self._target is None else (address_claims_key(self.node, self._target.holder),)

@@ -604,6 +604,16 @@ def test_a_block_in_use_stays_and_an_empty_one_goes_without_forgetting_its_fence
     node.check_invariants()
 
 
+def test_the_others_serve_on_after_a_block_that_never_had_room_is_removed() -> None:
+    node = NodeAllocator(["10.0.1.0/30", "10.0.2.0/30"], reserved=["10.0.1.0/30"])
+    node.allocate("a")
+
+    node.remove_block("10.0.1.0/30")
+
+    assert str(node.allocate("b").address) == "10.0.2.2"
+    node.check_invariants()
+
+
 def test_blocks_may_not_overlap_but_the_same_block_may_be_named_again() -> None:
     node = NodeAllocator(["10.0.1.0/24"], node="node-1")
 
@@ -804,6 +814,12 @@ class NodeMachine(RuleBasedStateMachine):
     def occupy_again(self, data: st.DataObject, by: int) -> None:
         holding = data.draw(st.sampled_from(self.oracle.holdings()))
         self.both("occupy", holding[2], holding[0], holding[5] + by, "again")
+
+    @precondition(lambda self: self.oracle.fences)
+    @rule(data=st.data(), owner=owners, by=st.integers(-1, 2))
+    def occupy_what_was_held(self, data: st.DataObject, owner: str, by: int) -> None:
+        address = data.draw(st.sampled_from(list(self.oracle.fences)))
+        self.both("occupy", address, owner, self.oracle.fences[address] + by)
 
     @rule(owner=owners)
     def release(self, owner: str) -> None:

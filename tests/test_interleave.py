@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ciliumipam import block_tasks, draft, ledger, levels, protocol, tasks
+from ciliumipam import draft, ledger, levels, protocol, tasks
 from ciliumipam.draft import Draft
 from ciliumipam.ledger import Status
 from ciliumipam.records import Holding, Page
@@ -41,9 +41,10 @@ def slots_forget_their_fences(patch: Patch) -> None:
 def the_fence_of_a_ticket_is_not_looked_at(patch: Patch) -> None:
     status = ledger.status
 
-    def wrong(*args: Any) -> Status:
-        found = status(*args)
-        return Status.PENDING if found is Status.DEAD and ledger.status(*args[:3], args[3]._replace(fence=10**9)) is Status.PENDING else found
+    def wrong(pages: Any, tree: Any, fence: int, holding: Holding) -> Status:
+        found = status(pages, tree, fence, holding)
+        later = holding._replace(fence=10**9)
+        return Status.PENDING if found is Status.DEAD and status(pages, tree, fence, later) is Status.PENDING else found
 
     patch.setattr(protocol, "status", wrong)
 
@@ -136,7 +137,32 @@ def torn_pages_are_believed(patch: Patch) -> None:
     )
 
 
-FAULTS: dict[Callable[[Patch], None], str] = {}
+FAULTS: dict[Callable[[Patch], None], str] = {
+    slots_forget_their_fences: "a release races an allocation of the same owner and one of another",
+    the_fence_of_a_ticket_is_not_looked_at: "a release races an allocation of the same owner and one of another",
+    a_block_is_freed_without_closing_its_addresses: "a block goes back and to another node while the first still allocates",
+    closing_does_not_raise_the_fence: "a block goes back and to another node while the first still allocates",
+    closing_does_not_end_claims: "a block goes back and to the same node again, whose old agent is still there",
+    addresses_are_closed_after_their_block_is_freed: "a block goes back and to another node while the first still allocates",
+    a_split_region_is_joined_without_closing_it: (
+        "a split region is joined for a large block while a small one is claimed in it, by operators with other pools"
+    ),
+    a_closed_page_can_be_filled: "a block goes back and to another node while the first still allocates",
+    claims_are_written_after_the_pages: "two calls of one owner",
+    claims_forget_before_the_pages_are_freed: "a release races an allocation of the same owner and one of another",
+    a_release_does_not_use_up_a_ticket: "an allocation that crashes anywhere, a second call, a release, writes delivered late",
+    several_pieces_are_not_marked_before_they_are_freed: "both families, allocation against release of the same owner",
+    success_is_told_without_reading_again: (
+        "a caller with an old view asks for what another has released and given to somebody else"
+    ),
+    a_failed_call_takes_back_what_another_relies_on: (
+        "two owners or none, while one of them calls alone and another takes what is left"
+    ),
+    a_failed_call_takes_nothing_back: (
+        "both families, the second exhausted for one of two owners, which gives the first back"
+    ),
+    torn_pages_are_believed: "one owner goes for two pages at once",
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -65,13 +65,19 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     """Another Python process, with pipes to all three streams."""
     command = [sys.executable, "-c", PRELUDE + script, *map(str, arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT)
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT, start_new_session=True
+    )
 
 
 def run(script: str, *arguments: object) -> str:
     """What another Python process prints, which must end well."""
     process = start(script, *arguments)
-    output, errors = process.communicate()
+    try:
+        output, errors = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:  # a deadlock, in it or in a child of its own
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert (process.returncode, errors) == (0, "")
     return output.strip()
 
@@ -108,6 +114,29 @@ while True:
     except ConflictError:
         continue
     os.write(1, f"{key.name} {number} {revision}\\n".encode())
+"""
+
+
+KILL_AT = """
+def is_killed(work, last):
+    "Do it in a child that is killed before its statement number `last`; says whether it was."
+    child = os.fork()
+    if child == 0:
+        connect, count = sqlite3.connect, 0
+        def trace(statement):
+            nonlocal count
+            count += 1
+            if count > last: kill()
+        def traced(*arguments, **options):
+            connection = connect(*arguments, **options)
+            connection.set_trace_callback(trace)
+            return connection
+        sqlite3.connect = traced
+        work()
+        os._exit(0)
+    end = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert end in (0, -signal.SIGKILL), end
+    return end != 0
 """
 
 
@@ -164,64 +193,50 @@ def test_processes_lose_no_update_and_repeat_no_revision_while_some_are_killed(p
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_a_process_killed_at_any_statement_of_a_write_leaves_all_of_it_or_nothing(
-    path: Path, store: SqliteStore
-) -> None:
-    script = """
-    store, last = SqliteStore(sys.argv[1]), int(sys.argv[2])
-    store._run("open", store._writer, lambda connection: None)
-    count = 0
-    def trace(statement):
-        global count
-        count += 1
-        if count > last: kill()
-    store._writer.connection.set_trace_callback(trace)
-    a, b = store.get(A), store.get(B)
-    store.put_in_order([Write(key, page(entry.record.fence + 1), entry.revision) for key, entry in ((A, a), (B, b))])
-    store._writer.connection.set_trace_callback(None)
+def test_a_process_killed_at_any_statement_of_a_write_leaves_all_of_it_or_nothing(path: Path) -> None:
+    script = (
+        KILL_AT
+        + """
+    with SqliteStore(sys.argv[1]) as store:
+        store.put_in_order([Write(A, page(0), ABSENT), Write(B, page(0), ABSENT)])
+    def write():
+        with SqliteStore(sys.argv[1]) as store:
+            entries = [(key, store.get(key)) for key in (A, B)]
+            store.put_in_order([Write(key, page(entry.record.fence + 1), entry.revision) for key, entry in entries])
+    for count in range(100):
+        killed = is_killed(write, count)
+        with SqliteStore(sys.argv[1]) as store:
+            print(killed, store.get(A).record.fence, store.get(B).record.fence)
+        if not killed: break
     """.replace("\n    ", "\n")
-    for key in (A, B):
-        store.put(key, page(0), expect=ABSENT)
+    )
 
-    statements = 0
-    while (process := start(script, path, statements)).wait() == -signal.SIGKILL:
-        process.communicate()
-        assert (number_of(store, A), number_of(store, B)) == (0, 0)
-        statements += 1
-    process.communicate()
+    *killed, (last, *values) = [line.split() for line in run(script, path).splitlines()]
 
-    assert process.returncode == 0
-    assert statements == 6  # BEGIN, counter, two updates, counter, COMMIT
-    assert (number_of(store, A), number_of(store, B)) == (1, 1)
+    assert len(killed) >= 6  # BEGIN, counter, two updates, counter, COMMIT, besides what opening takes
+    assert killed == [["True", "0", "0"]] * len(killed)
+    assert (last, values) == ("False", ["1", "1"])
 
 
 def test_a_process_killed_at_any_statement_of_creating_the_file_leaves_one_that_opens(tmp_path: Path) -> None:
-    script = """
-    connect, count, last = sqlite3.connect, 0, int(sys.argv[2])
-    def trace(statement):
-        global count
-        count += 1
-        if count > last: kill()
-    def traced(*arguments, **options):
-        connection = connect(*arguments, **options)
-        connection.set_trace_callback(trace)
-        return connection
-    sqlite3.connect = traced
-    SqliteStore(sys.argv[1])
-    """.replace("\n    ", "\n")
-    statements, done = 0, False
-    while not done:
-        path = tmp_path / f"{statements}.db"
-        process = start(script, path, statements)
-        _, errors = process.communicate()
-        assert errors == ""
-        done = process.returncode == 0
+    script = (
+        KILL_AT
+        + """
+    for count in range(100):
+        path = f"{sys.argv[1]}/{count}.db"
+        killed = is_killed(lambda: SqliteStore(path), count)
         with SqliteStore(path) as store:
             store.put(A, page(1), expect=ABSENT)
-            assert number_of(store, A) == 1
-        statements += 1
+            print(killed, store.get(A).record.fence)
+        if not killed: break
+    """.replace("\n    ", "\n")
+    )
 
-    assert statements > 10
+    *killed, last = [line.split() for line in run(script, tmp_path).splitlines()]
+
+    assert len(killed) > 10
+    assert killed == [["True", "1"]] * len(killed)
+    assert last == ["False", "1"]
 
 
 def test_processes_that_create_the_file_at_the_same_time_all_get_it(path: Path) -> None:
@@ -246,6 +261,26 @@ def test_processes_that_create_the_file_at_the_same_time_all_get_it(path: Path) 
     assert len({revision for revision, _ in results}) == 6
     with SqliteStore(path, must_exist=True) as store:
         assert len(store.scan("node").entries) == 6
+
+
+def test_a_file_that_another_creates_meanwhile_is_not_created_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_new = module._is_new
+    others: list[SqliteStore] = []
+
+    def meanwhile(connection: sqlite3.Connection) -> bool:
+        found = is_new(connection)
+        if not others:
+            monkeypatch.setattr(module, "_is_new", is_new)
+            others.append(SqliteStore(path))
+            others[0].put(A, page(1), expect=ABSENT)
+        return found
+
+    monkeypatch.setattr(module, "_is_new", meanwhile)
+    with SqliteStore(path) as store:
+        assert number_of(store, A) == 1
+    others[0].close()
 
 
 # -------------------------------------------------------------------------------------------------------------- fork
@@ -318,20 +353,14 @@ def test_a_fork_waits_for_the_writes_of_other_threads_and_both_sides_go_on(path:
             add(B)
             os._exit(7)
         add(A)
-        written += 0
         ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     stop.set()
     writer.join()
     assert ends == [7] * 12, ends
     print(store.get(A).record.fence - written, store.get(B).record.fence)
     """.replace("\n    ", "\n")
-    process = start(
-        "import warnings; warnings.simplefilter('ignore')\n" + script, path
-    )  # 3.12 on warns of any such fork
-    output, errors = process.communicate()
-
-    assert (process.returncode, errors) == (0, "")
-    assert output.split() == ["12", "12"]
+    quiet = "import warnings; warnings.simplefilter('ignore')\n"  # Python 3.12 on warns of any such fork
+    assert run(quiet + script, path).split() == ["12", "12"]
 
 
 def test_a_closed_store_stays_closed_in_a_child(path: Path) -> None:
@@ -411,7 +440,13 @@ def test_a_writer_waits_for_the_lock_and_then_writes(path: Path, monkeypatch: py
         monkeypatch.setattr(other, "communicate", lambda _: ("", ""))
 
 
-def test_waits_grow_to_a_bound_and_end_at_the_deadline(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("chance", "wanted"),
+    [(1.0, [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 2.5]), (0.25, [0.125, 0.25, 0.5, 1.0] + [1.25] * 14 + [0.625])],
+)
+def test_waits_grow_by_chance_to_a_bound_and_end_at_the_deadline(
+    path: Path, monkeypatch: pytest.MonkeyPatch, chance: float, wanted: list[float]
+) -> None:
     now, waits = 0.0, []
 
     def sleep(seconds: float) -> None:
@@ -422,11 +457,11 @@ def test_waits_grow_to_a_bound_and_end_at_the_deadline(path: Path, monkeypatch: 
     with SqliteStore(path, busy_timeout=0.02) as store, locked(path):
         monkeypatch.setattr(module, "sleep", sleep)
         monkeypatch.setattr(module, "monotonic", lambda: now)
-        monkeypatch.setattr(module, "random", lambda: 1.0)
+        monkeypatch.setattr(module, "random", lambda: chance)
         with pytest.raises(StoreUnavailableError):
             store.put(A, page(1), expect=ABSENT)
 
-    assert waits == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 2.5]
+    assert waits == wanted
 
 
 def test_a_file_that_is_locked_while_it_is_opened_is_unavailable(path: Path) -> None:

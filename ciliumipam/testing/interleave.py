@@ -48,13 +48,32 @@ class Told(NamedTuple):
     node: str
 
 
+class Together(NamedTuple):
+    """A caller was told all of this at once. A release that ends a part of it ends it all, or came before all of it."""
+
+    told: tuple[Told, ...]
+
+
+class Begins(NamedTuple):
+    """A call begins. What others had ended by then, it may not tell any more."""
+
+
 class Aims(NamedTuple):
     """A call that was asked to sets out to end this holding."""
 
     at: Told
 
 
-Program: TypeAlias = Generator[Operation | Aims | Told, Answer, str]
+class Ended(NamedTuple):
+    """A call that set out to end these holdings has returned."""
+
+    told: frozenset[Told]
+
+
+Event: TypeAlias = Begins | Aims | Ended | Together
+_EVENTS = (Begins, Aims, Ended, Together)
+
+Program: TypeAlias = Generator[Operation | Event, Answer, str]
 """Yields operations and is sent their answers; yields what callers are told; returns how the call ended."""
 
 
@@ -76,6 +95,10 @@ class Actor:
     apart: bool = False
 
 
+_BETWEEN = Get(Key("node", "between-two-calls"))
+"""A step at which nothing happens, so that others can come between two calls of one actor."""
+
+
 def call(*tasks: Callable[[str], Task], name: str = "", attempts: int = 6) -> Callable[[], Program]:
     """A program that reads the store and runs tasks one after the other over the same view.
 
@@ -91,6 +114,9 @@ def call(*tasks: Callable[[str], Task], name: str = "", attempts: int = 6) -> Ca
         outcome = "done"
         for number, make in enumerate(tasks):
             task = make(f"{name}{number}")
+            if number:
+                yield _BETWEEN
+            yield Begins()
             session = run(view, [task], attempts=attempts)
             aimed: set[Holding] = set()
             answer: Answer = None
@@ -105,13 +131,17 @@ def call(*tasks: Callable[[str], Task], name: str = "", attempts: int = 6) -> Ca
                 pass
             except IpamError as error:
                 return type(error).__name__
+            if aimed:
+                yield Ended(frozenset(_told(piece, task.targets[piece]) for piece in aimed))
             if task.failed is not None:
                 outcome = type(task.failed).__name__
                 continue
-            for each in task.result if isinstance(task, AllocateTask) else ():
-                yield Told(each.family, int(each.address), each.fence, each.owner, each.node)
+            if isinstance(task, AllocateTask):
+                for owner in task.request.owners:
+                    mine = [each for each in task.result if each.owner == owner]
+                    yield Together(tuple(Told(each.family, int(each.address), each.fence, owner, each.node) for each in mine))
             for piece in task.carved if isinstance(task, ApplyTask) else ():
-                yield _told(piece, "")
+                yield Together((_told(piece, ""),))
         return outcome
 
     return program
@@ -161,7 +191,7 @@ class _Node:
         self.depth = depth
         self.children: dict[int, _Node] = {}
         self.operation: Operation | None = None
-        self.events: list[Aims | Told] = []
+        self.events: list[Event] = []
         self.outcome: str | None = None
 
 
@@ -188,6 +218,8 @@ class _State(NamedTuple):
         lost, late: How many faults are still allowed.
         told: What was told and still binds.
         aimed: What somebody set out to end.
+        ended: What somebody who set out to end it has returned from.
+        before: Per actor, `ended` when its present call began.
     """
 
     world: tuple[int, ...]
@@ -198,6 +230,8 @@ class _State(NamedTuple):
     late: int
     told: frozenset[Told]
     aimed: frozenset[Told]
+    ended: frozenset[Told]
+    before: tuple[frozenset[Told], ...]
 
 
 class Checker:
@@ -277,7 +311,7 @@ class Checker:
             try:
                 while True:
                     operation = program.send(answer)
-                    if isinstance(operation, (Aims, Told)):
+                    if isinstance(operation, _EVENTS):
                         answer = None
                         continue
                     answer = self._alone(world, operation)
@@ -295,6 +329,8 @@ class Checker:
             late=self.scenario.late,
             told=frozenset(),
             aimed=frozenset(),
+            ended=frozenset(),
+            before=(frozenset(),) * count,
         )
 
     def _alone(self, world: dict[Key, tuple[Record | None, int]], operation: Operation) -> Answer:
@@ -358,11 +394,11 @@ class Checker:
         self._advance(actor, node, program, lambda: next(program))
         return self._number(node)
 
-    def _advance(self, actor: int, node: _Node, program: Program, resume: Callable[[], Operation | Aims | Told]) -> None:
+    def _advance(self, actor: int, node: _Node, program: Program, resume: Callable[[], Operation | Event]) -> None:
         """Run a program to its next operation, noting what it tells."""
         try:
             event = resume()
-            while isinstance(event, (Aims, Told, Pause)):
+            while isinstance(event, (*_EVENTS, Pause)):
                 if not isinstance(event, Pause):
                     node.events.append(event)
                 event = next(program)
@@ -394,7 +430,7 @@ class Checker:
         program = self.scenario.actors[actor].program()
         event = next(program)
         while True:
-            while isinstance(event, (Aims, Told, Pause)):
+            while isinstance(event, (*_EVENTS, Pause)):
                 event = next(program)
             if not path:
                 return program
@@ -485,19 +521,23 @@ class Checker:
     def _after(self, state: _State, actor: int, answer: int) -> _State:
         """The state after an actor got an answer: its next node, and what it told in getting there."""
         child = self._child(actor, self._nodes[state.nodes[actor]], answer)
-        told, aimed = state.told, state.aimed
+        told, aimed, ended, before = state.told, state.aimed, state.ended, state.before
         for event in child.events:
             if isinstance(event, Aims):
                 told, aimed = told - {event.at}, aimed | {event.at}
-            elif event not in aimed:
-                told = told | {event}
+            elif isinstance(event, Begins):
+                before = _set(before, actor, ended)
+            elif isinstance(event, Ended):
+                ended |= event.told
+            elif not (aimed - before[actor]).issuperset(event.told):
+                told = told.union(event.told)
         if child.outcome is not None:
             allowed = (*self.scenario.actors[actor].may_end, "RetriesExhaustedError")
             if child.outcome not in allowed:
                 name = self.scenario.actors[actor].name
                 raise _Ended(f"{name} ended with {child.outcome}, allowed: {', '.join(allowed)}")
         return state._replace(
-            nodes=_set(state.nodes, actor, self._number(child)), at=_set(state.at, actor, ()), told=told, aimed=aimed
+            nodes=_set(state.nodes, actor, self._number(child)), at=_set(state.at, actor, ()), told=told, aimed=aimed, ended=ended, before=before
         )
 
     # --------------------------------------------------------------------------------------------------- checks

@@ -132,6 +132,14 @@ def _blocks() -> list[Scenario]:
             ),
         ),
         Scenario(
+            "an operator moves a pool elsewhere while another gives out of it",
+            (_FOUR,),
+            (
+                actor("A", apply(pool("p", "10.0.1.0/28", v4=30)), apart=True),
+                actor("B", apply(node("n1")), allocate("n1", "o"), may_end=_LATE, apart=True),
+            ),
+        ),
+        Scenario(
             "one IPv6 block is left for two nodes that want both families",
             (apply(pool("p", "10.0.0.0/28", "fd00::/125", v4=30, v6=126), node("n0")),),
             (actor("A", apply(node("n1")), apart=True), actor("B", apply(node("n2")), apart=True)),
@@ -179,6 +187,14 @@ def _one_family() -> list[Scenario]:
                 actor("C", release("n1", "o"), may_end=_LATE),
             ),
             late=1,
+        ),
+        Scenario(
+            "a caller with an old view asks for what another has released and given to somebody else",
+            (_BLOCK, allocate("n1", "o")),
+            (
+                actor("A", release("n1", "o"), allocate("n1", "q"), may_end=_LATE),
+                actor("B", allocate("n1", "x"), allocate("n1", "o"), release("n1", "o"), may_end=_LATE),
+            ),
         ),
         Scenario(
             "one owner goes for two pages at once",

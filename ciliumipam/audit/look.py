@@ -1,0 +1,130 @@
+"""Looking at a store, or two, until what is seen stands still; and one examination of one look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
+
+from ciliumipam.audit.claims import Claims
+from ciliumipam.audit.findings import Finding, Findings
+from ciliumipam.audit.notices import notice_blocks, notice_nodes, notice_pools
+from ciliumipam.audit.tree import Tree
+from ciliumipam.errors import CorruptRecordError
+from ciliumipam.records import ADDRESS_KINDS, KINDS, ClaimPage, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Revision
+from ciliumipam.store import Store
+
+_LOOKS = 5
+_R = TypeVar("_R", bound=Record)
+_N = TypeVar("_N", PoolRecord, NodeRecord)
+
+
+class Audit(NamedTuple):
+    """All findings, errors first, then by place; and how many of what were looked at."""
+
+    findings: tuple[Finding, ...]
+    counts: dict[str, int]
+
+
+def audit(store: Store, addresses: Store | None = None) -> Audit:
+    """Verify a store, or two, without writing.
+
+    Args:
+        store: Where pools, nodes and blocks are kept.
+        addresses: Where addresses are kept; the same store if not given.
+
+    Raises:
+        StoreError: The store cannot be read. A record that is corrupt is a finding instead.
+
+    Complexity:
+        O(records), each page counting its slots; the selectors of all pools are tried for nodes that hold no block. Reads
+        everything twice where something looks wrong, and up to five times where others keep writing.
+    """
+    looked = _look(store, addresses)
+    result = _examine(looked)
+    for _ in range(_LOOKS - 1):
+        if all(finding.severity == "notice" for finding in result.findings):
+            break
+        again = _look(store, addresses)
+        if again.revisions == looked.revisions:
+            break
+        seen = set(result.findings)
+        looked, result = again, _examine(again)
+        lasting = [each for each in result.findings if each in seen or each.severity == "notice"]
+        result = result._replace(findings=tuple(lasting))
+    return result
+
+
+class _Look(NamedTuple):
+    """Everything, as listed kind by kind."""
+
+    records: dict[Kind, dict[Key, Record]]
+    revisions: list[list[tuple[Key, Revision]]]
+    corrupt: Findings
+
+
+def _look(store: Store, addresses: Store | None) -> _Look:
+    look = _Look({}, [], Findings())
+    for kind in KINDS:
+        try:
+            listing = (addresses if addresses is not None and kind in ADDRESS_KINDS else store).scan(kind)
+        except CorruptRecordError as error:
+            what = f"the record cannot be read: {error.reason}; nothing of its kind was checked, nor what depends on it"
+            look.corrupt.error(what, error.key)
+            continue
+        look.records[kind] = {key: entry.record for key, entry in listing.entries}
+        look.revisions.append([(key, entry.revision) for key, entry in listing.entries])
+    return look
+
+
+def _examine(look: _Look) -> Audit:
+    corrupt = look.corrupt.in_order()
+    if corrupt:
+        return Audit(corrupt, {f"{kind} records": len(found) for kind, found in look.records.items()})
+    findings = Findings()
+    records = look.records
+    pools = _named(findings, records["pool"], PoolRecord)
+    nodes = _named(findings, records["node"], NodeRecord)
+    pages = _typed(findings, records["block-page"], Page) | _typed(findings, records["address-page"], Page)
+    block_claims = _typed(findings, records["block-claims"], ClaimPage)
+    address_claims = _typed(findings, records["address-claims"], ClaimPage)
+
+    claims = Claims(findings, block_claims, address_claims)
+    tree = Tree(findings, pages, claims.last_fence, nodes.keys())
+    claims.check(tree.blocks, tree.addresses, nodes.keys())
+    blocks: dict[str, list[Holding]] = {}
+    for block in tree.blocks:
+        blocks.setdefault(block.holder, []).append(block)
+    notice_pools(findings, pools, nodes, blocks)
+    notice_blocks(findings, pools, nodes, tree.blocks, tree.addresses)
+    notice_nodes(findings, pools, nodes, blocks)
+    counts = {
+        "pools": len(pools),
+        "nodes": len(nodes),
+        "blocks": len(tree.blocks),
+        "addresses": len(tree.addresses),
+        "pages": len(tree.pages),
+        "claims": sum(len(page.claims) for page in (*block_claims.values(), *address_claims.values())),
+    }
+    return Audit(findings.in_order(), counts)
+
+
+def _typed(findings: Findings, records: Mapping[Key, Record], kind: type[_R]) -> dict[Key, _R]:
+    """The records that are of their kind."""
+    found: dict[Key, _R] = {}
+    for key, record in records.items():
+        if isinstance(record, kind):
+            found[key] = record
+        else:
+            findings.error(f"the record is a {type(record).__name__}, which is not of its kind", key)
+    return found
+
+
+def _named(findings: Findings, records: Mapping[Key, Record], kind: type[_N]) -> dict[str, _N]:
+    """Pools or nodes by the names that they have inside."""
+    found: dict[str, _N] = {}
+    for key, record in _typed(findings, records, kind).items():
+        name = record.spec.name if isinstance(record, PoolRecord) else record.node.name
+        found[name] = record
+        if name != key.name:
+            findings.error(f"the record is of {key.kind} {name!r}", key)
+    return found
