@@ -184,7 +184,7 @@ def format_address(family: int, number: int) -> str:
 
 
 def _networks(prefixes: Iterable[Prefix]) -> list[Any]:
-    import netaddr  # loaded when first needed: 70 ms
+    import netaddr  # noqa: PLC0415 - loaded when first needed: it takes 70 ms
 
     return [netaddr.IPNetwork((p.network, p.length), version=p.family) for p in prefixes]
 
@@ -199,7 +199,7 @@ def range_to_prefixes(family: Family, first: int, last: int) -> list[Prefix]:
     Raises:
         InvalidCidrError: `last` comes before `first`.
     """
-    import netaddr  # loaded when first needed: 70 ms
+    import netaddr  # noqa: PLC0415 - loaded when first needed: it takes 70 ms
 
     if last < first:
         raise InvalidCidrError(f"{format_address(family, first)}-{format_address(family, last)}", "it ends before it begins")
@@ -210,13 +210,13 @@ def range_to_prefixes(family: Family, first: int, last: int) -> list[Prefix]:
 
 def merge(prefixes: Iterable[Prefix]) -> list[Prefix]:
     """The fewest prefixes that cover the same addresses, sorted; both families may be given."""
-    import netaddr  # loaded when first needed: 70 ms
+    import netaddr  # noqa: PLC0415 - loaded when first needed: it takes 70 ms
 
     return sorted(_prefixes(netaddr.cidr_merge(_networks(prefixes))))
 
 
 def exclude(prefix: Prefix, hole: Prefix) -> list[Prefix]:
     """What is left of `prefix` without `hole`, as the fewest prefixes, in order."""
-    import netaddr  # loaded when first needed: 70 ms
+    import netaddr  # noqa: PLC0415 - loaded when first needed: it takes 70 ms
 
     return sorted(_prefixes(netaddr.cidr_exclude(*_networks((prefix, hole)))))

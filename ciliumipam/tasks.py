@@ -27,7 +27,7 @@ from ciliumipam.errors import (
 )
 from ciliumipam.ledger import ROOT_FENCE, fence_of, free, locate
 from ciliumipam.levels import AddressLevel
-from ciliumipam.protocol import Call, Standing, look, release, take
+from ciliumipam.protocol import Call, Standing, Unsure, look, release, take
 from ciliumipam.reconcile import Pools, refusals, want
 from ciliumipam.records import Holding, Key, Kind, Revision
 from ciliumipam.requests import Allocate, Allocation, Change, ForceRelease, Refusal, Release, ReleaseFenced
@@ -435,6 +435,8 @@ class ReleaseAddressTask(EndTask):
             self._target = slot
         standing = look(draft, level, self._target.holder)
         if slot == self._target and slot not in standing.pieces:  # nobody claims it: only a damaged store shows that
+            if not level.is_confirmed(standing.key):
+                raise Unsure(standing.key, slot)
             self._ending[slot] = self._allocation(level, slot)
             self.targets[slot] = self.node
             free(draft, block.ledger, block.holding.fence, slot, slot.fence)

@@ -441,7 +441,8 @@ def crashed(store: Store, writes: int, call: Callable[[Ipam], object]) -> None:
 
 
 def test_a_claim_without_its_address_is_unfinished_and_both_repairs_work(store: MemoryStore) -> None:
-    for finish in (lambda ipam: ipam.allocate("n", "q"), lambda ipam: ipam.release("n", "q")):
+    repairs: tuple[Callable[[Ipam], object], ...] = (lambda ipam: ipam.allocate("n", "q"), lambda ipam: ipam.release("n", "q"))
+    for finish in repairs:
         crashed(store, 1, lambda ipam: ipam.allocate("n", "q", family=4))
 
         finding = only(audit(store), "unfinished")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import netaddr
 import pytest
@@ -31,6 +31,7 @@ from ciliumipam import (
     Utilization,
 )
 from ciliumipam.audit import audit
+from ciliumipam.cidr import parse_prefix
 from ciliumipam.errors import (
     AlreadyAllocatedError,
     BlockNotEmptyError,
@@ -189,8 +190,9 @@ def test_what_is_released_can_be_given_again_under_a_later_fence(ipam: Ipam) -> 
 
 def test_by_default_addresses_go_round_and_lowest_takes_the_lowest(store: MemoryStore) -> None:
     given = []
-    for policy in ("next", "lowest"):
-        ipam = Ipam(store, policy=policy)  # type: ignore[arg-type]  # a literal out of a tuple
+    policies: tuple[Literal["next", "lowest"], ...] = ("next", "lowest")
+    for policy in policies:
+        ipam = Ipam(store, policy=policy)
         ipam.apply([pool("10.0.0.0/24")], [Node("n")])
         given += addresses(ipam.allocate("n", f"{policy}-1"))
         ipam.release("n", f"{policy}-1")
@@ -214,7 +216,8 @@ def test_blocks_of_every_size_give_their_first_and_their_last_address(
 ) -> None:
     ipam = Ipam(store)
     family = ip_network(cidr).version
-    ipam.apply([pool(cidr, **{f"block_length_v{family}": length})], [Node("n")])
+    lengths: dict[str, Any] = {f"block_length_v{family}": length}
+    ipam.apply([pool(cidr, **lengths)], [Node("n")])
 
     assert addresses(ipam.allocate("n", "a")) == [first]
     if last != first:
@@ -258,9 +261,10 @@ def test_orphans_keep_their_addresses_and_take_nothing_new(ipam: Ipam, store: Me
     assert [str(each.address) for each in ipam.allocations()] == ["10.0.0.1", "fd00::1"]
     assert addresses(ipam.allocate("n1", "web")) == ["10.0.0.1", "fd00::1"]
     before = dump(store)
-    for wanted in ({}, {"address": "10.0.0.9"}, {"family": 6}):
+    wants: tuple[dict[str, Any], ...] = ({}, {"address": "10.0.0.9"}, {"family": 6})
+    for wanted in wants:
         with pytest.raises(NoBlockError, match="is an orphan: pool 'green' is gone or no longer covers it, so it takes nothing new"):
-            ipam.allocate("n1", "db", **wanted)  # type: ignore[arg-type]  # one of its keywords
+            ipam.allocate("n1", "db", **wanted)
     assert dump(store) == before
     assert len(ipam.release("n1", "web")) == 2
     ipam.apply([POOL])
@@ -306,8 +310,10 @@ def test_a_full_pool_refuses_and_serves_as_soon_as_there_is_room(store: MemorySt
     applied = ipam.apply([pool("10.0.0.0/25", "fd00::/64", block_length_v4=26)], [Node("a"), Node("b")])
 
     assert [str(each) for each in applied.refusals] == [
-        "pool p (IPv6): pool 'p' has no free IPv6 /64: nothing is free;"
-        " add a CIDR to the pool, use a longer block length, or take blocks back from nodes that are gone"
+        (
+            "pool p (IPv6): pool 'p' has no free IPv6 /64: nothing is free;"
+            " add a CIDR to the pool, use a longer block length, or take blocks back from nodes that are gone"
+        )
     ]
     assert blocks(ipam) == {"a": ["10.0.0.0/26", "fd00::/64"], "b": []}  # not only half of what it should have
     ipam.apply([pool("10.0.0.0/25", "fd00::/63", block_length_v4=26)])
@@ -743,7 +749,5 @@ def test_the_library_can_be_closed_and_used_as_a_context(tmp_path: Path) -> None
 
 
 def test_invalid_cidrs_are_told_wherever_one_is_parsed() -> None:
-    from ciliumipam.cidr import parse_prefix
-
     with pytest.raises(InvalidCidrError, match=r"it has no length; write 10\.0\.0\.1/32"):
         parse_prefix("10.0.0.1")

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, Store
 from ciliumipam.audit import audit
 from ciliumipam.errors import IpamError, StalePlanError, StoreError
-from ciliumipam.requests import Allocate, Apply, ForceRelease, Release, RemoveNode, Request
 from ciliumipam.testing.faults import Crash, Fault, FaultyStore
-from ciliumipam.testing.ipam_oracle import IpamOracle, OraclePool, Pod, Reading
+from ciliumipam.testing.ipam_oracle import IpamOracle, Pod, Reading
+from ciliumipam.testing.pool_oracle import OraclePool
 
 T = TypeVar("T")
 
@@ -85,7 +84,7 @@ which = st.integers(0, 1)
 nodes = st.sampled_from(NODES)
 owners = st.lists(st.sampled_from(OWNERS), min_size=1, max_size=4, unique=True)
 families = st.sampled_from((None, None, None, 4, 6))
-scripts = st.one_of(
+scripts: st.SearchStrategy[list[Fault]] = st.one_of(
     st.just([]),
     st.just([]),
     st.just([]),

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -183,7 +184,7 @@ class Judge:
                 self.stays.setdefault(address, []).append(Stay(since, sys.maxsize, fence, *pod))
         for address, stays in self.stays.items():
             stays.sort()
-            for earlier, later in zip(stays, stays[1:], strict=False):
+            for earlier, later in pairwise(stays):
                 assert earlier.until < later.since, f"{address} was with two: {earlier} and {later}"
                 assert earlier.fence < later.fence or earlier[2:] == later[2:], f"{address}: the fence did not grow: {earlier} and {later}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 from ciliumipam.audit.claims import Claims
@@ -10,12 +10,23 @@ from ciliumipam.audit.findings import Finding, Findings
 from ciliumipam.audit.notices import notice_blocks, notice_nodes, notice_pools
 from ciliumipam.audit.tree import Tree
 from ciliumipam.errors import CorruptRecordError
-from ciliumipam.records import ADDRESS_KINDS, KINDS, ClaimPage, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Revision
+from ciliumipam.records import (
+    ADDRESS_KINDS,
+    KINDS,
+    ClaimPage,
+    Holding,
+    Key,
+    Kind,
+    NodeRecord,
+    Page,
+    PoolRecord,
+    Record,
+    Revision,
+)
 from ciliumipam.store import Store
 
 _LOOKS = 5
 _R = TypeVar("_R", bound=Record)
-_N = TypeVar("_N", PoolRecord, NodeRecord)
 
 
 class Audit(NamedTuple):
@@ -82,8 +93,8 @@ def _examine(look: _Look) -> Audit:
         return Audit(corrupt, {f"{kind} records": len(found) for kind, found in look.records.items()})
     findings = Findings()
     records = look.records
-    pools = _named(findings, records["pool"], PoolRecord)
-    nodes = _named(findings, records["node"], NodeRecord)
+    pools = _named(findings, _typed(findings, records["pool"], PoolRecord), lambda record: record.spec.name)
+    nodes = _named(findings, _typed(findings, records["node"], NodeRecord), lambda record: record.node.name)
     pages = _typed(findings, records["block-page"], Page) | _typed(findings, records["address-page"], Page)
     block_claims = _typed(findings, records["block-claims"], ClaimPage)
     address_claims = _typed(findings, records["address-claims"], ClaimPage)
@@ -119,11 +130,11 @@ def _typed(findings: Findings, records: Mapping[Key, Record], kind: type[_R]) ->
     return found
 
 
-def _named(findings: Findings, records: Mapping[Key, Record], kind: type[_N]) -> dict[str, _N]:
+def _named(findings: Findings, records: Mapping[Key, _R], name_of: Callable[[_R], str]) -> dict[str, _R]:
     """Pools or nodes by the names that they have inside."""
-    found: dict[str, _N] = {}
-    for key, record in _typed(findings, records, kind).items():
-        name = record.spec.name if isinstance(record, PoolRecord) else record.node.name
+    found: dict[str, _R] = {}
+    for key, record in records.items():
+        name = name_of(record)
         found[name] = record
         if name != key.name:
             findings.error(f"the record is of {key.kind} {name!r}", key)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 from ciliumipam.block_tasks import ApplyTask
@@ -34,7 +35,7 @@ from ciliumipam.testing.raw import Counted, counted_addresses, counted_blocks
 from ciliumipam.view import View
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 - as users of a checker say it
     """An invariant that broke, with the steps that led there."""
 
 
@@ -588,7 +589,7 @@ def _judge(records: dict[tuple[str, str], Any], blocks_per_node: int) -> Iterabl
 
 def _check_disjoint(holdings: list[Counted]) -> None:
     ordered = sorted(holdings)
-    for lower, upper in zip(ordered, ordered[1:], strict=False):
+    for lower, upper in pairwise(ordered):
         if lower.family == upper.family and upper.first <= lower.last:
             raise AssertionError(f"{lower} and {upper} overlap")
 
@@ -624,3 +625,4 @@ def _hashable(record: Record | None) -> Any:
     if isinstance(record, ClaimPage):
         return (tuple(sorted(record.claims.items())), tuple(sorted(record.tentative.items())), record.closing)
     return record
+

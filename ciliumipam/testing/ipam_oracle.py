@@ -12,7 +12,7 @@ right, until one is acknowledged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ciliumipam.errors import (
@@ -415,10 +415,11 @@ class IpamOracle:
         self._learn_names(self.pools, reading.pools, dict(pools or {}))
         self._learn_names(self.nodes, reading.nodes, {**(nodes or {}), **({removing: None} if removing else {})})
         blocks = _blocks(reading.blocks)
-        for node, mine in list(self.blocks.items()):
-            if node == removing or node in self.limbo:
-                self.blocks[node] = mine = [block for block in mine if block in blocks.get(node, [])]
-            assert all(block in blocks.get(node, []) for block in mine), f"{node} lost blocks: {mine} to {blocks.get(node)}"
+        for node in list(self.blocks):
+            kept = [block for block in self.blocks[node] if block in blocks.get(node, [])]
+            lost = len(kept) < len(self.blocks[node])
+            assert not lost or node == removing or node in self.limbo, f"{node} had {self.blocks[node]} and has {kept}"
+            self.blocks[node] = kept
         for node, seen in blocks.items():
             for block in seen:
                 if block not in self.blocks.get(node, []):
@@ -429,9 +430,9 @@ class IpamOracle:
         for pod, facts in list(self.held.items()):
             if pod in losing or pod[0] == removing or pod[0] in self.limbo:
                 self.ghosts.add(pod)
-                kept = {family: each for family, each in facts.items() if held.get(pod, {}).get(family) == each}
-                self.held[pod] = kept
-                if not kept:
+                left = {family: each for family, each in facts.items() if held.get(pod, {}).get(family) == each}
+                self.held[pod] = left
+                if not left:
                     del self.held[pod]
             else:
                 assert all(held.get(pod, {}).get(family) == each for family, each in facts.items()), f"{pod} lost something of {facts}"
@@ -485,8 +486,7 @@ def _addresses(allocations: Iterable[AllocationLike]) -> dict[Pod, dict[int, Hel
 
 
 def _sorted(pairs: Iterable[tuple[Pod, Held]]) -> list[tuple[Pod, Held]]:
-    key: Callable[[tuple[Pod, Held]], tuple[Pod, int, int]] = lambda pair: (pair[0], pair[1].address.version, int(pair[1].address))
-    return sorted(pairs, key=key)
+    return sorted(pairs, key=lambda pair: (pair[0], pair[1].address.version, int(pair[1].address)))
 
 
 def _names(kinds: Iterable[type]) -> str:
