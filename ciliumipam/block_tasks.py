@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from functools import partial
 
 from ciliumipam.cidr import Family
@@ -119,9 +121,8 @@ class ApplyTask(Task):
         for group in view.carvers(pool, family):
             network = group.carver.take(group.length)
             if network >= 0:
-                carver, length = group.carver, group.length
-                draft.undo.append(lambda: carver.give_back_bits(network, length))
-                return level.next(draft, node, pool.name, family, network, length, self.now)
+                draft.undo.append(partial(group.carver.give_back_bits, network, group.length))
+                return level.next(draft, node, pool.name, family, network, group.length, self.now)
         return None
 
 
@@ -139,8 +140,7 @@ def _mark(view: View, draft: Draft, pools: Pools, piece: Holding) -> None:
     for spec in pools.ordered:
         for group in view.carvers(spec, piece.family) if piece.family in spec.families else ():
             if group.carver.occupy_bits(piece.network, piece.length):
-                carver = group.carver
-                draft.undo.append(lambda: carver.give_back_bits(piece.network, piece.length))
+                draft.undo.append(partial(group.carver.give_back_bits, piece.network, piece.length))
                 return
 
 
@@ -153,6 +153,11 @@ class RemoveNodeTask(Task):
         super().__init__(now)
         self.request = request
         self._found = False
+
+    def before(self, view: View) -> Iterable[Key]:
+        """The node's address pages: whether they are empty must be known before the first of its blocks is closed."""
+        blocks = view.claims(block_claims_key(self.request.name)).claims.get(self.request.name, ())
+        return [key for block in blocks for key in view.address_pages(block.prefix)]
 
     def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
         return self.request.name, ()
@@ -188,7 +193,7 @@ class RemoveNodeTask(Task):
             for owner, pieces in sorted(draft.claims(key).claims.items()):
                 inside = {piece for piece in pieces if any(prefix.covers(piece.prefix) for prefix in prefixes)}
                 if inside:
-                    forget(draft, Standing(owner, key, pieces, (), (), (), ""), inside, DROP)
+                    forget(draft, Standing(owner, key, pieces, (), (), (), "", ()), inside, DROP)
 
     def _dropped(self, view: View, draft: Draft, standing: Standing) -> list[Holding]:
         dropped: list[Holding] = []

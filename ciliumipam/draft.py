@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from ciliumipam.records import ADDRESS_KINDS, ClaimPage, Entry, Holding, Key, Page, Record
+from ciliumipam.records import ADDRESS_KINDS, NO_CLAIMS, ClaimPage, Entry, Holding, Key, Page, Record
 from ciliumipam.store import ABSENT, Expect
 
 RECORD, CLAIM, CLOSE, DROP, FILL, UNCLAIM, DELETE = range(7)
@@ -60,21 +60,21 @@ class Draft:
         self.undo: list[Callable[[], object]] = []
         """Takes back what this draft marked as taken in the free indexes of the view."""
 
-    def record(self, key: Key) -> Record | None:
-        """A record as this draft would leave it."""
-        put = self._records.get(key)
-        if put is not None:
-            return put[0]
-        entry = self._entries.get(key)
-        return entry.record if entry is not None else None
-
     def page(self, key: Key) -> Page | None:
         """A page as this draft would leave it."""
-        return self.record(key)  # type: ignore[return-value]  # the kind of the key says so
+        put = self._records.get(key)
+        if put is not None:
+            return put[0]  # type: ignore[return-value]  # the kind of the key says so
+        entry = self._entries.get(key)
+        return entry.record if entry is not None else None  # type: ignore[return-value]  # the same
 
     def claims(self, key: Key) -> ClaimPage:
         """A claim page as this draft would leave it; empty where there is none."""
-        return self.record(key) or ClaimPage({})  # type: ignore[return-value]  # the kind of the key says so
+        put = self._records.get(key)
+        if put is not None:
+            return put[0] or NO_CLAIMS  # type: ignore[return-value]  # the kind of the key says so
+        entry = self._entries.get(key)
+        return entry.record if entry is not None else NO_CLAIMS  # type: ignore[return-value]  # the same
 
     def put(self, key: Key, record: Record | None, phase: int) -> None:
         """Put a record other than a page at a place of the order."""
@@ -104,23 +104,20 @@ class Draft:
     def steps(self) -> list[Step]:
         """All writes in order. O(n log n)."""
         entries = self._entries
-        found = [
-            (phase, depth, key, Step(key, record, entry.revision if (entry := entries.get(key)) is not None else ABSENT, slots))
-            for key, (record, phase, depth, slots) in self._records.items()
-        ]
-        if len(found) > 1:
-            found.sort(key=_order)
-        return [item[3] for item in found]
+        places = [(put[1], put[2], key) for key, put in self._records.items()]
+        if len(places) > 1:
+            places.sort()
+        steps = []
+        for _, _, key in places:
+            record, _, _, slots = self._records[key]
+            entry = entries.get(key)
+            steps.append(Step(key, record, entry.revision if entry is not None else ABSENT, slots))
+        return steps
 
     def take_back(self) -> None:
         """Undo the marks in the free indexes; after writes that were not all done, before the view is brought up to date."""
-        for undo in reversed(self.undo):
-            undo()
-        self.undo.clear()
-
-
-def _order(item: tuple[int, int, Key, Step]) -> tuple[int, int, Key]:
-    return item[:3]
+        while self.undo:
+            self.undo.pop()()
 
 
 __all__ = ["CLAIM", "DELETE", "DROP", "RECORD", "UNCLAIM", "Draft", "Holding", "Later", "Step"]

@@ -48,7 +48,8 @@ class Executor:
             StoreError: A read failed. What becomes of writes is in the answer.
         """
         if type(operation) is Get:
-            return self.store_of(operation.key.kind).get(operation.key)
+            key = operation.key
+            return (self.addresses if key.kind in ADDRESS_KINDS else self.store).get(key)
         if type(operation) is Put:
             return self._put(operation.steps)
         if type(operation) is Scan:
@@ -58,12 +59,13 @@ class Executor:
         return None
 
     def _put(self, steps: Sequence[Step]) -> Written:
-        if self._in_order is not None and all(step.record is not None for step in steps):
-            try:
-                writes = [Write(step.key, step.record, step.expect) for step in steps if step.record is not None]
-                return Written(tuple(self._in_order.put_in_order(writes)))
-            except StoreError as error:
-                return Written((), error)
+        if self._in_order is not None:
+            writes = [Write(key, record, expect) for key, record, expect, _ in steps if record is not None]
+            if len(writes) == len(steps):  # a delete has no place among them
+                try:
+                    return Written(tuple(self._in_order.put_in_order(writes)))
+                except StoreError as error:
+                    return Written((), error)
         done: list[Revision | None] = []
         try:
             done.extend(self.write(steps))

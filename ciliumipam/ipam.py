@@ -49,7 +49,7 @@ from ciliumipam.requests import (
 from ciliumipam.session import restore, run
 from ciliumipam.store import ABSENT, Store
 from ciliumipam.tasks import AddressTask, AllocateTask, ReleaseAddressTask, ReleaseTask, Task, to_allocation
-from ciliumipam.view import NodeBlock, View
+from ciliumipam.view import View
 
 _T = TypeVar("_T", bound=Task)
 
@@ -384,7 +384,7 @@ class Ipam:
                 raise NotFoundError("node", node, tuple(sorted(view.nodes)[:8]))
             found = []
             for held in blocks:
-                block = NodeBlock(held, view.address_ledger(held.prefix), view.addresses(held), held.prefix.to_network())
+                block = view.node_block(held)
                 found += [to_allocation(held.holder, block, piece) for piece in holdings(view, block.ledger, held.fence)]
             return tuple(found)
 

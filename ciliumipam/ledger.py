@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from ciliumipam.cidr import WIDTH, Family, Prefix
@@ -59,25 +60,27 @@ class Ledger:
         kind: Kind of its pages.
         root: The prefix that it covers.
         levels: Prefix lengths at which its pages lie, ascending, the root's first.
+
+    Attributes:
+        next_levels: By level, the one below it; the width of an address below the last.
+        sizes: By level, how many slots a page has.
     """
 
-    __slots__ = ("_keys", "family", "kind", "levels", "next_levels", "root", "width")
+    __slots__ = ("_keys", "family", "kind", "levels", "next_levels", "root", "sizes", "width")
 
     def __init__(self, kind: Kind, root: Prefix, levels: tuple[int, ...]) -> None:
-        self.kind, self.root, self.levels = kind, root, levels
+        self.kind, self.root = kind, root
         self.family: Family = root.family
         self.width = WIDTH[root.family]
-        self.next_levels = dict(zip(levels, (*levels[1:], self.width), strict=True))
+        self.levels, self.next_levels, self.sizes = _shape(levels, self.width)
         self._keys: dict[tuple[int, int], Key] = {}
 
     def level_of(self, length: int) -> int:
         """Level of the page in which a piece of that length lives: the deepest above it."""
-        found = self.levels[0]
-        for level in self.levels:
-            if level >= length:
-                break
-            found = level
-        return found
+        for level in reversed(self.levels):
+            if level < length:
+                return level
+        return self.levels[0]
 
     def key(self, network: int, level: int) -> Key:
         """Key of the page at a level that covers an address."""
@@ -90,19 +93,17 @@ class Ledger:
             self._keys[place] = key
         return key
 
-    def slots(self, level: int) -> int:
-        """Number of slots of a page at a level."""
-        return 1 << (self.next_levels[level] - level)
-
-    def run(self, network: int, length: int, level: int) -> tuple[int, int]:
-        """First slot, and the slot after the last, of a piece in its page."""
-        below = self.next_levels[level]
-        start = (network >> (self.width - below)) & ((1 << (below - level)) - 1)
-        return start, start + (1 << (below - length) if length < below else 1)
-
     def slot_network(self, page_network: int, level: int, index: int) -> int:
         """First address of a slot."""
         return page_network + (index << (self.width - self.next_levels[level]))
+
+
+@lru_cache(maxsize=512)
+def _shape(levels: tuple[int, ...], width: int) -> tuple[tuple[int, ...], dict[int, int], dict[int, int]]:
+    """What all ledgers of one shape share: there may be one for each of 100,000 blocks."""
+    below = (*levels[1:], width)
+    sizes = {level: 1 << (deeper - level) for level, deeper in zip(levels, below, strict=True)}
+    return levels, dict(zip(levels, below, strict=True)), sizes
 
 
 def block_ledger(family: Family) -> Ledger:
@@ -145,7 +146,8 @@ class Spot(NamedTuple):
 
     Attributes:
         level, network: The page that decides it.
-        page: That page as it counts; where no link leads to it, as it would count if it were linked now.
+        raw: That page as it was read, None where there is none.
+        page: The same as it counts; where no link leads to it, as it would count if it were linked now.
         start, stop: The run of slots, `stop` excluded.
         links: The links that are missing on the way, top down.
         covered_by: The holding of a larger piece that covers it, if there is one.
@@ -153,6 +155,7 @@ class Spot(NamedTuple):
 
     level: int
     network: int
+    raw: Page | None
     page: Page
     start: int
     stop: int
@@ -162,16 +165,16 @@ class Spot(NamedTuple):
 
 def locate(draft: Pages, ledger: Ledger, fence: int, network: int, length: int) -> Spot | None:
     """Walk from the root, which is linked under `fence`, to the page that decides a piece. None if the root is closed."""
-    target = ledger.level_of(length)
-    links: list[Link] = []
+    width, target, level = ledger.width, ledger.level_of(length), ledger.levels[0]
+    links: tuple[Link, ...] = ()
     covered: Holding | None = None
-    level = ledger.levels[0]
-    page = counted(draft.page(ledger.key(network, level)), fence, ledger.slots(level))
+    raw = draft.page(ledger.key(network, level))
+    page = _counted(raw, fence, ledger, level)
     if page is None:
         return None
+    below = ledger.next_levels[level]
+    index = (network >> (width - below)) & (ledger.sizes[level] - 1)
     while level < target:
-        below = ledger.next_levels[level]
-        index = (network >> (ledger.width - below)) & ((1 << (below - level)) - 1)
         slot = page.slots[index]
         raw = draft.page(ledger.key(network, below))
         if type(slot) is Split and (raw is None or raw.fence <= slot.fence):
@@ -180,12 +183,17 @@ def locate(draft: Pages, ledger: Ledger, fence: int, network: int, length: int) 
             if type(slot) is Holding:
                 covered = slot
             child_fence = max(fence_of(slot) + 1, raw.fence if raw is not None else 0)
-            links.append(Link(level, _masked(ledger, network, level), page, index, child_fence))
-        child = counted(raw, child_fence, ledger.slots(below))
+            links += (Link(level, _masked(ledger, network, level), page, index, child_fence),)
+        child = _counted(raw, child_fence, ledger, below)
         assert child is not None  # noqa: S101 - the fence was chosen so
-        level, page = below, child
-    start, stop = ledger.run(network, length, level)
-    return Spot(level, _masked(ledger, network, level), page, start, stop, tuple(links), covered)
+        level, page, below = below, child, ledger.next_levels[below]
+        index = (network >> (width - below)) & (ledger.sizes[level] - 1)
+    stop = index + (1 << (below - length) if length < below else 1)
+    return Spot(level, _masked(ledger, network, level), raw, page, index, stop, links, covered)
+
+
+def _counted(raw: Page | None, fence: int, ledger: Ledger, level: int) -> Page | None:
+    return raw if raw is not None and raw.fence == fence else counted(raw, fence, ledger.sizes[level])
 
 
 def _masked(ledger: Ledger, network: int, level: int) -> int:
@@ -262,7 +270,7 @@ def status(pages: Pages, ledger: Ledger, fence: int, holding: Holding) -> Status
     spot = locate(pages, ledger, fence, holding.network, holding.length)
     if spot is None:
         return Status.DEAD
-    raw = pages.page(ledger.key(spot.network, spot.level))
+    raw = spot.raw
     if raw is None:
         return Status.BLOCKED if spot.covered_by is not None else Status.PENDING
     counts = not spot.links and raw.fence == spot.page.fence
@@ -291,10 +299,9 @@ def fill(draft: Drafts, ledger: Ledger, fence: int, holding: Holding) -> None:
         raise AssertionError(f"{holding.piece} is not pending")
     for link in spot.links:
         _put_run(draft, ledger, link.level, link.network, link.page, link.slot, link.slot + 1, Split(link.fence))
-    page = spot.page
-    if holding.length == ledger.width and spot.level == ledger.levels[-1]:
-        page = page._replace(cursor=spot.stop % len(page.slots))
-    _put_run(draft, ledger, spot.level, spot.network, page, spot.start, spot.stop, holding)
+    is_address = holding.length == ledger.width and spot.level == ledger.levels[-1]
+    cursor = spot.stop % len(spot.page.slots) if is_address else spot.page.cursor
+    _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, holding, cursor)
 
 
 def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding, last: int) -> None:
@@ -313,7 +320,7 @@ def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding, last: int)
         _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, last)
         return
     key = ledger.key(spot.network, spot.level)
-    raw = draft.page(key) or Page(0, 0, (0,) * ledger.slots(spot.level))
+    raw = draft.page(key) or Page(0, 0, (0,) * ledger.sizes[spot.level])
     slots = list(raw.slots)
     for index in range(spot.start, spot.stop):
         slot = slots[index]
@@ -332,7 +339,7 @@ def close(draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *
     key = ledger.key(network, level)
     raw = draft.page(key)
     if raw is None:
-        raw = Page(0, 0, (0,) * ledger.slots(level))
+        raw = Page(0, 0, (0,) * ledger.sizes[level])
     elif raw.fence > fence:
         return _last(draft, ledger, level, network, fence)
     void = raw.fence < fence
@@ -355,19 +362,29 @@ def _close_slot(draft: Drafts, ledger: Ledger, level: int, network: int, index: 
 
 
 def _put_run(
-    draft: Drafts, ledger: Ledger, level: int, network: int, page: Page, start: int, stop: int, value: Slot
+    draft: Drafts,
+    ledger: Ledger,
+    level: int,
+    network: int,
+    page: Page,
+    start: int,
+    stop: int,
+    value: Slot,
+    cursor: int | None = None,
 ) -> None:
     """Put a page that counts with a run of slots set, closing what was split there, and raising the page if it was void."""
     key = ledger.key(network, level)
     raw = draft.page(key)
-    raised = raw is not None and raw.fence != page.fence
+    fence, kept, slots = page
+    raised = raw is not None and raw.fence != fence
     if raised and raw is not None:
         for index, slot in enumerate(raw.slots):
             _close_slot(draft, ledger, level, network, index, slot, force=True)
-    slots = list(page.slots)
-    for index in range(start, stop):
-        if type(value) is not Split:
-            _close_slot(draft, ledger, level, network, index, slots[index], force=False)
-        slots[index] = value
-    changed = None if raised else tuple(range(start, stop))
-    draft.put_page(key, Page(page.fence, page.cursor, tuple(slots)), level, changed)
+    if type(value) is not Split:
+        for index in range(start, stop):
+            if type(slots[index]) is Split:
+                _close_slot(draft, ledger, level, network, index, slots[index], force=False)
+    changed = list(slots)
+    changed[start:stop] = [value] * (stop - start)
+    where = None if raised else tuple(range(start, stop))
+    draft.put_page(key, Page(fence, kept if cursor is None else cursor, tuple(changed)), level, where)

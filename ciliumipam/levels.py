@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from ciliumipam.cidr import WIDTH, Family
+from ciliumipam.cidr import Family
 from ciliumipam.draft import Draft
 from ciliumipam.errors import CorruptRecordError
 from ciliumipam.ledger import ROOT_FENCE, Ledger, Pages, close, locate, next_fence
@@ -26,16 +26,12 @@ class BlockLevel:
     marks = False  # each block goes back by itself; that its address ledger is closed is the mark
 
     def __init__(self, view: View, confirmed: Confirmed, *, force: bool = False) -> None:
+        self.pages: Pages = view
         self._view, self._confirmed, self._force = view, confirmed, force
-
-    @property
-    def pages(self) -> Pages:
-        """The view."""
-        return self._view
 
     def is_confirmed(self, key: Key) -> bool:
         """Whether the task had the blocks read again after the claim page as it is now."""
-        return self._confirmed.get(key) == self._view.revision(key)
+        return key in self._confirmed and self._confirmed[key] == self._view.revision(key)
 
     def claims_key(self, holder: str) -> Key:
         """Where the claims of a node are kept."""
@@ -57,26 +53,26 @@ class BlockLevel:
     def next(self, draft: Draft, node: str, pool: str, family: Family, network: int, length: int, now: float) -> Holding:
         """The holding that a node would get of a block that the carver calls free."""
         ledger = self._view.block_ledgers[family]
-        return _next(draft, ledger, ROOT_FENCE, Holding(family, network, length, 0, node, pool, now))
+        return Holding(family, network, length, _next(draft, ledger, ROOT_FENCE, network, length), node, pool, now)
 
 
 class AddressLevel:
-    """Owners take addresses out of the blocks of one node."""
+    """Owners take addresses out of the blocks of one node.
+
+    Attributes:
+        blocks: The node's blocks, in the order in which it got them.
+    """
 
     marks = True
 
     def __init__(self, view: View, node: str, confirmed: Confirmed) -> None:
+        self.pages: Pages = view
         self._view, self._node, self._confirmed = view, node, confirmed
-        self._blocks = view.node_blocks(node)
-
-    @property
-    def pages(self) -> Pages:
-        """The view."""
-        return self._view
+        self.blocks = view.node_blocks(node)
 
     def is_confirmed(self, key: Key) -> bool:
         """Whether the task had the node read again after the claim page as it is now."""
-        return self._confirmed.get(key) == self._view.revision(key)
+        return key in self._confirmed and self._confirmed[key] == self._view.revision(key)
 
     def claims_key(self, holder: str) -> Key:
         """Where the claims of an owner on this node are kept."""
@@ -84,9 +80,8 @@ class AddressLevel:
 
     def block_of(self, family: int, number: int) -> NodeBlock | None:
         """The node's block that has an address."""
-        for block in self._blocks:
-            held = block.holding
-            if held.family == family and not (number ^ held.network) >> (WIDTH[family] - held.length):
+        for block in self.blocks:
+            if block.first <= number <= block.last and block.family == family:
                 return block
         return None
 
@@ -110,14 +105,16 @@ class AddressLevel:
 
     def next(self, draft: Draft, block: NodeBlock, number: int, owner: str, label: str, now: float) -> Holding:
         """The holding that an owner would get of an address that the free index calls free."""
-        held = block.holding
-        wanted = Holding(held.family, number, WIDTH[held.family], 0, owner, label, now)
-        return _next(draft, block.ledger, held.fence, wanted)
+        ledger = block.ledger
+        fence = _next(draft, ledger, block.holding.fence, number, ledger.width)
+        return Holding(block.family, number, ledger.width, fence, owner, label, now)
 
 
-def _next(draft: Draft, ledger: Ledger, root_fence: int, wanted: Holding) -> Holding:
-    spot = locate(draft, ledger, root_fence, wanted.network, wanted.length)
+def _next(draft: Draft, ledger: Ledger, root_fence: int, network: int, length: int) -> int:
+    """The fence that a new holding of a piece would get."""
+    spot = locate(draft, ledger, root_fence, network, length)
     fence = next_fence(draft, ledger, spot) if spot is not None else None
     if fence is None:
-        raise CorruptRecordError(wanted.piece, "the pages show it as held, but it was found free")
-    return wanted._replace(fence=fence)
+        piece = Holding(ledger.family, network, length, 0, "", "", 0).piece
+        raise CorruptRecordError(piece, "the pages show it as held, but it was found free")
+    return fence

@@ -77,6 +77,7 @@ class Standing(NamedTuple):
         pieces: What its claim names.
         held, pending, closing: Those of them that are held, may still be filled, are being released. The others are dead.
         tentative: Token of the call that may still take the claim back; "" for none.
+        good: What is held or may still be filled, in the order of the claim.
     """
 
     holder: str
@@ -86,11 +87,7 @@ class Standing(NamedTuple):
     pending: tuple[Holding, ...]
     closing: tuple[Holding, ...]
     tentative: str
-
-    @property
-    def good(self) -> tuple[Holding, ...]:
-        """What is held or may still be filled, in the order of the claim."""
-        return tuple([piece for piece in self.pieces if piece in self.held or piece in self.pending])
+    good: tuple[Holding, ...]
 
 
 def look(draft: Draft, level: Level, holder: str) -> Standing:
@@ -103,21 +100,25 @@ def look(draft: Draft, level: Level, holder: str) -> Standing:
     claims = draft.claims(key)
     pieces = claims.claims.get(holder, ())
     if not pieces:
-        return Standing(holder, key, (), (), (), (), "")
-    held, pending, closing = [], [], []
+        return Standing(holder, key, (), (), (), (), "", ())
+    pages = level.pages
+    good: list[Holding] = []
+    held: list[Holding] = []
+    pending: list[Holding] = []
+    closing: list[Holding] = []
     for piece in pieces:
         place = level.ledger_of(piece)
-        state = status(level.pages, *place, piece) if place is not None else Status.BLOCKED
+        state = status(pages, *place, piece) if place is not None else Status.BLOCKED
         if state is Status.TORN or (state is Status.BLOCKED and not level.is_confirmed(key)):
             raise Unsure(key, piece)
         if state is Status.HELD or state is Status.PENDING:
             if level.is_closing(piece, claims):
                 closing.append(piece)
-            elif state is Status.HELD:
-                held.append(piece)
-            else:
-                pending.append(piece)
-    return Standing(holder, key, pieces, tuple(held), tuple(pending), tuple(closing), claims.tentative.get(holder, ""))
+                continue
+            good.append(piece)
+            (held if state is Status.HELD else pending).append(piece)
+    token = claims.tentative.get(holder, "")
+    return Standing(holder, key, pieces, tuple(held), tuple(pending), tuple(closing), token, tuple(good))
 
 
 class Call:
@@ -161,7 +162,7 @@ def take(draft: Draft, level: Level, standing: Standing, chosen: tuple[Holding, 
             named[standing.holder] = pieces
         else:
             named.pop(standing.holder, None)
-        marks = dict(claims.tentative)
+        marks = {**claims.tentative} if claims.tentative else {}
         marks.pop(standing.holder, None)
         if tentative and pieces:
             marks[standing.holder] = call.token
@@ -186,13 +187,14 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
 
     What is held and what is pending are ended alike. The claim forgets them in a later round where it has to be marked first.
     """
-    ending = {piece: None for piece in (*pieces, *standing.closing)}
+    ending = list(pieces)
+    ending += [piece for piece in standing.closing if piece not in ending]
     if draft.claims_in(standing.key):  # what another request of this round relies on: see next round what becomes of that
         raise Later
     claims = draft.claims(standing.key)
     if level.marks and len(standing.pieces) > 1 and not claims.closing.issuperset(ending):
         draft.put(standing.key, claims._replace(closing=claims.closing | frozenset(ending)), CLAIM)
-    alive = {*standing.held, *standing.pending, *standing.closing}
+    alive = standing.held + standing.pending + standing.closing
     for piece in ending:
         place = level.ledger_of(piece)
         if piece in alive and place is not None:
@@ -206,11 +208,12 @@ def forget(draft: Draft, standing: Standing, pieces: set[Holding], phase: int = 
     """Take pieces out of a holder's claim, and the holder out of the page when none are left."""
     claims = draft.claims(standing.key)
     named = dict(claims.claims)
-    marks = dict(claims.tentative)
+    marks = {**claims.tentative} if claims.tentative else {}
     left = tuple([piece for piece in standing.pieces if piece not in pieces])
     if left:
         named[standing.holder] = left
     else:
         named.pop(standing.holder, None)
         marks.pop(standing.holder, None)
-    draft.put(standing.key, ClaimPage(named, marks, claims.closing - pieces), phase)
+    closing = claims.closing - pieces if claims.closing else claims.closing
+    draft.put(standing.key, ClaimPage(named, marks, closing), phase)

@@ -114,6 +114,10 @@ class ClaimPage(NamedTuple):
     closing: frozenset[Holding] = frozenset()
 
 
+NO_CLAIMS = ClaimPage(MappingProxyType({}))
+"""What is said where there is no claim page."""
+
+
 class PoolRecord(NamedTuple):
     """A pool as applied; of two pools that overlap the one with the earlier `since` wins."""
 

@@ -6,6 +6,7 @@ A request is decided by a task (`tasks`), executed or printed by the facade (`ip
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -113,11 +114,19 @@ class RemovePool:
 Request: TypeAlias = Apply | Allocate | Release | ReleaseFenced | ForceRelease | RemoveNode | RemovePool
 
 
+@lru_cache(maxsize=1024)
+def _check_node(name: str) -> None:
+    validate_name("node name", name)
+
+
 def _check_owners(node: str, owners: tuple[str, ...]) -> None:
-    validate_name("node name", node)
+    if type(node) is str:
+        _check_node(node)
+    else:
+        validate_name("node name", node)
     if not owners:
         raise InvalidRequestError("at least one owner is needed")
-    if len(set(owners)) != len(owners):
+    if len(owners) > 1 and len(set(owners)) != len(owners):
         twice = sorted({owner for owner in owners if owners.count(owner) > 1})
         raise InvalidRequestError(f"owner {twice[0]!r} is given twice; an owner gets one address of a family")
     for owner in owners:

@@ -76,8 +76,10 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
     Raises:
         StoreError: The store failed, or other writers won in every round. What was written is legal; a later call goes on.
     """
-    yield from restore(view, dict.fromkeys(kind for task in tasks for kind in task.lists))
-    for key in dict.fromkeys(key for task in tasks for key in task.before(view)):
+    kinds = dict.fromkeys([kind for task in tasks for kind in task.lists])
+    if kinds:
+        yield from restore(view, kinds)
+    for key in dict.fromkeys([key for task in tasks for key in task.before(view)]):
         entry = yield Get(key)
         view.load(key, entry)  # type: ignore[arg-type]  # the answer to a Get
     open_tasks = list(tasks)
@@ -102,7 +104,7 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
                 yield from _recover(view, unknown, answer.error, attempt, last=attempt >= attempts)
                 changed = True
         if not changed:
-            doubtful = dict.fromkeys(key for task in done for key in task.verify())
+            doubtful = dict.fromkeys([key for task in done for key in task.verify()])
             for step in steps:
                 doubtful.pop(step.key, None)
             for key in doubtful:

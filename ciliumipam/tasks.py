@@ -8,7 +8,7 @@ stands after everything concerned was read again, the task is asked to `undo` wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 from ciliumipam.cidr import WIDTH, Family, format_address, parse_address, to_address
@@ -51,15 +51,16 @@ class Task:
         confirmed: Claim pages after which everything concerned was read again, with the revision that they had.
     """
 
+    result: tuple[Allocation, ...] = ()
+    failed: IpamError | None = None
+    reread = False
+
     def __init__(self, now: float) -> None:
         self.now = now
-        self.result: tuple[Allocation, ...] = ()
-        self._done: list[Note] = []
         self.refusals: list[Refusal] = []
         self.targets: dict[Holding, str] = {}
-        self.failed: IpamError | None = None
-        self.reread = False
         self.confirmed: dict[Key, Revision | None] = {}
+        self._done: list[Note] = []
         self._noted: list[Note] = []
 
     @property
@@ -83,7 +84,7 @@ class Task:
         """The writes of the round were all done, or some of them perhaps not."""
         if done:
             self._done += self._noted
-        self._noted.clear()
+        self._noted = []
 
     def verify(self) -> Iterable[Key]:
         """What must be read again, unless this round wrote it, before the task may call itself done."""
@@ -131,6 +132,11 @@ def to_allocation(node: str, block: NodeBlock, piece: Holding) -> Allocation:
     )
 
 
+@lru_cache(maxsize=1024)
+def _pool_key(name: str) -> Key:
+    return Key("pool", name)
+
+
 def _allocated(node: str, piece: Holding) -> Change:
     return Change("allocate", "address", piece.piece, f"on {node} to {piece.holder}")
 
@@ -156,19 +162,19 @@ class AllocateTask(AddressTask):
 
     def before(self, view: View) -> Iterable[Key]:
         """The pools of the node's blocks: what they reserve may have changed."""
-        return [Key("pool", block.holding.label) for block in view.node_blocks(self.node)]
+        return [_pool_key(block.holding.label) for block in view.node_blocks(self.node)]
 
     def step(self, view: View, draft: Draft) -> bool:
         request = self.request
-        blocks = view.node_blocks(self.node)
         level = AddressLevel(view, self.node, self.confirmed)
+        blocks = level.blocks
         standings = [look(draft, level, owner) for owner in request.owners]
         families = self._families(view, blocks)
-        ending = {standing.holder: standing.closing or _unfit(view, level, standing.pending) for standing in standings}
-        if any(ending.values()):
-            for standing in standings:
-                if ending[standing.holder]:
-                    release(draft, level, standing, ending[standing.holder])
+        ending = [(standing, standing.closing or _unfit(level, standing.pending)) for standing in standings]
+        if any([pieces for _, pieces in ending]):
+            for standing, pieces in ending:
+                if pieces:
+                    release(draft, level, standing, pieces)
             return False
         group = len(standings) > 1
         for standing in standings:
@@ -179,12 +185,12 @@ class AllocateTask(AddressTask):
         self._verify = []
         for standing, chosen in plan:
             take(draft, level, standing, chosen, self._call, group=group)
-            pieces = [piece for piece in standing.good + chosen if piece.family in families]
-            if group or len(pieces) > 1:
+            held = [piece for piece in standing.good + chosen if piece.family in families]
+            if group or len(held) > 1:
                 self._verify.append(standing.key)
-            self._verify += [key for piece in pieces if (key := level.page_key(piece)) is not None]
-            pieces.sort()
-            self.result += tuple([self._allocation(level, piece) for piece in pieces])
+                held.sort()
+            self._verify += [key for piece in held if (key := level.page_key(piece)) is not None]
+            self.result += tuple([self._allocation(level, piece) for piece in held])
             self._noted += [partial(_allocated, self.node, piece) for piece in chosen]
         return True
 
@@ -205,7 +211,7 @@ class AllocateTask(AddressTask):
         request = self.request
         if not blocks and self.node not in view.nodes:
             raise NotFoundError("node", self.node, tuple(sorted(view.nodes)[:8]))
-        have = sorted({block.holding.family for block in blocks})
+        have = sorted({block.family for block in blocks})
         wanted = request.address.version if request.address is not None else request.family
         if not have or (wanted is not None and wanted not in have):
             raise NoBlockError(self.node, wanted or 0, why_no_block(view, self.node))
@@ -222,47 +228,40 @@ class AllocateTask(AddressTask):
     ) -> list[tuple[Standing, tuple[Holding, ...]]]:
         """What each owner gets in addition; puts nothing into the draft but marks in the free indexes."""
         plan = []
-        missing = {family: 0 for family in families}
-        for standing in standings:
-            have = {piece.family for piece in standing.good}
+        wanted = self.request.address
+        goods = [{piece.family: piece for piece in standing.good} for standing in standings]
+        if wanted is None:
             for family in families:
-                missing[family] += family not in have
-        if self.request.address is None:
+                self._check_room(view, blocks, family, sum([family not in good for good in goods]))
+        for standing, good in zip(standings, goods, strict=True):
+            chosen: list[Holding] = []
             for family in families:
-                self._check_room(view, blocks, family, missing[family])
-        for standing in standings:
-            good = {piece.family: piece for piece in standing.good}
-            chosen = []
-            for family in families:
-                if self.request.address is not None:
-                    number = int(self.request.address)
+                if wanted is not None:
+                    number = int(wanted)
                     if family in good and good[family].network != number:
-                        raise OwnerHoldsError(standing.holder, good[family].piece, str(self.request.address))
+                        raise OwnerHoldsError(standing.holder, good[family].piece, str(wanted))
                     if family not in good:
                         chosen.append(self._given(view, draft, level, blocks, standing.holder, family, number))
                 elif family not in good:
-                    chosen.append(self._pick(view, draft, level, blocks, standing.holder, family))
+                    chosen.append(self._pick(draft, level, blocks, standing.holder, family))
             plan.append((standing, tuple(chosen)))
         return plan
 
-    def _pick(
-        self, view: View, draft: Draft, level: AddressLevel, blocks: Blocks, owner: str, family: Family
-    ) -> Holding:
+    def _pick(self, draft: Draft, level: AddressLevel, blocks: Blocks, owner: str, family: Family) -> Holding:
         for block in blocks:
-            if block.holding.family == family and not view.is_orphan(block.holding):
+            if block.serves and block.family == family:
                 number = block.addresses.pick()
                 if number is not None:
                     block.addresses.occupy(number)
-                    draft.undo.append(lambda: block.addresses.vacate(number))
+                    draft.undo.append(partial(block.addresses.vacate, number))
                     return level.next(draft, block, number, owner, self.request.label, self.now)
         raise AssertionError("the room was checked before")
 
     def _check_room(self, view: View, blocks: Blocks, family: Family, wanted: int) -> None:
-        mine = [block for block in blocks if block.holding.family == family]
-        serving = [block for block in mine if not view.is_orphan(block.holding)]
+        serving = [block for block in blocks if block.serves and block.family == family]
         if wanted and not serving:
             raise NoBlockError(self.node, family, why_no_block(view, self.node))
-        if wanted > sum(block.addresses.available for block in serving):
+        if wanted > sum([block.addresses.available for block in serving]):
             counts = [(block.addresses.capacity, block.addresses.in_use, block.addresses.reserved) for block in serving]
             capacity, in_use, reserved = (sum(column) for column in zip(*counts, strict=True))
             names = tuple(block.holding.piece for block in serving)
@@ -276,7 +275,7 @@ class AllocateTask(AddressTask):
         if block is None:
             valid = tuple(each.holding.piece for each in blocks if each.holding.family == family)
             raise OutOfRangeError(text, f"the blocks of node {self.node!r}", valid)
-        if view.is_orphan(block.holding):
+        if not block.serves:
             raise NoBlockError(self.node, family, why_no_block(view, self.node))
         if block.addresses.is_reserved(number):
             raise ReservedAddressError(text, f"it is reserved in block {block.holding.piece}, or the first or last of it")
@@ -287,12 +286,12 @@ class AllocateTask(AddressTask):
         return level.next(draft, block, number, owner, self.request.label, self.now)
 
 
-def _unfit(view: View, level: AddressLevel, pending: tuple[Holding, ...]) -> tuple[Holding, ...]:
+def _unfit(level: AddressLevel, pending: tuple[Holding, ...]) -> tuple[Holding, ...]:
     """Of what a crashed call claimed and did not fill, what may not be given out any more."""
     found = []
     for piece in pending:
         block = level.block_of(piece.family, piece.network)
-        if block is None or view.is_orphan(block.holding) or block.addresses.is_reserved(piece.network):
+        if block is None or not block.serves or block.addresses.is_reserved(piece.network):
             found.append(piece)
     return tuple(found)
 
@@ -301,7 +300,7 @@ def mark(draft: Draft, level: AddressLevel, piece: Holding) -> None:
     """Keep others of this round from picking an address that a claim names and no page shows yet."""
     block = level.block_of(piece.family, piece.network)
     if block is not None and block.addresses.occupy(piece.network):
-        draft.undo.append(lambda: block.addresses.vacate(piece.network))
+        draft.undo.append(partial(block.addresses.vacate, piece.network))
 
 
 def why_no_block(view: View, node: str) -> tuple[str, ...]:
@@ -337,15 +336,16 @@ class EndTask(AddressTask):
 
     def settle(self, *, done: bool) -> None:
         super().settle(done=done)
-        if done:
+        if done and self._ending:
             self._ended(self._ending)
 
     def _ended(self, pieces: Pieces) -> None:
-        self.result += tuple([found for piece in sorted(pieces) if (found := self._ending.pop(piece, None)) is not None])
+        self.result += tuple([self._ending.pop(piece) for piece in sorted(pieces)])
 
     def _end(self, draft: Draft, level: AddressLevel, standing: Standing, pieces: Pieces) -> None:
-        alive = {*standing.held, *standing.closing}
-        self._ended([piece for piece in self._ending if piece.holder == standing.holder and piece not in alive])
+        alive = standing.held + standing.closing
+        if self._ending:
+            self._ended([piece for piece in self._ending if piece.holder == standing.holder and piece not in alive])
         ending = [piece for piece in standing.pieces if piece in pieces]
         if not ending:
             return
@@ -373,10 +373,9 @@ class ReleaseTask(EndTask):
         return self.node, tuple(address_claims_key(self.node, owner) for owner in self.request.owners)
 
     def step(self, view: View, draft: Draft) -> bool:
-        blocks = view.node_blocks(self.node)
-        if not blocks and self.node not in view.nodes:
-            raise NotFoundError("node", self.node, tuple(sorted(view.nodes)[:8]))
         level = AddressLevel(view, self.node, self.confirmed)
+        if not level.blocks and self.node not in view.nodes:
+            raise NotFoundError("node", self.node, tuple(sorted(view.nodes)[:8]))
         standings = [look(draft, level, owner) for owner in self.request.owners]
         for standing in standings:
             found = self._found.get(standing.holder, ())

@@ -10,7 +10,8 @@ Not thread-safe; the facade serialises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
@@ -19,7 +20,7 @@ from ciliumipam.carver import CidrCarver
 from ciliumipam.cidr import WIDTH, Family, Network, Prefix, parse_prefix, range_to_prefixes
 from ciliumipam.ledger import ROOT_FENCE, Ledger, Status, address_ledger, block_ledger, status
 from ciliumipam.pool import PoolSpec
-from ciliumipam.records import ClaimPage, Entry, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Revision, Slot
+from ciliumipam.records import NO_CLAIMS, ClaimPage, Entry, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Revision, Slot
 
 BLOCK_BUCKETS = 256
 """Claim pages of all nodes. 5,000 nodes make about 20 claims in each."""
@@ -34,28 +35,46 @@ def block_claims_key(node: str) -> Key:
 
 def address_claims_key(node: str, owner: str) -> Key:
     """Where an owner's claims on addresses of a node are kept."""
-    return Key("address-claims", f"{node}/{crc32(owner.encode()) % ADDRESS_BUCKETS:02x}")
+    return _bucket_key(node, crc32(owner.encode()) % ADDRESS_BUCKETS)
 
 
 def address_claims_keys(node: str) -> list[Key]:
     """Where claims of all owners on a node may be kept."""
-    return [Key("address-claims", f"{node}/{bucket:02x}") for bucket in range(ADDRESS_BUCKETS)]
+    return [_bucket_key(node, bucket) for bucket in range(ADDRESS_BUCKETS)]
 
 
-class NodeBlock(NamedTuple):
+@lru_cache(maxsize=4096)
+def _bucket_key(node: str, bucket: int) -> Key:
+    return Key("address-claims", f"{node}/{bucket:02x}")
+
+
+class NodeBlock:
     """A block that a node can allocate from.
 
     Attributes:
         holding: The node's holding of it, whose fence its address ledger counts under.
         ledger: Its address ledger.
         addresses: Its free index.
-        network: The block as an `ipaddress` network.
+        serves: Whether it takes anything new: it is no orphan.
+        family: 4 or 6.
+        first, last: Its first and last address, both inclusive.
     """
 
-    holding: Holding
-    ledger: Ledger
-    addresses: BlockAddresses
-    network: Network
+    __slots__ = ("_network", "addresses", "family", "first", "holding", "last", "ledger", "serves")
+
+    def __init__(self, holding: Holding, ledger: Ledger, addresses: BlockAddresses, *, serves: bool) -> None:
+        self.holding, self.ledger, self.addresses, self.serves = holding, ledger, addresses, serves
+        self.family: Family = holding.family
+        self.first = holding.network
+        self.last = ledger.root.last
+        self._network: Network | None = None
+
+    @property
+    def network(self) -> Network:
+        """The block as an `ipaddress` network, made when first asked for."""
+        if self._network is None:
+            self._network = self.ledger.root.to_network()
+        return self._network
 
 
 class CidrGroup(NamedTuple):
@@ -100,7 +119,7 @@ class View:
             if known is not None and known.revision == entry.revision:
                 return False
             self.entries[key] = entry
-        self._follow(key, known.record if known else None, entry.record if entry else None, None)
+        self._follow(key, known.record if known is not None else None, entry.record if entry is not None else None, None)
         return True
 
     def load_all(self, kind: Kind, entries: Iterable[tuple[Key, Entry]]) -> None:
@@ -118,10 +137,12 @@ class View:
             self.entries.pop(key, None)
         else:
             self.entries[key] = entry
-        self._follow(key, known.record if known else None, entry.record if entry else None, slots)
+        self._follow(key, known.record if known is not None else None, entry.record if entry is not None else None, slots)
 
     def _follow(self, key: Key, old: Record | None, new: Record | None, slots: tuple[int, ...] | None) -> None:
         kind = key.kind
+        if kind == "address-claims":
+            return  # the most frequent, and nothing follows from them
         if kind == "address-page":
             self._follow_address_page(key, old, new, slots)  # type: ignore[arg-type]  # the kind says that it is a page
         elif kind == "block-page":
@@ -209,7 +230,7 @@ class View:
     def claims(self, key: Key) -> ClaimPage:
         """A claim page as last seen; empty where there is none."""
         entry = self.entries.get(key)
-        return entry.record if entry is not None else ClaimPage({})  # type: ignore[return-value]  # the kind says so
+        return entry.record if entry is not None else NO_CLAIMS  # type: ignore[return-value]  # the kind says so
 
     def address_ledger(self, block: Prefix) -> Ledger:
         """The address ledger of a block, its cache of keys kept."""
@@ -273,16 +294,26 @@ class View:
         page = self.page(ledger.key(block.network, block.length))
         return page is not None and page.fence > block.fence
 
+    def address_pages(self, block: Prefix) -> list[Key]:
+        """The pages of a block's address ledger that are known, and its root, the upper ones first."""
+        ledger = self.address_ledger(block)
+        known = sorted(self._address_pages.get(block, ()), key=lambda key: (self._places[key][1].length, key))
+        return list(dict.fromkeys([ledger.key(block.network, block.length), *known]))
+
     def node_blocks(self, node: str) -> tuple[NodeBlock, ...]:
         """The blocks of a node, in the order in which it got them; without those on their way back."""
         found = self._node_blocks.get(node)
         if found is None:
             found = self._node_blocks[node] = tuple(
-                NodeBlock(block, self.address_ledger(block.prefix), self.addresses(block), block.prefix.to_network())
+                self.node_block(block)
                 for block in self.claims(block_claims_key(node)).claims.get(node, ())
                 if status(self, self.block_ledgers[block.family], ROOT_FENCE, block) is Status.HELD and not self.is_closed(block)
             )
         return found
+
+    def node_block(self, block: Holding) -> NodeBlock:
+        """A block with what is needed to allocate from it."""
+        return NodeBlock(block, self.address_ledger(block.prefix), self.addresses(block), serves=not self.is_orphan(block))
 
     def check_invariants(self) -> None:
         """Assert that everything here equals what is built anew from the entries. O(everything)."""
@@ -303,15 +334,12 @@ class View:
             assert index.pick() == other.pick(), f"the next address of {prefix} differs"
 
 
-def _changes(old: Page | None, new: Page | None, slots: tuple[int, ...] | None) -> Iterator[tuple[Slot, Slot]]:
+def _changes(old: Page | None, new: Page | None, slots: tuple[int, ...] | None) -> list[tuple[Slot, Slot]]:
     """What stood in a page's slots and what stands there now, where it differs."""
-    before = old.slots if old is not None else None
-    after = new.slots if new is not None else None
-    for index in range(len(before or after or ())) if slots is None else slots:
-        left: Slot = before[index] if before is not None else 0
-        right: Slot = after[index] if after is not None else 0
-        if left is not right and left != right:
-            yield left, right
+    before: Sequence[Slot] = old.slots if old is not None else (0,) * len(new.slots) if new is not None else ()
+    after: Sequence[Slot] = new.slots if new is not None else (0,) * len(before)
+    pairs = zip(before, after, strict=True) if slots is None else [(before[index], after[index]) for index in slots]
+    return [pair for pair in pairs if pair[0] is not pair[1] and pair[0] != pair[1]]
 
 
 def _index_page(

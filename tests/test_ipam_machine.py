@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, Store
 from ciliumipam.audit import audit
 from ciliumipam.errors import IpamError, StalePlanError, StoreError
+from ciliumipam.requests import Allocate, Release
 from ciliumipam.testing.faults import Crash, Fault, FaultyStore
 from ciliumipam.testing.ipam_oracle import IpamOracle, Pod, Reading
 from ciliumipam.testing.pool_oracle import OraclePool
@@ -141,7 +142,7 @@ class Machine(RuleBasedStateMachine):
             self.alone[index] = True
             return None
         except StalePlanError as error:
-            return error
+            return None if error.written else error
         except StoreError:
             self.alone[index] = False  # it may not know what it has written
             return None
@@ -179,6 +180,41 @@ class Machine(RuleBasedStateMachine):
     @rule(index=which, script=scripts, node=nodes, names=owners, family=families, label=st.sampled_from(("", "default/web")))
     def allocate(self, index: int, script: list[Fault], node: str, names: list[str], family: Any, label: str) -> None:
         self._allocate(index, script, [(node, name) for name in names], None, family, label)
+
+    @rule(
+        index=which,
+        script=scripts,
+        node=nodes,
+        names=owners,
+        release=st.booleans(),
+        between=st.one_of(st.none(), nodes, st.sampled_from(("p", "q", "r")), pools()),
+    )
+    def plan_and_execute(
+        self, index: int, script: list[Fault], node: str, names: list[str], release: bool, between: str | tuple[PoolSpec, OraclePool] | None
+    ) -> None:
+        """A plan that is carried out later, perhaps after another process has changed something."""
+        pods = [(node, name) for name in names]
+        request = Release(node, tuple(names), missing_ok=True) if release else Allocate(node, tuple(names))
+
+        def later(ipam: Ipam) -> Any:
+            plan = ipam.plan(request)
+            if isinstance(between, tuple):
+                self.apply(1 - index, [], [between], {})
+            elif between in NODES:
+                self._allocate(1 - index, [], [(between, "o9")], None, None, "")
+            elif between is not None:
+                self.remove_pool(1 - index, [], between)
+            return ipam.execute(plan)
+
+        answer = self.call(index, script, later)
+        self.alone = [False, False] if between is not None else self.alone
+        if answer is None:
+            self.oracle.learn(self.read(), gaining=[] if release else pods, losing=pods if release else self.oracle.ghosts & {*pods})
+        elif not isinstance(answer, StalePlanError):
+            if release:
+                self.oracle.release(pods, missing_ok=True, answer=answer)
+            else:
+                self.oracle.allocate(pods, None, None, "", answer)
 
     @rule(index=which, script=scripts, name=st.sampled_from(OWNERS), choice=st.data())
     def allocate_an_address(self, index: int, script: list[Fault], name: str, choice: st.DataObject) -> None:

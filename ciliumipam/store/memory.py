@@ -19,7 +19,7 @@ class MemoryStore:
         self._lock = Lock()
         self._entries: dict[Key, Entry] = {}
         self._revisions = count(1)
-        self._last = "0"
+        self._last = Revision("0")
         self._closed = False
 
     def get(self, key: Key) -> Entry | None:
@@ -34,7 +34,7 @@ class MemoryStore:
             if self._closed:
                 raise StoreClosedError("scan")
             found = [item for item in self._entries.items() if item[0].kind == kind]
-            revision = Revision(self._last)
+            revision = self._last
         return Listing(tuple(sorted(found, key=lambda item: item[0])), revision)
 
     def put(self, key: Key, record: Record, *, expect: Expect) -> Revision:
@@ -42,32 +42,34 @@ class MemoryStore:
         with self._lock:
             if self._closed:
                 raise StoreClosedError("put")
-            return self._put(key, record, expect)
+            return self._put(key, self._entries.get(key), record, expect)
 
     def put_in_order(self, writes: Sequence[Write]) -> list[Revision]:
         """Do all writes in order under one lock, or none of them."""
         with self._lock:
             if self._closed:
                 raise StoreClosedError("put")
-            before = [self._entries.get(write.key) for write in writes]
+            before: list[tuple[Key, Entry | None]] = []
             done: list[Revision] = []
             try:
                 for key, record, expect in writes:
-                    done.append(self._put(key, record, expect))
+                    present = self._entries.get(key)
+                    done.append(self._put(key, present, record, expect))
+                    before.append((key, present))
             except ConflictError:
-                for write, entry in reversed(list(zip(writes, before, strict=True))[: len(done)]):
-                    if entry is None:
-                        del self._entries[write.key]
+                for key, present in reversed(before):
+                    if present is None:
+                        del self._entries[key]
                     else:
-                        self._entries[write.key] = entry
+                        self._entries[key] = present
                 raise
             return done
 
-    def _put(self, key: Key, record: Record, expect: Expect) -> Revision:
-        self._check(key, expect)
-        revision = Revision(str(next(self._revisions)))
+    def _put(self, key: Key, present: Entry | None, record: Record, expect: Expect) -> Revision:
+        if (present.revision if present is not None else ABSENT) != expect:
+            raise _conflict(key, present, expect)
+        self._last = revision = Revision(str(next(self._revisions)))
         self._entries[key] = Entry(record, revision)
-        self._last = revision
         return revision
 
     def delete(self, key: Key, *, expect: Revision) -> None:
@@ -75,17 +77,18 @@ class MemoryStore:
         with self._lock:
             if self._closed:
                 raise StoreClosedError("delete")
-            self._check(key, expect)
+            present = self._entries.get(key)
+            if present is None or present.revision != expect:
+                raise _conflict(key, present, expect)
             del self._entries[key]
-            self._last = str(next(self._revisions))
-
-    def _check(self, key: Key, expect: Expect) -> None:
-        present = self._entries.get(key)
-        if (present is None) != (expect is ABSENT) or (present is not None and present.revision != expect):
-            wanted = "nothing" if expect is ABSENT else f"revision {expect}"
-            raise ConflictError(str(key), wanted, f"revision {present.revision}" if present else "nothing")
+            self._last = Revision(str(next(self._revisions)))
 
     def close(self) -> None:
         """Refuse every later call."""
         with self._lock:
             self._closed = True
+
+
+def _conflict(key: Key, present: Entry | None, expect: Expect) -> ConflictError:
+    wanted = "nothing" if expect is ABSENT else f"revision {expect}"
+    return ConflictError(str(key), wanted, f"revision {present.revision}" if present else "nothing")
