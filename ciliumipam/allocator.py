@@ -17,7 +17,6 @@ Nothing here is thread-safe; the caller serialises.
 """
 
 # Over 500 lines: two classes that must agree on pages, cursors and reserved addresses, and the errors of every call.
-# ruff: noqa: S101 - `check_invariants` asserts
 
 from __future__ import annotations
 

@@ -21,8 +21,6 @@ and again costs no more than elsewhere. This is the only full word that is ever 
 Positions are plain integers. Not thread-safe, not even for searches; the caller serialises.
 """
 
-# ruff: noqa: S101 - `check_invariants` asserts
-
 from __future__ import annotations
 
 STRIDE = 8

@@ -257,10 +257,8 @@ class StalePlanError(StateError):
         self.changed, self.written = changed, written
 
     def __str__(self) -> str:
-        return (
-            f"the plan is stale: {', '.join(self.changed)} changed since it was made"
-            f" ({self.written} of its writes were done, each of them complete in itself); plan again"
-        )
+        done = f"its first {self.written} writes were done, which is a legal state" if self.written else "nothing was written"
+        return f"the plan is stale: {', '.join(self.changed)} changed since it was made; {done}; plan again"
 
 
 # ------------------------------------------------------------------------------------------------ no room

@@ -26,8 +26,9 @@ def explain(view: View, name: str) -> Explanation:
     if record is None and not claimed:
         raise NotFoundError("node", name, tuple(sorted(view.nodes)[:8]))
     lines = [f"node {name}" + ("" if record else " is not known, but holds blocks: apply it, or delete it to take them back")]
-    for block in claimed:
-        lines.append("  " + (_block(view, block) if block in held else f"block {block.piece}: being taken or given back"))
+    lines += [
+        "  " + (_block(view, block) if block in held else f"block {block.piece}: being taken or given back") for block in claimed
+    ]
     if record is not None:
         lines += ["  " + line for line in _pools(view, record.node, held)]
     return Explanation(name, tuple(lines))

@@ -15,7 +15,7 @@ from copy import copy
 from itertools import count
 from threading import Lock
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 from uuid import uuid4
 
 from ciliumipam.allocator import BlockAddresses, Policy, Utilization
@@ -110,7 +110,7 @@ class Ipam:
         self._lock = Lock()
         self._queue: deque[_Waiting] = deque()
 
-    def __enter__(self) -> Ipam:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -219,22 +219,25 @@ class Ipam:
             try:
                 drive(run(self._view, [task]), dry.answer)
             finally:
-                for key in {step.key for step in dry.steps}:
+                written = {step.key for step in dry.steps}
+                read = ("pool", "node") if isinstance(request, Apply) else ("pool",)
+                reads = sorted((k, e.revision) for k, e in self._view.entries.items() if k.kind in read and k not in written)
+                for key in written:
                     self._view.load(key, before.get(key))
         if task.failed is not None:
             raise task.failed
-        return Plan(request, tuple(task.changes), tuple(dry.steps), tuple(task.refusals), task.result)
+        return Plan(request, tuple(task.changes), tuple(dry.steps), tuple(reads), tuple(task.refusals), task.result)
 
     def execute(self, plan: Plan) -> tuple[Allocation, ...]:
         """Write exactly what a plan says. Returns its result.
 
         Raises:
-            StalePlanError: Something that it replaces has changed; nothing was written, or, if it changed during the writing, a
+            StalePlanError: Something that it replaces, or a pool that it was decided over, has changed; nothing was written, or, if it changed during the writing, a
                 first part of it, which is a legal state.
         """
         with self._lock:
             self._restore()
-            first = {step.key: step.expect for step in reversed(plan.steps)}
+            first: dict[Key, object] = {**dict(plan.reads), **{step.key: step.expect for step in reversed(plan.steps)}}
             changed = [key for key, expect in sorted(first.items()) if self._revision(key) != expect]
             if changed:
                 raise StalePlanError(tuple(map(str, changed)), 0)

@@ -310,7 +310,10 @@ def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding, last: int)
     No link is made for a pending one that is ended: its page is marked as it lies there.
 
     Args:
-        draft, ledger, fence, holding: What to end, in the ledger whose root counts under `fence`.
+        draft: Where to put it.
+        ledger: The ledger.
+        fence: The one under which its root counts.
+        holding: What to end.
         last: The last fence that was used in the piece or below it; at least the holding's.
     """
     spot = locate(draft, ledger, fence, holding.network, holding.length)

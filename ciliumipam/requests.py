@@ -11,12 +11,13 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, NamedTuple, TypeAlias
 
 from ciliumipam.allocator import Utilization
-from ciliumipam.cidr import Address, AddressLike, Family, Network
+from ciliumipam.cidr import Address, Family, Network
 from ciliumipam.draft import Step
 from ciliumipam.errors import InvalidRequestError
 from ciliumipam.names import validate_name, validate_owner
 from ciliumipam.node import Node
 from ciliumipam.pool import PoolSpec
+from ciliumipam.records import Key, Revision
 
 # --------------------------------------------------------------------------------------------------- requests
 
@@ -252,13 +253,15 @@ class Plan(NamedTuple):
         request: What was asked.
         changes: In words.
         steps: Compare-and-set writes in an order in which every first part leaves a legal state.
+        reads: Pools and nodes that it was decided over and does not write, with their revisions.
         refusals: Which pools refused which nodes.
-        result: What executing it returns: allocations, or blocks.
+        result: What executing it returns.
     """
 
     request: Request
     changes: tuple[Change, ...]
     steps: tuple[Step, ...]
+    reads: tuple[tuple[Key, Revision], ...]
     refusals: tuple[Refusal, ...]
     result: tuple[Allocation, ...]
 

@@ -50,8 +50,12 @@ class Pause(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What became of a `Put`: the revisions of the writes that are known to be done, the first ones (None for a delete), and the
-    error that ended it, after which of the other writes nothing is known."""
+    """What became of a `Put`.
+
+    Attributes:
+        revisions: Of the writes that are known to be done, the first ones; None for a delete.
+        error: What ended it. Of the other writes nothing is known then.
+    """
 
     revisions: tuple[Revision | None, ...]
     error: StoreError | None = None

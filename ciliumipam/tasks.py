@@ -171,7 +171,7 @@ class AllocateTask(AddressTask):
         standings = [look(draft, level, owner) for owner in request.owners]
         families = self._families(view, blocks)
         ending = [(standing, standing.closing or _unfit(level, standing.pending)) for standing in standings]
-        if any([pieces for _, pieces in ending]):
+        if any(pieces for _, pieces in ending):
             for standing, pieces in ending:
                 if pieces:
                     release(draft, level, standing, pieces)
@@ -409,7 +409,7 @@ class ReleaseAddressTask(EndTask):
         ledger = view.address_ledger(outer.prefix)
         return [ledger.key(self._number, level) for level in ledger.levels]
 
-    def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:
+    def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
         keys = () if self._target is None else (address_claims_key(self.node, self._target.holder),)
         return self.node or None, keys
 
@@ -419,7 +419,6 @@ class ReleaseAddressTask(EndTask):
         if outer is None:
             raise NotHeldError(text, "it is in no block that a node holds")
         self.node = outer.holder
-        blocks = view.node_blocks(self.node)
         level = AddressLevel(view, self.node, self.confirmed)
         block = level.block_of(self._family, self._number)
         if block is None:

@@ -20,7 +20,20 @@ from ciliumipam.carver import CidrCarver
 from ciliumipam.cidr import WIDTH, Family, Network, Prefix, parse_prefix, range_to_prefixes
 from ciliumipam.ledger import ROOT_FENCE, Ledger, Status, address_ledger, block_ledger, status
 from ciliumipam.pool import PoolSpec
-from ciliumipam.records import NO_CLAIMS, ClaimPage, Entry, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Revision, Slot
+from ciliumipam.records import (
+    NO_CLAIMS,
+    ClaimPage,
+    Entry,
+    Holding,
+    Key,
+    Kind,
+    NodeRecord,
+    Page,
+    PoolRecord,
+    Record,
+    Revision,
+    Slot,
+)
 
 BLOCK_BUCKETS = 256
 """Claim pages of all nodes. 5,000 nodes make about 20 claims in each."""
@@ -351,8 +364,8 @@ def _index_page(
             index.vacate(before.network)
         if type(after) is Holding and after.length == width:
             index.occupy(after.network)
-    if new is not None and width - page.length <= 8:
-        index.set_cursor((page.network - index.block.network) >> 8, new.cursor)
+    if width - page.length <= 8:
+        index.set_cursor((page.network - index.block.network) >> 8, new.cursor if new is not None else 0)
 
 
 def _by_length(spec: PoolSpec, family: Family) -> dict[int, list[Prefix]]:
@@ -369,9 +382,10 @@ def _reserved_blocks(spec: PoolSpec, length: int, family: Family) -> Iterator[Pr
     for reserved_family, first, last in spec.reserved:
         if reserved_family != family:
             continue
+        low, high = first, last
         if host_bits > 1:
-            first -= not spec.allow_first and first & inside == 1
-            last += not spec.allow_last and last & inside == inside - 1
-        first, last = -(-first >> host_bits) << host_bits, ((last + 1) >> host_bits << host_bits) - 1
-        if first < last + 1:
-            yield from range_to_prefixes(family, first, last)
+            low -= not spec.allow_first and first & inside == 1
+            high += not spec.allow_last and last & inside == inside - 1
+        start, stop = -(-low >> host_bits) << host_bits, (high + 1) >> host_bits << host_bits
+        if start < stop:
+            yield from range_to_prefixes(family, start, stop - 1)

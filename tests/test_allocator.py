@@ -685,6 +685,7 @@ NODE_BLOCKS = (
 RESERVED = (
     ("10.0.1.2", "10.0.1.3"),
     ("10.0.0.250", "10.0.1.1"),
+    ("10.0.0.0", "10.0.1.255"),
     ("10.0.3.1", "10.0.4.9"),
     ("10.0.4.20", "10.0.5.250"),
     ("2001:db8:0:1::3", "2001:db8:0:1::3"),
@@ -717,13 +718,19 @@ class NodeMachine(RuleBasedStateMachine):
     """The same calls on `NodeAllocator` and its oracle: equal results, equal errors, equal state."""
 
     @initialize(
-        blocks=st.lists(st.sampled_from(NODE_BLOCKS), min_size=1, max_size=4, unique=True),
+        four=st.lists(st.sampled_from(NODE_BLOCKS[:6]), max_size=3, unique=True),
+        six=st.lists(st.sampled_from(NODE_BLOCKS[6:]), max_size=3, unique=True),
         reserved=st.lists(st.sampled_from(RESERVED), max_size=2, unique=True),
         allow=st.sampled_from(FLAGS),
         policy=st.sampled_from(("next", "next", "lowest")),
     )
     def begin(
-        self, blocks: list[str], reserved: list[tuple[str, str]], allow: tuple[bool, bool], policy: Policy
+        self,
+        four: list[str],
+        six: list[str],
+        reserved: list[tuple[str, str]],
+        allow: tuple[bool, bool],
+        policy: Policy,
     ) -> None:
         self.node = NodeAllocator(
             reserved=reserved, allow_first=allow[0], allow_last=allow[1], policy=policy, node="node-1"
@@ -732,7 +739,7 @@ class NodeMachine(RuleBasedStateMachine):
         self.oracle = AddressOracle(
             reserved=ranges, allow_first=allow[0], allow_last=allow[1], policy=policy, node="node-1"
         )
-        for block in blocks:
+        for block in four + six:
             self.both("add_block", block)
 
     def both(self, method: str, *args: object, **keywords: object) -> None:
@@ -781,6 +788,11 @@ class NodeMachine(RuleBasedStateMachine):
     def allocate(self, data: st.DataObject, owner: str, label: str) -> None:
         self.both("allocate", owner, family=self.draw_family(data), label=label)
 
+    @rule(owner=st.sampled_from(OWNERS), label=st.sampled_from(("", "default/web-0")))
+    def allocate_of_both_families(self, owner: str, label: str) -> None:
+        for family in FAMILIES:
+            self.both("allocate", owner, family=family, label=label)
+
     @rule(data=st.data(), owner=owners)
     def allocate_given(self, data: st.DataObject, owner: str) -> None:
         self.both("allocate", owner, address=self.draw_address(data))
@@ -820,6 +832,10 @@ class NodeMachine(RuleBasedStateMachine):
     def occupy_what_was_held(self, data: st.DataObject, owner: str, by: int) -> None:
         address = data.draw(st.sampled_from(list(self.oracle.fences)))
         self.both("occupy", address, owner, self.oracle.fences[address] + by)
+
+    @rule(owner=owners)
+    def allocate_of_the_only_family(self, owner: str) -> None:
+        self.both("allocate", owner)
 
     @rule(owner=owners)
     def release(self, owner: str) -> None:
