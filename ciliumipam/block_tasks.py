@@ -154,9 +154,10 @@ class RemoveNodeTask(Task):
         self._found = False
 
     def before(self, view: View) -> Iterable[Key]:
-        """The node's address pages: whether they are empty must be known before the first of its blocks is closed."""
-        blocks = view.claims(block_claims_key(self.request.name)).claims.get(self.request.name, ())
-        return [key for block in blocks for key in view.address_pages(block.prefix)]
+        """What is allocated on the node: whether its blocks are empty must be known before the first of them is closed."""
+        name = self.request.name
+        blocks = view.claims(block_claims_key(name)).claims.get(name, ())
+        return [*address_claims_keys(name), *(key for block in blocks for key in view.address_pages(block.prefix))]
 
     def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
         return self.request.name, ()

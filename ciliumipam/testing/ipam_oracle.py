@@ -165,7 +165,7 @@ class IpamOracle:
                 assert _held(each) == known, f"{pod} holds {known}, but was told {each}"
             else:
                 self.held.get(pod, {}).pop(each.address.version, None)
-                self._new(each, label)
+                self._new(each, None if pod in self.ghosts else label)
             assert address in (None, each.address), f"{each.address} was given in place of {address}"
         self.ghosts.difference_update(pods)
 
