@@ -16,7 +16,8 @@ import time
 import tracemalloc
 from collections.abc import Callable
 
-from ciliumipam.allocator import BlockAddresses, NodeAllocator, Policy
+from ciliumipam.addresses import BlockAddresses, Policy
+from ciliumipam.allocator import NodeAllocator
 from ciliumipam.cidr import Prefix, parse_prefix, to_address
 
 Row = tuple[str, float, str]

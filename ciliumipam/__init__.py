@@ -6,7 +6,8 @@ The flow, in the order in which to read it::
     selector, node   who may use a pool
     pool             what exists
     bitset, carver   free blocks of a pool
-    allocator        free addresses of a block
+    addresses        free addresses of a block
+    allocator        the addresses of a node, in memory
     records, ledger  what is persisted, and the discipline that lets two writers never hold one piece
     protocol         taking and releasing, decided over a draft
     reconcile        which pool serves which node

@@ -103,7 +103,7 @@ class ApplyTask(Task):
                 error = PoolExhaustedError(pool.name, family, groups[0].length, largest)
                 self.refusals.append(Refusal(standing.holder, pool.name, family, str(error)))
                 if self._call.owns(standing):
-                    mine = [piece for piece in standing.good if piece in self._call.added.get(standing.holder, frozenset())]
+                    mine = [piece for piece in standing.good if piece in self._call.added.get(standing.holder, ())]
                     release(draft, level, standing, mine)
                     return ()
                 chosen = []

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from ciliumipam.records import ADDRESS_KINDS, NO_CLAIMS, ClaimPage, Entry, Holding, Key, Page, Record
+from ciliumipam.records import NO_CLAIMS, ClaimPage, Entry, Holding, Key, Page, Record
 from ciliumipam.store import ABSENT, Expect
 
 RECORD, CLAIM, CLOSE, DROP, FILL, UNCLAIM, DELETE = range(7)
@@ -82,8 +82,11 @@ class Draft:
 
     def put_page(self, key: Key, page: Page, level: int, slots: tuple[int, ...] | None, *, closing: bool = False) -> None:
         """Put a page. Addresses are closed before blocks and filled after them."""
-        depth = level + (256 if key.kind in ADDRESS_KINDS else 0)
-        self._put(key, page, CLOSE if closing else FILL, -depth if closing else depth, slots)
+        depth = level + 256 if key.kind == "address-page" else level
+        if closing:
+            self._put(key, page, CLOSE, -depth, slots)
+        else:
+            self._put(key, page, FILL, depth, slots)
 
     def _put(self, key: Key, record: Record | None, phase: int, depth: int, slots: tuple[int, ...] | None) -> None:
         before = self._records.get(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ciliumipam.allocator import BlockAddresses
+from ciliumipam.addresses import BlockAddresses
 from ciliumipam.errors import NotFoundError
 from ciliumipam.node import Node
 from ciliumipam.pool import PoolSpec

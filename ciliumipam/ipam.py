@@ -16,9 +16,9 @@ from itertools import count
 from threading import Lock
 from types import TracebackType
 from typing import Self, TypeVar
-from uuid import uuid4
 
-from ciliumipam.allocator import BlockAddresses, Policy, Utilization
+from ciliumipam.addresses import BlockAddresses, Policy
+from ciliumipam.allocator import Utilization
 from ciliumipam.block_tasks import ApplyTask, RemoveNodeTask, RemovePoolTask
 from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
 from ciliumipam.errors import ConflictError, IpamError, NotFoundError, StalePlanError
@@ -103,7 +103,7 @@ class Ipam:
         """
         self._executor = Executor(store, addresses, _pause)
         self._clock = clock
-        name = identity or uuid4().hex[:12]
+        name = identity or f"{random.SystemRandom().getrandbits(48):012x}"
         self._tokens = (f"{name}-{number}" for number in count(1))
         self._view = View(policy)
         self._restored = False

@@ -75,13 +75,6 @@ class Ledger:
         self.levels, self.next_levels, self.sizes = _shape(levels, self.width)
         self._keys: dict[tuple[int, int], Key] = {}
 
-    def level_of(self, length: int) -> int:
-        """Level of the page in which a piece of that length lives: the deepest above it."""
-        for level in reversed(self.levels):
-            if level < length:
-                return level
-        return self.levels[0]
-
     def key(self, network: int, level: int) -> Key:
         """Key of the page at a level that covers an address."""
         shift = self.width - level
@@ -165,35 +158,31 @@ class Spot(NamedTuple):
 
 def locate(draft: Pages, ledger: Ledger, fence: int, network: int, length: int) -> Spot | None:
     """Walk from the root, which is linked under `fence`, to the page that decides a piece. None if the root is closed."""
-    width, target, level = ledger.width, ledger.level_of(length), ledger.levels[0]
+    level, width = ledger.levels[0], ledger.width
     links: tuple[Link, ...] = ()
     covered: Holding | None = None
     raw = draft.page(ledger.key(network, level))
-    page = _counted(raw, fence, ledger, level)
+    page = raw if raw is not None and raw.fence == fence else counted(raw, fence, ledger.sizes[level])
     if page is None:
         return None
     below = ledger.next_levels[level]
     index = (network >> (width - below)) & (ledger.sizes[level] - 1)
-    while level < target:
+    while below < length:
         slot = page.slots[index]
         raw = draft.page(ledger.key(network, below))
         if type(slot) is Split and (raw is None or raw.fence <= slot.fence):
-            child_fence = slot.fence
+            fence = slot.fence
         else:  # free, held, or a dead link: a new link must not name an older fence than the page's
             if type(slot) is Holding:
                 covered = slot
-            child_fence = max(fence_of(slot) + 1, raw.fence if raw is not None else 0)
-            links += (Link(level, _masked(ledger, network, level), page, index, child_fence),)
-        child = _counted(raw, child_fence, ledger, below)
+            fence = max(fence_of(slot) + 1, raw.fence if raw is not None else 0)
+            links += (Link(level, _masked(ledger, network, level), page, index, fence),)
+        child = raw if raw is not None and raw.fence == fence else counted(raw, fence, ledger.sizes[below])
         assert child is not None  # noqa: S101 - the fence was chosen so
         level, page, below = below, child, ledger.next_levels[below]
         index = (network >> (width - below)) & (ledger.sizes[level] - 1)
     stop = index + (1 << (below - length) if length < below else 1)
     return Spot(level, _masked(ledger, network, level), raw, page, index, stop, links, covered)
-
-
-def _counted(raw: Page | None, fence: int, ledger: Ledger, level: int) -> Page | None:
-    return raw if raw is not None and raw.fence == fence else counted(raw, fence, ledger.sizes[level])
 
 
 def _masked(ledger: Ledger, network: int, level: int) -> int:

@@ -18,12 +18,14 @@ after the claim (BLOCKED); else `Unsure` has everything read again, the claim fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol, TypeVar
 
 from ciliumipam.draft import CLAIM, UNCLAIM, Draft, Later
 from ciliumipam.ledger import Ledger, Pages, Status, fill, free, status
 from ciliumipam.records import ClaimPage, Holding, Key
+
+_T = TypeVar("_T")
 
 
 class Unsure(Exception):  # noqa: N818 - not an error: the pages are read again
@@ -133,7 +135,7 @@ class Call:
 
     def __init__(self, token: str) -> None:
         self.token = token
-        self.added: dict[str, frozenset[Holding]] = {}
+        self.added: dict[str, tuple[Holding, ...]] = {}
 
     def owns(self, standing: Standing) -> bool:
         """Whether this call may still take the claim back: it made it, and no other call has relied on it."""
@@ -157,18 +159,12 @@ def take(draft: Draft, level: Level, standing: Standing, chosen: tuple[Holding, 
         # relying on a claim that another call may still take back settles it; that call finds out and leaves it alone
         tentative = (owned or not standing.tentative) and (owned or (bool(chosen) and (group or len(pieces) > 1)))
         claims = draft.claims(standing.key)
-        named = dict(claims.claims)
-        if pieces:
-            named[standing.holder] = pieces
-        else:
-            named.pop(standing.holder, None)
-        marks = {**claims.tentative} if claims.tentative else {}
-        marks.pop(standing.holder, None)
-        if tentative and pieces:
-            marks[standing.holder] = call.token
-        call.added[standing.holder] = call.added.get(standing.holder, frozenset()).union(chosen)
+        marks = claims.tentative
+        if standing.tentative or tentative:
+            marks = _with(marks, standing.holder, call.token if tentative and pieces else None)
+        call.added[standing.holder] = call.added.get(standing.holder, ()) + chosen
         closing = claims.closing.difference(standing.pieces) if claims.closing else claims.closing
-        draft.put(standing.key, ClaimPage(named, marks, closing), CLAIM)
+        draft.put(standing.key, ClaimPage(_with(claims.claims, standing.holder, pieces or None), marks, closing), CLAIM)
     for piece in chosen:
         place = level.ledger_of(piece)
         if place is not None:
@@ -207,13 +203,22 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
 def forget(draft: Draft, standing: Standing, pieces: set[Holding], phase: int = UNCLAIM) -> None:
     """Take pieces out of a holder's claim, and the holder out of the page when none are left."""
     claims = draft.claims(standing.key)
-    named = dict(claims.claims)
-    marks = {**claims.tentative} if claims.tentative else {}
     left = tuple([piece for piece in standing.pieces if piece not in pieces])
-    if left:
-        named[standing.holder] = left
-    else:
-        named.pop(standing.holder, None)
-        marks.pop(standing.holder, None)
+    marks = claims.tentative
+    if marks and not left:
+        marks = _with(marks, standing.holder, None)
     closing = claims.closing - pieces if claims.closing else claims.closing
-    draft.put(standing.key, ClaimPage(named, marks, closing), phase)
+    draft.put(standing.key, ClaimPage(_with(claims.claims, standing.holder, left or None), marks, closing), phase)
+
+
+def _with(mapping: Mapping[str, _T], holder: str, value: _T | None) -> Mapping[str, _T]:
+    """A copy with another value for a holder, or without the holder.
+
+    A dict copies itself: `dict(it)` inserts all items one by one when one of them was taken out before, seven times slower.
+    """
+    changed = mapping.copy() if type(mapping) is dict else dict(mapping)
+    if value is None:
+        changed.pop(holder, None)
+    else:
+        changed[holder] = value
+    return changed

@@ -80,10 +80,15 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
     Raises:
         StoreError: The store failed, or other writers won in every round. What was written is legal; a later call goes on.
     """
-    kinds = dict.fromkeys([kind for task in tasks for kind in task.lists])
+    kinds: dict[Kind, None] = {}
+    for task in tasks:
+        kinds.update(dict.fromkeys(task.lists))
     if kinds:
         yield from restore(view, kinds)
-    for key in dict.fromkeys([key for task in tasks for key in task.before(view)]):
+    keys: dict[Key, None] = {}
+    for task in tasks:
+        keys.update(dict.fromkeys(task.before(view)))
+    for key in keys:
         entry = yield Get(key)
         view.load(key, entry)  # type: ignore[arg-type]  # the answer to a Get
     open_tasks = list(tasks)

@@ -170,11 +170,10 @@ class AllocateTask(AddressTask):
         blocks = level.blocks
         standings = [look(draft, level, owner) for owner in request.owners]
         families = self._families(view, blocks)
-        ending = [(standing, standing.closing or _unfit(level, standing.pending)) for standing in standings]
-        if any(pieces for _, pieces in ending):
+        ending = [(standing, pieces) for standing in standings if (pieces := standing.closing or _unfit(level, standing.pending))]
+        if ending:
             for standing, pieces in ending:
-                if pieces:
-                    release(draft, level, standing, pieces)
+                release(draft, level, standing, pieces)
             return False
         group = len(standings) > 1
         for standing in standings:
@@ -199,7 +198,7 @@ class AllocateTask(AddressTask):
         level = AddressLevel(view, self.node, self.confirmed)
         for owner in self.request.owners:
             standing = look(draft, level, owner)
-            added = self._call.added.get(owner, frozenset())
+            added = self._call.added.get(owner, ())
             # what is not filled was told to nobody; what is, only this call may take back, and only while nobody relies on it
             mine = standing.pieces if self._call.owns(standing) else standing.pending
             ending = [piece for piece in mine if piece in added]

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
-from ciliumipam.allocator import BlockAddresses, Policy
+from ciliumipam.addresses import BlockAddresses, Policy
 from ciliumipam.carver import CidrCarver
 from ciliumipam.cidr import WIDTH, Family, Network, Prefix, parse_prefix, range_to_prefixes
 from ciliumipam.ledger import ROOT_FENCE, Ledger, Status, address_ledger, block_ledger, status
@@ -197,11 +197,14 @@ class View:
     def _follow_block_page(self, old: Page | None, new: Page | None, slots: tuple[int, ...] | None) -> None:
         ended: dict[Prefix, Holding] = {}
         begun: dict[Prefix, Holding] = {}
+        left: Slot = 0
+        right: Slot = 0
         for before, after in _changes(old, new, slots):
-            if type(before) is Holding:
+            if type(before) is Holding and before is not left:  # it stands in every slot that it covers
                 ended[before.prefix] = before
-            if type(after) is Holding:
+            if type(after) is Holding and after is not right:
                 begun[after.prefix] = after
+            left, right = before, after
         for prefix, holding in ended.items():
             self._addresses.pop(prefix, None)
             self._blocks.pop(prefix, None)
@@ -351,8 +354,12 @@ def _changes(old: Page | None, new: Page | None, slots: tuple[int, ...] | None) 
     """What stood in a page's slots and what stands there now, where it differs."""
     before: Sequence[Slot] = old.slots if old is not None else (0,) * len(new.slots) if new is not None else ()
     after: Sequence[Slot] = new.slots if new is not None else (0,) * len(before)
-    pairs = zip(before, after, strict=True) if slots is None else [(before[index], after[index]) for index in slots]
-    return [pair for pair in pairs if pair[0] is not pair[1] and pair[0] != pair[1]]
+    found = []
+    for index in range(len(before)) if slots is None else slots:
+        left, right = before[index], after[index]
+        if left is not right and left != right:
+            found.append((left, right))
+    return found
 
 
 def _index_page(

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ciliumipam.allocator import AddressHolding, BlockAddresses, NodeAllocator, Policy, Utilization, _Side
+from ciliumipam.addresses import BlockAddresses, Policy
+from ciliumipam.allocator import AddressHolding, NodeAllocator, Utilization, _Side
 from ciliumipam.cidr import Address, Family, Prefix, parse_prefix
 from ciliumipam.errors import (
     AlreadyAllocatedError,

@@ -42,35 +42,27 @@ class MemoryStore:
         with self._lock:
             if self._closed:
                 raise StoreClosedError("put")
-            return self._put(key, self._entries.get(key), record, expect)
+            entry = self._entries[key] = self._next(key, self._entries.get(key), record, expect)
+            return entry.revision
 
     def put_in_order(self, writes: Sequence[Write]) -> list[Revision]:
         """Do all writes in order under one lock, or none of them."""
         with self._lock:
             if self._closed:
                 raise StoreClosedError("put")
-            before: list[tuple[Key, Entry | None]] = []
+            staged: dict[Key, Entry] = {}
             done: list[Revision] = []
-            try:
-                for key, record, expect in writes:
-                    present = self._entries.get(key)
-                    done.append(self._put(key, present, record, expect))
-                    before.append((key, present))
-            except ConflictError:
-                for key, present in reversed(before):
-                    if present is None:
-                        del self._entries[key]
-                    else:
-                        self._entries[key] = present
-                raise
+            for key, record, expect in writes:
+                staged[key] = self._next(key, staged.get(key) or self._entries.get(key), record, expect)
+                done.append(staged[key].revision)
+            self._entries.update(staged)  # at once: `get` takes no lock, and must not see what a conflict takes back
             return done
 
-    def _put(self, key: Key, present: Entry | None, record: Record, expect: Expect) -> Revision:
+    def _next(self, key: Key, present: Entry | None, record: Record, expect: Expect) -> Entry:
         if (present.revision if present is not None else ABSENT) != expect:
             raise _conflict(key, present, expect)
-        self._last = revision = Revision(str(next(self._revisions)))
-        self._entries[key] = Entry(record, revision)
-        return revision
+        self._last = Revision(str(next(self._revisions)))
+        return Entry(record, self._last)
 
     def delete(self, key: Key, *, expect: Revision) -> None:
         """Remove a record. O(1)."""

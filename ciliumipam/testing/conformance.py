@@ -18,11 +18,9 @@ and, where the same records can be reached a second way (another connection, ano
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
-from threading import Barrier
-from typing import TypeVar
+from threading import Barrier, Event
 
 import pytest
 
@@ -30,38 +28,11 @@ from ciliumipam.errors import ConflictError, IpamError, StoreClosedError, StoreE
 from ciliumipam.node import Node
 from ciliumipam.records import KINDS, ClaimPage, Entry, Key, Kind, NodeRecord, Record, Revision
 from ciliumipam.store import ABSENT, Store, SupportsOrderedPuts, Write
+from ciliumipam.testing.racing import increment, together
 from ciliumipam.testing.record_strategies import EXAMPLES, deep_types, number_of, numbered
-
-_T = TypeVar("_T")
 
 A, B = Key("address-page", "10.0.1.0/24"), Key("address-page", "10.0.2.0/24")
 UNKNOWN = Revision("no revision of any store")
-
-
-def together(*works: Callable[[], _T]) -> list[_T]:
-    """Do all works at once, each in a thread of its own; returns what they return, in order."""
-    barrier = Barrier(len(works))
-
-    def begin(work: Callable[[], _T]) -> _T:
-        barrier.wait()
-        return work()
-
-    with ThreadPoolExecutor(len(works)) as pool:
-        return list(pool.map(begin, works))
-
-
-def increment(store: Store, key: Key, times: int) -> list[tuple[int, Revision]]:
-    """Add one to a numbered record by compare-and-set, as often as asked; returns the numbers written and their revisions."""
-    done: list[tuple[int, Revision]] = []
-    while len(done) < times:
-        entry = store.get(key)
-        number = number_of(entry) + 1
-        assert entry is not None
-        try:
-            done.append((number, store.put(key, numbered(number), expect=entry.revision)))
-        except ConflictError:
-            continue
-    return done
 
 
 class StoreConformance:
@@ -329,6 +300,31 @@ class StoreConformance:
 
         for numbers in together(read, read, lambda: [number for number, _ in increment(store, A, 60)]):
             assert all(earlier <= later for earlier, later in pairwise(numbers))
+
+    def test_6_what_was_seen_is_never_taken_back(self, store: Store, peer: Store) -> None:
+        if not isinstance(store, SupportsOrderedPuts):
+            pytest.skip("this store has no put_in_order")
+        ordered: SupportsOrderedPuts = store
+        store.put(A, numbered(0), expect=ABSENT)
+        finished = Event()
+
+        def write() -> list[int]:
+            for number in range(1, 400):
+                entry = store.get(A)
+                assert entry is not None
+                with pytest.raises(ConflictError):
+                    ordered.put_in_order([Write(A, numbered(number), entry.revision), Write(B, numbered(1), UNKNOWN)])
+            finished.set()
+            return []
+
+        def read() -> list[int]:
+            numbers = [0]
+            while not finished.is_set():
+                numbers.append(number_of(peer.get(A)))
+            return [*numbers, number_of(peer.get(A))]
+
+        for numbers in together(write, read, read):
+            assert numbers == sorted(numbers)
 
     # --------------------------------------------------------------------------------------------------- 7: moments
 

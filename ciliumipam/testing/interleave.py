@@ -19,158 +19,21 @@ program along them, and remembered; a state of the whole is the records, the act
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from ciliumipam.block_tasks import ApplyTask
 from ciliumipam.draft import Step
-from ciliumipam.errors import ConflictError, IpamError, StoreUnavailableError
-from ciliumipam.records import ClaimPage, Entry, Holding, Key, Record, Revision
-from ciliumipam.session import Answer, Get, Operation, Pause, Put, Scan, Written, restore, run
+from ciliumipam.errors import ConflictError, StoreUnavailableError
+from ciliumipam.records import ClaimPage, Entry, Key, Record, Revision
+from ciliumipam.session import Answer, Get, Operation, Pause, Put, Scan, Written
 from ciliumipam.store import ABSENT, Listing
-from ciliumipam.tasks import AllocateTask, Task
-from ciliumipam.testing.raw import Counted, counted_addresses, counted_blocks
-from ciliumipam.view import View
+from ciliumipam.testing.actors import EVENTS, Aims, Begins, Ended, Event, Program, Scenario, call
+from ciliumipam.testing.raw import Told, judge
 
 
 class Violation(AssertionError):  # noqa: N818 - as users of a checker say it
     """An invariant that broke, with the steps that led there."""
-
-
-class Told(NamedTuple):
-    """A caller was told that a holder holds something. `node` is empty for a block."""
-
-    family: int
-    first: int
-    fence: int
-    holder: str
-    node: str
-
-
-class Together(NamedTuple):
-    """A caller was told all of this at once. A release that ends a part of it ends it all, or came before all of it."""
-
-    told: tuple[Told, ...]
-
-
-class Begins(NamedTuple):
-    """A call begins. What others had ended by then, it may not tell any more."""
-
-
-class Aims(NamedTuple):
-    """A call that was asked to sets out to end this holding."""
-
-    at: Told
-
-
-class Ended(NamedTuple):
-    """A call that set out to end these holdings has returned."""
-
-    told: frozenset[Told]
-
-
-Event: TypeAlias = Begins | Aims | Ended | Together
-_EVENTS = (Begins, Aims, Ended, Together)
-
-Program: TypeAlias = Generator[Operation | Event, Answer, str]
-"""Yields operations and is sent their answers; yields what callers are told; returns how the call ended."""
-
-
-@dataclass
-class Actor:
-    """One writer.
-
-    Attributes:
-        name: For traces.
-        program: Starts it from the beginning.
-        may_end: The outcomes that are right, as the names of errors or "done"; empty for any.
-        apart: Whether each read is a step of its own. Without, reads that follow each other happen at one moment, which leaves
-            out views that no moment looked like, and a great many states.
-    """
-
-    name: str
-    program: Callable[[], Program]
-    may_end: tuple[str, ...] = ("done",)
-    apart: bool = False
-
-
-_BETWEEN = Get(Key("node", "between-two-calls"))
-"""A step at which nothing happens, so that others can come between two calls of one actor."""
-
-
-def call(*tasks: Callable[[str], Task], name: str = "", attempts: int = 6) -> Callable[[], Program]:
-    """A program that reads the store and runs tasks one after the other over the same view.
-
-    Args:
-        tasks: Make the tasks, anew for every run, each with a token of its own.
-        name: What the tokens begin with.
-        attempts: After how many rounds that went wrong a call gives up; few, since two calls can thwart each other for long.
-    """
-
-    def program() -> Program:
-        view = View()
-        yield from restore(view)
-        outcome = "done"
-        for number, make in enumerate(tasks):
-            task = make(f"{name}{number}")
-            if number:
-                yield _BETWEEN
-            yield Begins()
-            session = run(view, [task], attempts=attempts)
-            aimed: set[Holding] = set()
-            answer: Answer = None
-            try:
-                while True:
-                    operation = session.send(answer)
-                    for piece in sorted(task.targets.keys() - aimed):
-                        yield Aims(_told(piece, task.targets[piece]))
-                    aimed.update(task.targets)
-                    answer = yield operation
-            except StopIteration:
-                pass
-            except IpamError as error:
-                return type(error).__name__
-            if aimed:
-                yield Ended(frozenset(_told(piece, task.targets[piece]) for piece in aimed))
-            if task.failed is not None:
-                outcome = type(task.failed).__name__
-                continue
-            if isinstance(task, AllocateTask):
-                for owner in task.request.owners:
-                    mine = [each for each in task.result if each.owner == owner]
-                    yield Together(tuple(Told(each.family, int(each.address), each.fence, owner, each.node) for each in mine))
-            for piece in task.carved if isinstance(task, ApplyTask) else ():
-                yield Together((_told(piece, ""),))
-        return outcome
-
-    return program
-
-
-def _told(piece: Holding, node: str) -> Told:
-    return Told(piece.family, piece.network, piece.fence, piece.holder, node)
-
-
-@dataclass
-class Scenario:
-    """What is walked.
-
-    Attributes:
-        name: One sentence.
-        setup: Tasks that are run first, alone and without faults.
-        actors: Two to five writers.
-        lost: How many answers may be lost in one run, before or after the effect.
-        late: How many writes may be delivered late: the writer gives up on one, and it takes effect when it still fits.
-        blocks_per_node: How many blocks of a family a node may have.
-    """
-
-    name: str
-    setup: Sequence[Callable[[str], Task]]
-    actors: Sequence[Actor]
-    lost: int = 0
-    late: int = 0
-    blocks_per_node: int = 1
 
 
 @dataclass
@@ -312,7 +175,7 @@ class Checker:
             try:
                 while True:
                     operation = program.send(answer)
-                    if isinstance(operation, _EVENTS):
+                    if isinstance(operation, EVENTS):
                         answer = None
                         continue
                     answer = self._alone(world, operation)
@@ -399,7 +262,7 @@ class Checker:
         """Run a program to its next operation, noting what it tells."""
         try:
             event = resume()
-            while isinstance(event, (*_EVENTS, Pause)):
+            while isinstance(event, (*EVENTS, Pause)):
                 if not isinstance(event, Pause):
                     node.events.append(event)
                 event = next(program)
@@ -431,7 +294,7 @@ class Checker:
         program = self.scenario.actors[actor].program()
         event = next(program)
         while True:
-            while isinstance(event, (*_EVENTS, Pause)):
+            while isinstance(event, (*EVENTS, Pause)):
                 event = next(program)
             if not path:
                 return program
@@ -549,7 +412,7 @@ class Checker:
         if counted is None:
             entries = [self._entries[number] for number in key]
             records: dict[tuple[str, str], Any] = {(each.key.kind, each.key.name): each.record for each in entries}
-            counted = self._verdicts[key] = frozenset(_judge(records, self.scenario.blocks_per_node))
+            counted = self._verdicts[key] = frozenset(judge(records, self.scenario.blocks_per_node))
         for told in state.told:
             if told not in counted:
                 raise AssertionError(f"{told} was told to a caller and is not held")
@@ -562,44 +425,6 @@ class Checker:
         for each in self._check(state) - self._before - state.told:
             if each.node:
                 raise Violation(self._trace(seen, state, f"{each} is held when all calls have ended, and nobody was told"))
-
-
-def _judge(records: dict[tuple[str, str], Any], blocks_per_node: int) -> Iterable[Told]:
-    """Check what the records alone show; gives everything that counts."""
-    blocks = counted_blocks(records)
-    _check_disjoint(blocks)
-    _check_each(((block.holder, block.family) for block in blocks), blocks_per_node)
-    addresses = [(block, each) for block in blocks for each in counted_addresses(records, block)]
-    _check_disjoint([address for _, address in addresses])
-    _check_each(((address.node, address.holder, address.family) for _, address in addresses), 1)
-    claims = {
-        (kind, holder, piece.family, piece.network, piece.fence)
-        for (kind, _), page in records.items()
-        if kind.endswith("-claims")
-        for holder, pieces in page.claims.items()
-        for piece in pieces
-    }
-    for kind, holdings in (("block-claims", blocks), ("address-claims", [address for _, address in addresses])):
-        for each in holdings:
-            if (kind, each.holder, each.family, each.first, each.fence) not in claims:
-                raise AssertionError(f"{each} counts, but no claim names it")
-    for each in (*blocks, *(address for _, address in addresses)):
-        yield Told(each.family, each.first, each.fence, each.holder, each.node)
-
-
-def _check_disjoint(holdings: list[Counted]) -> None:
-    ordered = sorted(holdings)
-    for lower, upper in pairwise(ordered):
-        if lower.family == upper.family and upper.first <= lower.last:
-            raise AssertionError(f"{lower} and {upper} overlap")
-
-
-def _check_each(holders: Iterable[tuple[Any, ...]], most: int) -> None:
-    counts: dict[tuple[Any, ...], int] = {}
-    for holder in holders:
-        counts[holder] = counts.get(holder, 0) + 1
-        if counts[holder] > most:
-            raise AssertionError(f"{holder} holds {counts[holder]} pieces, allowed are {most}")
 
 
 def _as_entry(entry: _Entry) -> Entry | None:

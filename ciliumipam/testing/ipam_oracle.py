@@ -167,7 +167,8 @@ class IpamOracle:
                 self.held.get(pod, {}).pop(each.address.version, None)
                 self._new(each, None if pod in self.ghosts else label)
             assert address in (None, each.address), f"{each.address} was given in place of {address}"
-        self.ghosts.difference_update(pods)
+        if families == self._families(node):
+            self.ghosts.difference_update(pods)
 
     def _families(self, node: str) -> list[int]:
         return sorted({block.network.version for block in self.blocks.get(node, ())})

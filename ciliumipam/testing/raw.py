@@ -5,8 +5,9 @@ Knows the rules of the ledger as `docs/explanation/ledger.md` states them and no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_network
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 _BITS = {4: 32, 6: 128}
@@ -69,3 +70,51 @@ def _walk(
             below = length + (len(page.slots) - 1).bit_length()
             yield from _walk(records, kind, root, family, start, below, slot.fence, node)
         index += 1
+
+
+class Told(NamedTuple):
+    """A caller was told that a holder holds something. `node` is empty for a block."""
+
+    family: int
+    first: int
+    fence: int
+    holder: str
+    node: str
+
+
+def judge(records: dict[tuple[str, str], Any], blocks_per_node: int) -> Iterable[Told]:
+    """Check what the records alone show; gives everything that counts."""
+    blocks = counted_blocks(records)
+    _check_disjoint(blocks)
+    _check_each(((block.holder, block.family) for block in blocks), blocks_per_node)
+    addresses = [(block, each) for block in blocks for each in counted_addresses(records, block)]
+    _check_disjoint([address for _, address in addresses])
+    _check_each(((address.node, address.holder, address.family) for _, address in addresses), 1)
+    claims = {
+        (kind, holder, piece.family, piece.network, piece.fence)
+        for (kind, _), page in records.items()
+        if kind.endswith("-claims")
+        for holder, pieces in page.claims.items()
+        for piece in pieces
+    }
+    for kind, holdings in (("block-claims", blocks), ("address-claims", [address for _, address in addresses])):
+        for each in holdings:
+            if (kind, each.holder, each.family, each.first, each.fence) not in claims:
+                raise AssertionError(f"{each} counts, but no claim names it")
+    for each in (*blocks, *(address for _, address in addresses)):
+        yield Told(each.family, each.first, each.fence, each.holder, each.node)
+
+
+def _check_disjoint(holdings: list[Counted]) -> None:
+    ordered = sorted(holdings)
+    for lower, upper in pairwise(ordered):
+        if lower.family == upper.family and upper.first <= lower.last:
+            raise AssertionError(f"{lower} and {upper} overlap")
+
+
+def _check_each(holders: Iterable[tuple[Any, ...]], most: int) -> None:
+    counts: dict[tuple[Any, ...], int] = {}
+    for holder in holders:
+        counts[holder] = counts.get(holder, 0) + 1
+        if counts[holder] > most:
+            raise AssertionError(f"{holder} holds {counts[holder]} pieces, allowed are {most}")

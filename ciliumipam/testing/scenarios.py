@@ -11,7 +11,7 @@ from ciliumipam.pool import PoolSpec
 from ciliumipam.requests import Allocate, Apply, ForceRelease, Release, ReleaseFenced, RemoveNode
 from ciliumipam.selector import NodeSelector
 from ciliumipam.tasks import AllocateTask, ReleaseAddressTask, ReleaseTask, Task
-from ciliumipam.testing.interleave import Actor, Scenario, call
+from ciliumipam.testing.actors import Actor, Scenario, call
 
 _NOW = 1_000_000.0
 """One time for all: a clock would only make equal states look different."""
