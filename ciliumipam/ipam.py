@@ -126,6 +126,9 @@ class Ipam:
     def apply(self, pools: Iterable[PoolSpec] = (), nodes: Iterable[Node] = ()) -> Applied:
         """Make pools and nodes known, or change them, and give every node the blocks that it should have.
 
+        What crashed calls began is finished. That a block was being given back by a process that crashed is seen only by an
+        `Ipam` that has read everything since: `refresh` first, or use a new one.
+
         Raises:
             OverlapError: A pool overlaps another one. Nothing was written.
         """

@@ -264,6 +264,3 @@ class Plan(NamedTuple):
     reads: tuple[tuple[Key, Revision], ...]
     refusals: tuple[Refusal, ...]
     result: tuple[Allocation, ...]
-
-
-__all__ = [name for name in globals() if name[0].isupper() and name not in {"AddressLike", "IPv4Address", "IPv6Address", "Literal", "NamedTuple", "TypeAlias"}]
