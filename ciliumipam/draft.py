@@ -107,12 +107,10 @@ class Draft:
     def steps(self) -> list[Step]:
         """All writes in order. O(n log n)."""
         entries = self._entries
-        places = [(put[1], put[2], key) for key, put in self._records.items()]
-        if len(places) > 1:
-            places.sort()
+        puts = [(phase, depth, key, record, slots) for key, (record, phase, depth, slots) in self._records.items()]
+        puts.sort()  # never looks further than the key
         steps = []
-        for _, _, key in places:
-            record, _, _, slots = self._records[key]
+        for _, _, key, record, slots in puts:
             entry = entries.get(key)
             steps.append(Step(key, record, entry.revision if entry is not None else ABSENT, slots))
         return steps

@@ -90,11 +90,6 @@ class AddressLevel:
         block = self.block_of(piece.family, piece.network)
         return (block.ledger, block.holding.fence) if block is not None else None
 
-    def page_key(self, piece: Holding) -> Key | None:
-        """The page that decides an address."""
-        block = self.block_of(piece.family, piece.network)
-        return block.ledger.key(piece.network, block.ledger.levels[-1]) if block is not None else None
-
     def is_closing(self, piece: Holding, claims: ClaimPage) -> bool:
         """Whether the claim marks the address so."""
         return piece in claims.closing if claims.closing else False

@@ -18,7 +18,7 @@ after the claim (BLOCKED); else `Unsure` has everything read again, the claim fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 from ciliumipam.draft import CLAIM, UNCLAIM, Draft, Later
@@ -26,6 +26,7 @@ from ciliumipam.ledger import Ledger, Pages, Status, fill, free, status
 from ciliumipam.records import ClaimPage, Holding, Key
 
 _T = TypeVar("_T")
+_NONE: tuple[Holding, ...] = ()
 
 
 class Unsure(Exception):  # noqa: N818 - not an error: the pages are read again
@@ -104,10 +105,7 @@ def look(draft: Draft, level: Level, holder: str) -> Standing:
     if not pieces:
         return Standing(holder, key, (), (), (), (), "", ())
     pages = level.pages
-    good: list[Holding] = []
-    held: list[Holding] = []
-    pending: list[Holding] = []
-    closing: list[Holding] = []
+    good, held, pending, closing = _NONE, _NONE, _NONE, _NONE
     for piece in pieces:
         place = level.ledger_of(piece)
         state = status(pages, *place, piece) if place is not None else Status.BLOCKED
@@ -115,12 +113,14 @@ def look(draft: Draft, level: Level, holder: str) -> Standing:
             raise Unsure(key, piece)
         if state is Status.HELD or state is Status.PENDING:
             if level.is_closing(piece, claims):
-                closing.append(piece)
+                closing += (piece,)
                 continue
-            good.append(piece)
-            (held if state is Status.HELD else pending).append(piece)
-    token = claims.tentative.get(holder, "")
-    return Standing(holder, key, pieces, tuple(held), tuple(pending), tuple(closing), token, tuple(good))
+            good += (piece,)
+            if state is Status.HELD:
+                held += (piece,)
+            else:
+                pending += (piece,)
+    return Standing(holder, key, pieces, held, pending, closing, claims.tentative.get(holder, ""), good)
 
 
 class Call:
@@ -183,8 +183,9 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
 
     What is held and what is pending are ended alike. The claim forgets them in a later round where it has to be marked first.
     """
-    ending = list(pieces)
-    ending += [piece for piece in standing.closing if piece not in ending]
+    ending = [*pieces]
+    if standing.closing:
+        ending += [piece for piece in standing.closing if piece not in ending]
     if draft.claims_in(standing.key):  # what another request of this round relies on: see next round what becomes of that
         raise Later
     claims = draft.claims(standing.key)
@@ -197,17 +198,17 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
             # what was never held has nothing below it; and if it is held by now, only the page that is freed would tell
             last = piece.fence if piece in standing.pending else level.close_below(draft, piece)
             free(draft, *place, piece, last)
-    forget(draft, standing, {piece for piece in standing.pieces if piece in ending or piece not in alive})
+    forget(draft, standing, [piece for piece in standing.pieces if piece in ending or piece not in alive])
 
 
-def forget(draft: Draft, standing: Standing, pieces: set[Holding], phase: int = UNCLAIM) -> None:
+def forget(draft: Draft, standing: Standing, pieces: Collection[Holding], phase: int = UNCLAIM) -> None:
     """Take pieces out of a holder's claim, and the holder out of the page when none are left."""
     claims = draft.claims(standing.key)
     left = tuple([piece for piece in standing.pieces if piece not in pieces])
     marks = claims.tentative
     if marks and not left:
         marks = _with(marks, standing.holder, None)
-    closing = claims.closing - pieces if claims.closing else claims.closing
+    closing = claims.closing.difference(pieces) if claims.closing else claims.closing
     draft.put(standing.key, ClaimPage(_with(claims.claims, standing.holder, left or None), marks, closing), phase)
 
 

@@ -110,11 +110,12 @@ class AddressTask(Task):
 
     node: str
 
-    def _allocation(self, level: AddressLevel, piece: Holding) -> Allocation:
+    def _block(self, level: AddressLevel, piece: Holding) -> NodeBlock:
+        """The block that an address of the node is in."""
         block = level.block_of(piece.family, piece.network)
         if block is None:
             raise AssertionError(f"{piece.piece} is in no block of {self.node}")
-        return to_allocation(self.node, block, piece)
+        return block
 
 
 def to_allocation(node: str, block: NodeBlock, piece: Holding) -> Allocation:
@@ -188,8 +189,10 @@ class AllocateTask(AddressTask):
             if group or len(held) > 1:
                 self._verify.append(standing.key)
                 held.sort()
-            self._verify += [key for piece in held if (key := level.page_key(piece)) is not None]
-            self.result += tuple([self._allocation(level, piece) for piece in held])
+            for piece in held:
+                block = self._block(level, piece)
+                self._verify.append(block.ledger.key(piece.network, block.ledger.levels[-1]))
+                self.result += (to_allocation(self.node, block, piece),)
             self._noted += [partial(_allocated, self.node, piece) for piece in chosen]
         return True
 
@@ -228,11 +231,15 @@ class AllocateTask(AddressTask):
         """What each owner gets in addition; puts nothing into the draft but marks in the free indexes."""
         plan = []
         wanted = self.request.address
-        goods = [{piece.family: piece for piece in standing.good} for standing in standings]
+        goods = [(standing, {piece.family: piece for piece in standing.good}) for standing in standings]
         if wanted is None:
             for family in families:
-                self._check_room(view, blocks, family, sum([family not in good for good in goods]))
-        for standing, good in zip(standings, goods, strict=True):
+                missing = 0
+                for _, good in goods:
+                    missing += family not in good
+                if missing:
+                    self._check_room(view, blocks, family, missing)
+        for standing, good in goods:
             chosen: list[Holding] = []
             for family in families:
                 if wanted is not None:
@@ -258,9 +265,12 @@ class AllocateTask(AddressTask):
 
     def _check_room(self, view: View, blocks: Blocks, family: Family, wanted: int) -> None:
         serving = [block for block in blocks if block.serves and block.family == family]
-        if wanted and not serving:
+        if not serving:
             raise NoBlockError(self.node, family, why_no_block(view, self.node))
-        if wanted > sum([block.addresses.available for block in serving]):
+        room = 0
+        for block in serving:
+            room += block.addresses.available
+        if wanted > room:
             counts = [(block.addresses.capacity, block.addresses.in_use, block.addresses.reserved) for block in serving]
             capacity, in_use, reserved = (sum(column) for column in zip(*counts, strict=True))
             names = tuple(block.holding.piece for block in serving)
@@ -348,10 +358,10 @@ class EndTask(AddressTask):
         ending = [piece for piece in standing.pieces if piece in pieces]
         if not ending:
             return
-        self.targets.update(dict.fromkeys(ending, self.node))
         for piece in ending:
+            self.targets[piece] = self.node
             if piece in alive and piece not in self._ending:
-                self._ending[piece] = self._allocation(level, piece)
+                self._ending[piece] = to_allocation(self.node, self._block(level, piece), piece)
                 self._noted.append(partial(_released, self.node, piece))
         release(draft, level, standing, ending)
 
@@ -434,7 +444,7 @@ class ReleaseAddressTask(EndTask):
         if slot == self._target and slot not in standing.pieces:  # nobody claims it: only a damaged store shows that
             if not level.is_confirmed(standing.key):
                 raise Unsure(standing.key, slot)
-            self._ending[slot] = self._allocation(level, slot)
+            self._ending[slot] = to_allocation(self.node, block, slot)
             self.targets[slot] = self.node
             free(draft, block.ledger, block.holding.fence, slot, slot.fence)
             return True

@@ -26,7 +26,7 @@ from ciliumipam.store import Expect, Listing
 ROOT = Path(__file__).parent.parent
 NODES = ("node-1", "node-2", "node-3")
 WORKERS = 5
-OPERATIONS = 2500
+OPERATIONS = 2100
 
 
 class OneByOne:

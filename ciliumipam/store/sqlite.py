@@ -115,7 +115,8 @@ class SqliteStore:
             path: The database file. SQLite keeps two more beside it, `-wal` and `-shm`.
             busy_timeout: Seconds to wait for a lock of another process before a call fails.
             synchronous: "NORMAL" does not wait for the disk: the last acknowledged writes may be gone after power loss, and only then.
-            read_only: Refuse writes, and create nothing.
+            read_only: Refuse writes, and create no store. Where this user may not create files beside it either, the file is read as it
+                is, provided that nobody has left a log: do not keep such a store open while others write.
             must_exist: Refuse to create the file.
 
         Raises:
