@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from ciliumipam.store.sqlite import SqliteStore
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile("dev", max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=SLOW)
@@ -20,3 +25,19 @@ settings.register_profile(
 )
 settings.register_profile("soak", max_examples=5000, stateful_step_count=200, deadline=None, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture(autouse=True)
+def _stores_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what a test opened: Python 3.13 warns of every SQLite connection that is left to the collector."""
+    opened: list[SqliteStore] = []
+    init = SqliteStore.__init__
+
+    def noted(self: SqliteStore, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        opened.append(self)
+
+    monkeypatch.setattr(SqliteStore, "__init__", noted)
+    yield
+    for store in opened:
+        store.close()
