@@ -197,6 +197,24 @@ def _one_family() -> list[Scenario]:
             ),
         ),
         Scenario(
+            "four calls: two of one owner, one of another, and a release",
+            (_BLOCK,),
+            (
+                actor("A", allocate("n1", "o"), may_end=_LATE, attempts=2),
+                actor("B", allocate("n1", "o"), may_end=_LATE, attempts=2),
+                actor("C", allocate("n1", "q"), may_end=_LATE, attempts=2),
+                actor("D", release("n1", "o"), may_end=_LATE, attempts=2),
+            ),
+        ),
+        Scenario(
+            "five calls of three owners for two addresses",
+            (_BLOCK,),
+            tuple(
+                actor(name, allocate("n1", owner), may_end=_LATE, attempts=1)
+                for name, owner in zip("ABCDE", ("o", "o", "q", "q", "x"), strict=True)
+            ),
+        ),
+        Scenario(
             "one owner goes for two pages at once",
             (_PAGES,),
             (
