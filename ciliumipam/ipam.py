@@ -103,8 +103,8 @@ class Ipam:
         """
         self._executor = Executor(store, addresses, _pause)
         self._clock = clock
-        name = identity or f"{random.SystemRandom().getrandbits(48):012x}"
-        self._tokens = (f"{name}-{number}" for number in count(1))
+        self._identity = identity or f"{random.SystemRandom().getrandbits(48):012x}"
+        self._calls = count(1)
         self._view = View(policy)
         self._restored = False
         self._lock = Lock()
@@ -132,7 +132,7 @@ class Ipam:
         Raises:
             OverlapError: A pool overlaps another one. Nothing was written.
         """
-        task = self._do(ApplyTask(Apply(tuple(pools), tuple(nodes)), self._clock(), next(self._tokens)))
+        task = self._do(ApplyTask(Apply(tuple(pools), tuple(nodes)), self._clock(), self._token()))
         return Applied(tuple(task.changes), tuple(task.refusals))
 
     def allocate(
@@ -157,7 +157,7 @@ class Ipam:
             OutOfRangeError, ReservedAddressError, AlreadyAllocatedError, OwnerHoldsError: The given address cannot be had.
         """
         given = to_address(*parse_address(address)) if address is not None else None
-        return self._do(AllocateTask(Allocate(node, owners, given, family, label), self._clock(), next(self._tokens))).result
+        return self._do(AllocateTask(Allocate(node, owners, given, family, label), self._clock(), self._token())).result
 
     def release(self, node: str, *owners: str, missing_ok: bool = False) -> tuple[Allocation, ...]:
         """Take every address from owners.
@@ -267,9 +267,9 @@ class Ipam:
         now = self._clock()
         match request:
             case Apply():
-                return ApplyTask(request, now, next(self._tokens))
+                return ApplyTask(request, now, self._token())
             case Allocate():
-                return AllocateTask(request, now, next(self._tokens))
+                return AllocateTask(request, now, self._token())
             case Release():
                 return ReleaseTask(request, now)
             case ReleaseFenced() | ForceRelease():
@@ -278,6 +278,10 @@ class Ipam:
                 return RemoveNodeTask(request, now)
             case RemovePool():
                 return RemovePoolTask(request, now)
+
+    def _token(self) -> str:
+        """The name of a call. Drawn outside the lock: `count` may be asked by several threads at once, a generator may not."""
+        return f"{self._identity}-{next(self._calls)}"
 
     def _do(self, task: _T) -> _T:
         waiting = _Waiting(task)

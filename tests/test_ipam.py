@@ -738,6 +738,28 @@ def test_threads_never_get_what_another_one_holds_and_the_counts_stay_exact(stor
         ipam.check_invariants()
 
 
+def test_a_call_that_starts_while_another_one_is_being_named_gets_a_name_of_its_own(store: MemoryStore) -> None:
+    # It was a generator that named the calls: two threads in it at once were "ValueError: generator already executing".
+    class Interrupted(str):
+        """A name that another call asks for while it is being written."""
+
+        __slots__ = ()
+
+        def __format__(self, form: str) -> str:
+            if len(names) < 2:
+                names.append(1)
+                ipam.plan(Apply((POOL,)))
+            return super().__format__(form)
+
+    names: list[int] = []
+    ipam = Ipam(store, identity=Interrupted("me"))
+
+    ipam.apply([POOL], NODES)
+
+    assert len(names) == 2
+    assert len(ipam.blocks()) == 4
+
+
 def test_the_library_can_be_closed_and_used_as_a_context(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "ipam.db")
 
