@@ -9,19 +9,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from math import isfinite
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+from ciliumipam.addresses import POLICIES, Policy
 from ciliumipam.cidr import WIDTH, AddressLike, Family, Prefix, PrefixLike, format_address, parse_address, parse_prefix
 from ciliumipam.errors import InvalidCidrError, InvalidNameError, InvalidPoolError
-from ciliumipam.names import describe, shorten, validate_name
+from ciliumipam.names import describe, label_key_problem, shorten, validate_name
+from ciliumipam.node import Node
 from ciliumipam.selector import NodeSelector
 
 _TOLD = 400
+
+DEFAULT_SPACE = "default"
+"""The address space of pools that name none."""
+
+Carving: TypeAlias = Literal["lowest", "sparse", "grouped"]
+CARVING: tuple[Carving, ...] = ("lowest", "sparse", "grouped")
+
+_MOST_BLOCKS = 65536
+_LONGEST_DELAY = 315_360_000
 
 Range: TypeAlias = tuple[Family, int, int]
 """Family, first and last address as integers, both inclusive."""
 
 RangeLike: TypeAlias = "PrefixLike | AddressLike | tuple[AddressLike, AddressLike] | Range"
+
+
+class BlockLengths(NamedTuple):
+    """Other block lengths than the pool's, for some of its nodes.
+
+    Attributes:
+        selector: The nodes.
+        v4: Prefix length of their IPv4 blocks; None is the pool's.
+        v6: The same for IPv6.
+    """
+
+    selector: NodeSelector
+    v4: int | None = None
+    v6: int | None = None
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -38,6 +64,20 @@ class PoolSpec:
         reserved: Addresses inside the CIDRs that are never handed out: sorted, disjoint, not adjacent.
         allow_first: Whether the first address of a block is handed out (always, in blocks of one or two addresses).
         allow_last: The same for the last address.
+        priority: Of several pools that select a node, the one with the highest serves it; any whole number of 32 bits.
+        address_space: Pools of one address space are disjoint. Pools of different ones may overlap, and know nothing of each other.
+        block_lengths: Other lengths for some nodes, such as larger blocks for dense ones. The first one that selects a node counts.
+        blocks_per_node: How many blocks of a family a node gets at once.
+        max_blocks_per_node: How many of this pool's a node may hold at the most; None is no limit.
+        overflow: Whether a node that finds this pool full is served by the next pool that selects it. Without it a node's first
+            pool is its only one, as in Cilium's per-node pools.
+        draining: Takes nothing new. Who holds something keeps it.
+        reuse_delay: Seconds that a released address, and a block that was given back, waits before anybody gets it again.
+        address_policy: How the addresses of its blocks are picked: "next", "lowest" or "random" (see `addresses`).
+        seed: What "random" starts from.
+        carving: How blocks are picked: "lowest"; "sparse" leaves the neighbours free (RFC 3531), so that a node's further
+            blocks can join its first; "grouped" keeps nodes with one value of the label `group_by` in one prefix.
+        group_by: The label key, for "grouped" only, else "".
     """
 
     name: str
@@ -48,6 +88,18 @@ class PoolSpec:
     reserved: tuple[Range, ...]
     allow_first: bool
     allow_last: bool
+    priority: int
+    address_space: str
+    block_lengths: tuple[BlockLengths, ...]
+    blocks_per_node: int
+    max_blocks_per_node: int | None
+    overflow: bool
+    draining: bool
+    reuse_delay: float
+    address_policy: Policy
+    seed: int
+    carving: Carving
+    group_by: str
 
     def __init__(
         self,
@@ -60,6 +112,18 @@ class PoolSpec:
         reserved: Iterable[RangeLike] = (),
         allow_first: bool = False,
         allow_last: bool = False,
+        priority: int = 0,
+        address_space: str = DEFAULT_SPACE,
+        block_lengths: Iterable[BlockLengths] = (),
+        blocks_per_node: int = 1,
+        max_blocks_per_node: int | None = None,
+        overflow: bool = False,
+        draining: bool = False,
+        reuse_delay: float = 0,
+        address_policy: Policy = "next",
+        seed: int = 0,
+        carving: Carving = "lowest",
+        group_by: str = "",
     ) -> None:
         """Check everything and bring it into normal form.
 
@@ -67,11 +131,10 @@ class PoolSpec:
             name: The pool's name.
             cidrs: Text, `ipaddress` or netaddr networks, or `Prefix` values.
             selector: Which nodes may use it; `NodeSelector.everything()` for all.
-            block_length_v4: See the class.
-            block_length_v6: See the class.
             reserved: Each a CIDR ("10.0.1.0/28"), a range ("10.0.1.10-10.0.1.20"), one address, or a pair (first, last), inclusive.
-            allow_first: See the class.
-            allow_last: See the class.
+            address_space: A DNS-1123 subdomain.
+            reuse_delay: 0 to 315,360,000, which is ten years.
+            **others: See the class.
 
         Raises:
             InvalidPoolError: `problems` has all that is wrong, each one naming field and value.
@@ -91,8 +154,21 @@ class PoolSpec:
         _check_block_length(4, block_length_v4, prefixes, problems)
         _check_block_length(6, block_length_v6, prefixes, problems)
         ranges = _read_reserved(reserved, prefixes, problems)
-        _check_flag("allow_first", allow_first, problems)
-        _check_flag("allow_last", allow_last, problems)
+        lengths = _read_block_lengths(block_lengths, prefixes, problems)
+        for field, flag in (("allow_first", allow_first), ("allow_last", allow_last), ("overflow", overflow), ("draining", draining)):
+            _check_flag(field, flag, problems)
+        _check_whole("priority", priority, -(1 << 31), (1 << 31) - 1, problems)
+        _check_whole("seed", seed, 0, (1 << 63) - 1, problems)
+        try:
+            validate_name("address space", address_space)
+        except InvalidNameError as error:
+            problems.append(f"address_space: {error}")
+        if _check_whole("blocks_per_node", blocks_per_node, 1, _MOST_BLOCKS, problems) and max_blocks_per_node is not None:
+            _check_whole("max_blocks_per_node", max_blocks_per_node, blocks_per_node, _MOST_BLOCKS, problems)
+        _check_delay(reuse_delay, problems)
+        _check_choice("address_policy", address_policy, POLICIES, problems)
+        _check_choice("carving", carving, CARVING, problems)
+        _check_group_by(carving, group_by, problems)
         if problems:
             raise InvalidPoolError(shown, tuple(problems))
         put = object.__setattr__
@@ -104,6 +180,18 @@ class PoolSpec:
         put(self, "reserved", ranges)
         put(self, "allow_first", allow_first)
         put(self, "allow_last", allow_last)
+        put(self, "priority", priority)
+        put(self, "address_space", address_space)
+        put(self, "block_lengths", lengths)
+        put(self, "blocks_per_node", blocks_per_node)
+        put(self, "max_blocks_per_node", max_blocks_per_node)
+        put(self, "overflow", overflow)
+        put(self, "draining", draining)
+        put(self, "reuse_delay", float(reuse_delay))
+        put(self, "address_policy", address_policy)
+        put(self, "seed", seed)
+        put(self, "carving", carving)
+        put(self, "group_by", group_by)
 
     def block_length(self, cidr: Prefix) -> int:
         """The prefix length of the blocks that are cut out of one of the pool's CIDRs."""
@@ -113,6 +201,14 @@ class PoolSpec:
         if cidr.family == 4:
             return max(24, cidr.length)
         return 64 if cidr.length <= 64 else max(120, cidr.length)
+
+    def block_length_for(self, node: Node, cidr: Prefix) -> int:
+        """The same for one node."""
+        for selector, *lengths in self.block_lengths:
+            if selector.matches(node.labels, node.name):
+                length = lengths[0 if cidr.family == 4 else 1]
+                return length if length is not None else self.block_length(cidr)
+        return self.block_length(cidr)
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -148,7 +244,7 @@ class PoolSpec:
         """The `spec` of a `CIDRPool` manifest; what is left at its default is left out. `manifest.read_manifest` reads it back."""
         spec: dict[str, Any] = {
             "cidrs": [str(cidr) for cidr in self.cidrs],
-            "nodeSelector": self.selector.to_label_selector(),
+            "nodeSelector": self.selector.to_manifest(),
         }
         lengths = {"ipv4": self.block_length_v4, "ipv6": self.block_length_v6}
         if any(length is not None for length in lengths.values()):
@@ -159,6 +255,27 @@ class PoolSpec:
             spec["allowFirst"] = True
         if self.allow_last:
             spec["allowLast"] = True
+        if self.block_lengths:
+            spec["blockLengths"] = [
+                {"nodeSelector": each.selector.to_manifest()}
+                | {name: length for name, length in (("ipv4", each.v4), ("ipv6", each.v6)) if length is not None}
+                for each in self.block_lengths
+            ]
+        for name, value, default in (
+            ("priority", self.priority, 0),
+            ("addressSpace", self.address_space, DEFAULT_SPACE),
+            ("blocksPerNode", self.blocks_per_node, 1),
+            ("maxBlocksPerNode", self.max_blocks_per_node, None),
+            ("overflow", self.overflow, False),
+            ("draining", self.draining, False),
+            ("reuseDelaySeconds", self.reuse_delay, 0),
+            ("addressPolicy", self.address_policy, "next"),
+            ("seed", self.seed, 0),
+            ("carving", self.carving, "lowest"),
+            ("groupBy", self.group_by, ""),
+        ):
+            if value != default:
+                spec[name] = value
         return spec
 
     def __repr__(self) -> str:
@@ -167,18 +284,18 @@ class PoolSpec:
         return f"<PoolSpec {self.name}: {cidrs}, for {str(self.selector) or 'every node'}>"
 
 
-def pool_order(spec: PoolSpec, family: Family | None = None) -> tuple[int, int, str]:
+def pool_order(spec: PoolSpec, requirements: int | None = None) -> tuple[int, int, int, str]:
     """The sort key by which pools are tried for a node that they select: a total order, since names are unique.
 
-    First the pool with more requirements in its selector; then the one with fewer configured blocks (of the family; without a
-    family, of the scarcest one that the pool has); then by name.
+    First the pool with the higher priority; then the one with more requirements; then the one with fewer configured blocks, of
+    the scarcest family that it has (node-ipam-controller's order, which counts capacity and not what is free); then by name.
 
     Args:
         spec: The pool.
-        family: Compare the blocks of this family, which the pool should have.
+        requirements: How many requirements the term of the selector has that selects the node; by default the most of any term.
     """
-    families = spec.families if family is None else (family,)
-    return -spec.selector.requirements, min(spec.blocks(each) for each in families), spec.name
+    count = spec.selector.requirements if requirements is None else requirements
+    return -spec.priority, -count, min(spec.blocks(each) for each in spec.families), spec.name
 
 
 def _read_cidrs(cidrs: Iterable[PrefixLike], problems: list[str]) -> list[Prefix | None]:
@@ -238,10 +355,62 @@ def _check_block_length(family: Family, length: object, prefixes: list[Prefix | 
 def _check_selector(selector: object, problems: list[str]) -> None:
     if not isinstance(selector, NodeSelector):
         problems.append(f"selector: expected a NodeSelector, found {describe(selector)}")
-    elif selector.expressions is None:
+    elif selector.selects_nothing:
         problems.append(
             "selector: it selects nothing, so no node could use the pool; the empty selector selects every node"
         )
+
+
+def _read_block_lengths(
+    given: Iterable[BlockLengths], prefixes: list[Prefix | None], problems: list[str]
+) -> tuple[BlockLengths, ...]:
+    """The other block lengths, each checked like the pool's own."""
+    found = []
+    for index, value in enumerate(_items("block_lengths", "block lengths for a selector", given, problems) or ()):
+        field = f"block_lengths[{index}]"
+        if not isinstance(value, BlockLengths):
+            problems.append(f"{field}: expected a BlockLengths, found {describe(value)}")
+            continue
+        mine: list[str] = []
+        _check_selector(value.selector, mine)
+        _check_block_length(4, value.v4, prefixes, mine)
+        _check_block_length(6, value.v6, prefixes, mine)
+        if value.v4 is None and value.v6 is None:
+            mine.append("block_length: neither an IPv4 nor an IPv6 length is given; give one, or leave the entry out")
+        problems.extend(f"{field}.{problem}" for problem in mine)
+        found.append(value)
+    return tuple(found)
+
+
+def _check_whole(field: str, value: object, least: int, most: int, problems: list[str]) -> bool:
+    if not isinstance(value, int) or isinstance(value, bool):
+        problems.append(f"{field}: expected a whole number, found {describe(value)}")
+        return False
+    if not least <= value <= most:
+        problems.append(f"{field}: {describe(value)} is out of range, which is {least} to {most}")
+        return False
+    return True
+
+
+def _check_delay(value: object, problems: list[str]) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        problems.append(f"reuse_delay: expected a number of seconds, found {describe(value)}")
+    elif not isfinite(value) or not 0 <= value <= _LONGEST_DELAY:
+        problems.append(f"reuse_delay: {describe(value)} is out of range, which is 0 to {_LONGEST_DELAY} seconds")
+
+
+def _check_choice(field: str, value: object, known: tuple[str, ...], problems: list[str]) -> None:
+    if value not in known:
+        problems.append(f"{field}: {describe(value)} is none of {', '.join(known)}")
+
+
+def _check_group_by(carving: object, group_by: object, problems: list[str]) -> None:
+    if not isinstance(group_by, str):
+        problems.append(f"group_by: expected a label key, found {describe(group_by)}")
+    elif (carving == "grouped") != bool(group_by):
+        problems.append('group_by: it goes with carving "grouped": give both, as in topology.kubernetes.io/zone, or neither')
+    elif group_by and (problem := label_key_problem(group_by)):
+        problems.append(f"group_by: {shorten(group_by)!r} is not a label key: {problem}")
 
 
 def _check_flag(field: str, value: object, problems: list[str]) -> None:
