@@ -1,73 +1,179 @@
-"""The tasks about blocks: making pools and nodes known, giving nodes what they should have, taking it back."""
+"""The tasks that give nodes blocks: making pools and nodes known, adopting what nodes have, growing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from ciliumipam.adopt import adopt
 from ciliumipam.cidr import Family
-from ciliumipam.draft import DELETE, DROP, RECORD, Draft
-from ciliumipam.errors import BlockNotEmptyError, NotFoundError, OverlapError, PoolExhaustedError
-from ciliumipam.ledger import holdings
+from ciliumipam.draft import RECORD, Draft
+from ciliumipam.errors import NotFoundError, OverlapError, PoolExhaustedError
 from ciliumipam.levels import BlockLevel
+from ciliumipam.node import Node
 from ciliumipam.pool import PoolSpec
-from ciliumipam.protocol import Call, Standing, forget, look, release, take
-from ciliumipam.reconcile import Pools, reconcile
+from ciliumipam.pool_status import concerns
+from ciliumipam.protocol import Call, Standing, look, release, take
+from ciliumipam.reconcile import Held, Offer, Pools, Want, reconcile, want
 from ciliumipam.records import Holding, Key, NodeRecord, PoolRecord
-from ciliumipam.requests import Apply, Change, Refusal, RemoveNode, RemovePool
+from ciliumipam.requests import Apply, Applied, Change, Concern, Conflict, Grow, Refusal
 from ciliumipam.tasks import Task
-from ciliumipam.view import View, address_claims_keys, block_claims_key
+from ciliumipam.view import View
 
 
-class ApplyTask(Task):
-    """Pools and nodes first, in a round of their own; then a block for every node that should have one.
+class BlockTask(Task):
+    """What the tasks about blocks share.
 
     Attributes:
         carved: The blocks that this call gave to nodes.
+        tried: What it set out to give them.
+        adopted: Those of them that the nodes had before.
     """
 
     lists = ("pool", "node", "block-claims", "block-page")
 
-    def __init__(self, request: Apply, now: float, token: str) -> None:
+    def __init__(self, now: float, token: str) -> None:
         super().__init__(now)
-        self.request = request
-        self._call = Call(token)
+        self.call = Call(token)
         self.carved: list[Holding] = []
-        self._tried: dict[Holding, None] = {}
+        self.tried: dict[Holding, None] = {}
+        self.adopted: set[Holding] = set()
 
     @property
     def changes(self) -> list[Change]:
-        return [*super().changes, *map(_carved, self.carved)]
+        noted = super().changes
+        carved = [_adopted(piece) if piece in self.adopted else _carved(piece) for piece in self.carved]
+        return [
+            *(change for change in noted if change.action != "give back"),
+            *carved,
+            *(change for change in noted if change.action == "give back"),
+        ]
+
+    def finish_what_was_begun(self, view: View, draft: Draft, level: BlockLevel, standings: Iterable[Standing]) -> bool:
+        """Put the release of what somebody began to take back, and of what a crashed call claimed out of a pool that changed since.
+
+        Returns:
+            Whether there was any; else what is pending is marked, so that no other node is given it.
+        """
+        ending = [(standing, pieces) for standing in standings if (pieces := _ending(view, standing))]
+        for standing, pieces in ending:
+            release(draft, level, standing, pieces)
+        if not ending:
+            for standing in standings:
+                for piece in standing.pending:
+                    undo = view.free.mark(piece)
+                    if undo is not None:
+                        draft.undo.append(undo)
+        return bool(ending)
+
+    def serve(
+        self,
+        view: View,
+        draft: Draft,
+        level: BlockLevel,
+        standing: Standing,
+        node: Node,
+        offers: Sequence[Offer],
+        adopted: Sequence[Holding] = (),
+    ) -> tuple[Holding, ...]:
+        """Give a node what the first pool can that is able to give everything. Returns what the node has then."""
+        chosen: list[Holding] | None = None
+        refused: list[Refusal] = []
+        for offer in offers:
+            have = (*standing.good, *adopted)
+            chosen = self.carve(view, draft, level, node, offer, have, refused)
+            if chosen is not None:
+                break
+        if offers and chosen is None:
+            self.refusals += refused
+            if self.call.owns(standing):
+                mine = [piece for piece in standing.good if piece in self.call.added.get(standing.holder, ())]
+                release(draft, level, standing, mine)
+                return ()
+        pieces = (*adopted, *(chosen or ()))
+        if pieces or standing.pending or standing.good != standing.pieces or standing.tentative:
+            take(draft, level, standing, pieces, self.call, group=False)
+        self.tried.update(dict.fromkeys(pieces))
+        return (*standing.good, *pieces)
+
+    def carve(
+        self, view: View, draft: Draft, level: BlockLevel, node: Node, offer: Offer, have: Sequence[Holding], refused: list[Refusal]
+    ) -> list[Holding] | None:
+        """All blocks of an offer, marked as taken, or none."""
+        pool = offer.pool
+        group_name = view.free.group_of(pool.name, node.name)
+        chosen: list[Holding] = []
+        marks: list[Callable[[], object]] = []
+        for family, count in offer.blocks:
+            for _ in range(count):
+                found = view.free.choose(pool, node, family, (*have, *chosen))
+                if found is None:
+                    for undo in reversed(marks):
+                        undo()
+                    refused.append(Refusal(node.name, pool.name, family, str(exhausted(view, pool, node, family))))
+                    return None
+                group, prefix = found
+                group.occupy(prefix, group_name)
+                marks.append(partial(group.give_back, prefix))
+                chosen.append(level.next(draft, node.name, pool.name, pool.address_space, prefix))
+        draft.undo += marks
+        return chosen
+
+
+def exhausted(view: View, pool: PoolSpec, node: Node, family: Family) -> PoolExhaustedError:
+    """That a pool has no block of a family for a node."""
+    groups = view.free.carvers(pool, family)
+    largest = min((group.carver.largest_free for group in groups if group.carver.largest_free is not None), default=None)
+    return PoolExhaustedError(pool.name, family, pool.block_length_for(node, groups[0].cidrs[0]), largest)
+
+
+def _ending(view: View, standing: Standing) -> tuple[Holding, ...]:
+    """What somebody began to take back, and what a crashed call claimed out of a pool that is gone or was changed since."""
+    return (*standing.closing, *(piece for piece in standing.pending if piece.label and view.is_orphan(piece)))
+
+
+def _carved(piece: Holding) -> Change:
+    return Change("carve", "block", piece.piece, f"for node {piece.holder} out of pool {piece.label}")
+
+
+class ApplyTask(BlockTask):
+    """Pools and nodes first, in a round of their own; then blocks for every node that should have some."""
+
+    def __init__(self, request: Apply, now: float, token: str) -> None:
+        super().__init__(now, token)
+        self.request = request
+        self.conflicts: list[Conflict] = []
+        self._concerns: tuple[Concern, ...] = ()
+
+    @property
+    def outcome(self) -> Applied:
+        return Applied(tuple(self.changes), tuple(self.refusals), tuple(self.conflicts), (), self._concerns)
 
     def step(self, view: View, draft: Draft) -> bool:
+        view.advance(self.now)
         self._put_records(view, draft)
         if draft:
             return False
         self.refusals = []
         pools = Pools(view.pools.values())
-        level = BlockLevel(view, self.confirmed)
+        level = BlockLevel(view, self.confirmed, self.now)
         standings = {name: look(draft, level, name) for name in view.nodes}
-        ending = {name: _ending(view, standing) for name, standing in standings.items()}
-        if any(ending.values()):
-            for name, standing in standings.items():
-                if ending[name]:
-                    release(draft, level, standing, ending[name])
+        if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
+        adopted = adopt(view, draft, level, pools, standings, self.request.existing, self.now)
+        self.conflicts = adopted.conflicts
+        self.adopted.update(piece for pieces in adopted.pieces.values() for piece in pieces)
+        held = {
+            name: Held((*standing.good, *adopted.pieces.get(name, ())), view.claims(standing.key).draining)
+            for name, standing in standings.items()
+        }
         kept: set[Holding] = set()
-        for standing in standings.values():
-            for piece in standing.pending:
-                _mark(view, draft, pools, piece)
-        good = {name: standing.good for name, standing in standings.items()}
-        for want in reconcile((record.node for record in view.nodes.values()), pools, good):
-            standing = standings[want.node]
+        for want in reconcile(view.nodes.values(), pools, held):
             self.refusals += want.refusals
-            if want.families and want.pool is not None:
-                kept.update(self._serve(view, draft, level, standing, want.pool, want.families))
-                continue
-            if standing.pending or standing.good != standing.pieces or standing.tentative:
-                take(draft, level, standing, (), self._call, group=False)
-            kept.update(standing.good)
-        self.carved = [piece for piece in self._tried if piece in kept]
+            pieces = adopted.pieces.get(want.node, ())
+            kept.update(self.serve(view, draft, level, standings[want.node], view.nodes[want.node].node, want.offers, pieces))
+        self.carved = [piece for piece in self.tried if piece in kept]
+        self._concerns = tuple(concerns(view, pools))
         return True
 
     def _put_records(self, view: View, draft: Draft) -> None:
@@ -76,155 +182,83 @@ class ApplyTask(Task):
         changed = {spec.name for spec in request.pools if spec.name not in view.pools or view.pools[spec.name].spec != spec}
         for name in sorted(changed):
             for other, spec in sorted(after.items()):
-                if other != name and (overlap := after[name].overlaps(spec)) is not None:
+                if other == name or spec.address_space != after[name].address_space:
+                    continue
+                if (overlap := after[name].overlaps(spec)) is not None:
                     raise OverlapError(name, str(overlap[0]), other, str(overlap[1]))
         for spec in sorted(request.pools, key=lambda each: each.name):
             if spec.name in changed:
                 known = view.pools.get(spec.name)
                 draft.put(Key("pool", spec.name), PoolRecord(spec, known.since if known else self.now), RECORD)
-                self._note(Change("change" if known else "add", "pool", spec.name, ", ".join(map(str, spec.cidrs))))
+                self._note(Change("change" if known else "add", "pool", spec.name, _pool_change(known, spec)))
+                for block in _orphaned(view, spec):
+                    self._note(Change("orphan", "block", block.piece, f"of node {block.holder}: pool {spec.name} no longer covers it"))
         for node in sorted(request.nodes, key=lambda each: each.name):
             record = view.nodes.get(node.name)
             if record is None or record.node != node:
-                draft.put(Key("node", node.name), NodeRecord(node, record.since if record else self.now), RECORD)
+                since, draining = (record.since, record.draining) if record is not None else (self.now, False)
+                draft.put(Key("node", node.name), NodeRecord(node, since, draining), RECORD)
                 labels = ", ".join(f"{key}={value}" for key, value in node.label_pairs)
                 self._note(Change("change" if record else "add", "node", node.name, labels or "no labels"))
 
-    def _serve(
-        self, view: View, draft: Draft, level: BlockLevel, standing: Standing, pool: PoolSpec, missing: tuple[Family, ...]
-    ) -> tuple[Holding, ...]:
-        """Blocks of all the families that a node lacks, or of none. Returns what the node has then."""
-        chosen: list[Holding] = []
-        for family in missing:
-            piece = self._carve(view, draft, level, standing.holder, pool, family)
-            if piece is None:
-                groups = view.carvers(pool, family)
-                largest = min((group.carver.largest_free for group in groups if group.carver.largest_free is not None), default=None)
-                error = PoolExhaustedError(pool.name, family, groups[0].length, largest)
-                self.refusals.append(Refusal(standing.holder, pool.name, family, str(error)))
-                if self._call.owns(standing):
-                    mine = [piece for piece in standing.good if piece in self._call.added.get(standing.holder, ())]
-                    release(draft, level, standing, mine)
-                    return ()
-                chosen = []
-                break
-            chosen.append(piece)
-        if chosen or standing.pending or standing.good != standing.pieces:
-            take(draft, level, standing, tuple(chosen), self._call, group=False)
-        self._tried.update(dict.fromkeys(chosen))
-        return (*standing.good, *chosen)
 
-    def _carve(
-        self, view: View, draft: Draft, level: BlockLevel, node: str, pool: PoolSpec, family: Family
-    ) -> Holding | None:
-        for group in view.carvers(pool, family):
-            network = group.carver.take(group.length)
-            if network >= 0:
-                draft.undo.append(partial(group.carver.give_back_bits, network, group.length))
-                return level.next(draft, node, pool.name, family, network, group.length, self.now)
-        return None
+def _adopted(piece: Holding) -> Change:
+    return Change("adopt", "block", piece.piece, f"of node {piece.holder} " + (f"into pool {piece.label}" if piece.label else "outside every pool"))
 
 
-def _ending(view: View, standing: Standing) -> tuple[Holding, ...]:
-    """What somebody began to take back, and what a crashed call claimed out of a pool that is gone or was changed since."""
-    return (*standing.closing, *(piece for piece in standing.pending if view.is_orphan(piece)))
+def _pool_change(known: PoolRecord | None, spec: PoolSpec) -> str:
+    """A new pool by its CIDRs; of a changed one each field that changed, as in "draining: false -> true"."""
+    if known is None:
+        return ", ".join(map(str, spec.cidrs))
+    before, after = known.spec.to_dict(), spec.to_dict()
+    fields = [name for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name)]
+    return "; ".join(f"{name}: {_shown(before.get(name))} -> {_shown(after.get(name))}" for name in fields)
 
 
-def _carved(piece: Holding) -> Change:
-    return Change("carve", "block", piece.piece, f"for node {piece.holder} out of pool {piece.label}")
+def _shown(value: object) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
-def _mark(view: View, draft: Draft, pools: Pools, piece: Holding) -> None:
-    """Keep other nodes of this round from getting a block that a claim names and no page shows yet."""
-    for spec in pools.ordered:
-        for group in view.carvers(spec, piece.family) if piece.family in spec.families else ():
-            if group.carver.occupy_bits(piece.network, piece.length):
-                draft.undo.append(partial(group.carver.give_back_bits, piece.network, piece.length))
-                return
+def _orphaned(view: View, spec: PoolSpec) -> list[Holding]:
+    """The blocks that a changed pool no longer covers."""
+    if spec.name not in view.pools:
+        return []
+    return [
+        block
+        for block in view.blocks()
+        if block.label == spec.name and not view.is_orphan(block) and not (spec.address_space == block.space and spec.covers(block.prefix))
+    ]
 
 
-class RemoveNodeTask(Task):
-    """All blocks of a node back, then the node forgotten."""
+class GrowTask(BlockTask):
+    """More blocks for one node."""
 
-    lists = ("pool", "node", "block-claims", "block-page")
-
-    def __init__(self, request: RemoveNode, now: float) -> None:
-        super().__init__(now)
+    def __init__(self, request: Grow, now: float, token: str) -> None:
+        super().__init__(now, token)
         self.request = request
-        self._found = False
 
-    def before(self, view: View) -> Iterable[Key]:
-        """What is allocated on the node: whether its blocks are empty must be known before the first of them is closed."""
-        name = self.request.name
-        blocks = view.claims(block_claims_key(name)).claims.get(name, ())
-        return [*address_claims_keys(name), *(key for block in blocks for key in view.address_pages(block.prefix))]
-
-    def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
-        return self.request.name, ()
+    @property
+    def outcome(self) -> Applied:
+        return Applied(tuple(self.changes), tuple(self.refusals))
 
     def step(self, view: View, draft: Draft) -> bool:
-        name = self.request.name
-        level = BlockLevel(view, self.confirmed, force=self.request.force)
-        standing = look(draft, level, name)
-        if not standing.pieces and name not in view.nodes:
-            if self._found:
-                return True
-            raise NotFoundError("node", name, tuple(sorted(view.nodes)[:8]))
-        dropped = self._dropped(view, draft, standing)
-        self._found = True
-        self.targets.update(dict.fromkeys(standing.pieces, ""))
-        self.targets.update(dict.fromkeys(dropped, name))
-        if standing.pieces:
-            for block in (*standing.held, *standing.closing):
-                self._note(Change("give back", "block", block.piece, f"from node {name} to pool {block.label}"))
-            for piece in dropped:
-                self._note(Change("release", "address", piece.piece, f"on {name} from {piece.holder}, by force"))
-            self._forget_owners(draft, (*standing.held, *standing.closing))
-            release(draft, level, standing, standing.pieces)
-        if name in view.nodes:
-            draft.put(Key("node", name), None, DELETE)
-            self._note(Change("remove", "node", name, "with --force" if self.request.force else "it holds nothing"))
+        view.advance(self.now)
+        record = view.nodes.get(self.request.node)
+        if record is None:
+            raise NotFoundError("node", self.request.node, tuple(sorted(view.nodes)[:8]))
+        self.refusals = []
+        level = BlockLevel(view, self.confirmed, self.now)
+        standings = [look(draft, level, name) for name in view.nodes]
+        if self.finish_what_was_begun(view, draft, level, standings):
+            return False
+        standing = next(each for each in standings if each.holder == self.request.node)
+        held = Held(standing.good, view.claims(standing.key).draining)
+        wanted: Want = want(record, Pools(view.pools.values()), held, self.request.blocks)
+        self.refusals += wanted.refusals
+        kept = self.serve(view, draft, level, standing, record.node, wanted.offers)
+        self.carved = [piece for piece in self.tried if piece in kept]
         return True
-
-    def _forget_owners(self, draft: Draft, blocks: tuple[Holding, ...]) -> None:
-        """Let no claim name an address of blocks that are closed by then: what crashed calls left, and what is dropped by force."""
-        prefixes = [block.prefix for block in blocks]
-        for key in address_claims_keys(self.request.name):
-            for owner, pieces in sorted(draft.claims(key).claims.items()):
-                inside = {piece for piece in pieces if any(prefix.covers(piece.prefix) for prefix in prefixes)}
-                if inside:
-                    forget(draft, Standing(owner, key, pieces, (), (), (), "", ()), inside, DROP)
-
-    def _dropped(self, view: View, draft: Draft, standing: Standing) -> list[Holding]:
-        dropped: list[Holding] = []
-        for block in standing.held:
-            inside = list(holdings(draft, view.address_ledger(block.prefix), block.fence))
-            if inside and not self.request.force:
-                names = tuple(f"{piece.piece} {piece.label or piece.holder}" for piece in inside[:5])
-                raise BlockNotEmptyError(block.piece, standing.holder, len(inside), names)
-            dropped += inside
-        return dropped
-
-
-class RemovePoolTask(Task):
-    """A pool forgotten; what was carved out of it stays where it is."""
-
-    lists = ("pool", "block-page")
-
-    def __init__(self, request: RemovePool, now: float) -> None:
-        super().__init__(now)
-        self.request = request
-        self._found = False
-
-    def step(self, view: View, draft: Draft) -> bool:
-        name = self.request.name
-        if name not in view.pools:
-            if self._found:
-                return True
-            raise NotFoundError("pool", name, tuple(sorted(view.pools)[:8]))
-        self._found = True
-        orphans = sum(block.label == name for block in view.blocks())
-        draft.put(Key("pool", name), None, DELETE)
-        self._note(Change("remove", "pool", name, f"{orphans} blocks become orphans" if orphans else "it holds nothing"))
-        return True
-

@@ -9,8 +9,11 @@ A page, the other kinds being plain objects in one line::
     4,                                                        free, its last holding had fence 4
     ["10.0.1.1",7,"cni/3f2a/eth0","default/web",1.5],         held: piece, fence, holder, label, since
     null,                                                     the same holding as the line above
-    {"split":5}                                               decided by the page below, under fence 5
+    {"split":5},                                              decided by the page below, under fence 5
+    {"cooling":6,"until":9.5}                                 free, its last holding had fence 6; not before that time
     ]}
+
+A block in an address space of its own has that as a sixth value.
 
 Text is ASCII with JSON's escapes, so every string can be stored. Reading is strict: a field that is missing, unknown, doubled or
 of another type makes the record corrupt, a format above `FORMAT` is told as such and never guessed at. Any other spelling of the same
@@ -38,8 +41,8 @@ from ciliumipam.errors import (
     UnsupportedVersionError,
 )
 from ciliumipam.node import Node
-from ciliumipam.pool import PoolSpec
-from ciliumipam.records import ClaimPage, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Slot, Split
+from ciliumipam.pool import DEFAULT_SPACE, BlockLengths, PoolSpec
+from ciliumipam.records import ClaimPage, Cooling, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Slot, Split
 from ciliumipam.selector import NodeSelector
 
 FORMAT = 1
@@ -180,6 +183,8 @@ def _line(slots: Sequence[Slot], index: int) -> str:
         return int.__repr__(slot)
     if isinstance(slot, Split):
         return f'{{"split":{slot.fence}}}'
+    if isinstance(slot, Cooling):
+        return f'{{"cooling":{slot.fence},"until":{_finite(slot.until)!r}}}'
     return "null" if index and slots[index - 1] == slot else _row(slot)
 
 
@@ -190,7 +195,8 @@ def _row(holding: Holding) -> str:
     if not isfinite(since):
         raise ValueError(f"{holding.piece} of {holding.holder!r} has a time that is not finite: {since}")
     holder, label = encode_basestring_ascii(holding.holder), encode_basestring_ascii(holding.label)
-    return f'["{holding.piece}",{holding.fence},{holder},{label},{since!r}]'
+    space = "" if holding.space == DEFAULT_SPACE else f",{encode_basestring_ascii(holding.space)}"
+    return f'["{holding.piece}",{holding.fence},{holder},{label},{since!r}{space}]'
 
 
 _raw_decode = JSONDecoder().raw_decode
@@ -212,13 +218,17 @@ def _read_line(lines: Sequence[str], slots: Sequence[Slot], index: int) -> Slot:
         return slots[index - 1]
     if type(value) is dict and value.keys() == {"split"}:
         return Split(_natural(value, "split", f"slots[{index}]."))
-    raise _CorruptError(f"slots[{index}]: neither free, held, split nor a repetition: {_shorten(line)}")
+    if type(value) is dict and value.keys() == {"cooling", "until"}:
+        until = _seconds(value["until"])
+        if until is not None:
+            return Cooling(_natural(value, "cooling", f"slots[{index}]."), until)
+    raise _CorruptError(f"slots[{index}]: neither free, held, split, cooling nor a repetition: {_shorten(line)}")
 
 
 def _holding(row: object, path: str, index: int) -> Holding:
     """A holding out of its list; `path` and `index` say where it stood."""
-    if type(row) is list and len(row) == 5:
-        piece, fence, holder, label, since = row
+    if type(row) is list and (len(row) == 5 or (len(row) == 6 and type(row[5]) is str)):
+        piece, fence, holder, label, since, *space = row
         if type(piece) is str and type(fence) is int and type(holder) is str and type(label) is str and fence >= 0:
             seconds = since if type(since) is float and isfinite(since) else _seconds(since)
             if seconds is not None:
@@ -226,8 +236,8 @@ def _holding(row: object, path: str, index: int) -> Holding:
                     family, network, length = parse_prefix(piece) if "/" in piece else _address(piece)
                 except InvalidError as error:
                     raise _CorruptError(f"{path}[{index}][0]: {error}") from error
-                return Holding(family, network, length, fence, holder, label, seconds)
-    raise _CorruptError(f"{path}[{index}]: expected [piece, fence, holder, label, since], found {_shorten(dumps(row))}")
+                return Holding(family, network, length, fence, holder, label, seconds, *space)
+    raise _CorruptError(f"{path}[{index}]: expected [piece, fence, holder, label, since] or a space as well, found {_shorten(dumps(row))}")
 
 
 _OCTETS = {str(number): number for number in range(256)}
@@ -277,16 +287,18 @@ def _encode_claims(page: ClaimPage) -> str:
         for holder, token in sorted(page.tentative.items())
     )
     closing = ",".join(map(_row, sorted(page.closing)))
-    return f'{{"format":{FORMAT},"claims":{{{claims}}},"tentative":{{{tentative}}},"closing":[{closing}]}}'
+    draining = f',"draining":[{",".join(map(_row, sorted(page.draining)))}]' if page.draining else ""
+    return f'{{"format":{FORMAT},"claims":{{{claims}}},"tentative":{{{tentative}}},"closing":[{closing}]{draining}}}'
 
 
 def _decode_claims(fields: dict[str, Any]) -> ClaimPage:
-    _check_fields(fields, ("claims", "tentative", "closing"))
+    _check_fields(fields, ("claims", "tentative", "closing"), ("draining",))
     claims = _typed(dict, fields, "claims")
     return ClaimPage(
         {holder: _holdings(rows, f"claims[{holder!r}]") for holder, rows in claims.items()},
         _tokens(_typed(dict, fields, "tentative")),
         frozenset(_holdings(fields["closing"], "closing")),
+        frozenset(_holdings(fields["draining"], "draining")) if "draining" in fields else frozenset(),
     )
 
 
@@ -304,36 +316,63 @@ def _pool_fields(record: PoolRecord) -> dict[str, Any]:
     return {"format": FORMAT, "name": record.spec.name, "since": _finite(record.since), "spec": record.spec.to_dict()}
 
 
+_SCALARS = {
+    "allowFirst": "allow_first",
+    "allowLast": "allow_last",
+    "priority": "priority",
+    "addressSpace": "address_space",
+    "blocksPerNode": "blocks_per_node",
+    "maxBlocksPerNode": "max_blocks_per_node",
+    "overflow": "overflow",
+    "draining": "draining",
+    "reuseDelaySeconds": "reuse_delay",
+    "addressPolicy": "address_policy",
+    "seed": "seed",
+    "carving": "carving",
+    "groupBy": "group_by",
+}
+"""Fields of a pool's `to_dict` that a `PoolSpec` takes as they are, and checks by itself."""
+
+
+def _block_lengths(fields: object, path: str) -> BlockLengths:
+    if type(fields) is not dict:
+        raise _CorruptError(f"{path.rstrip('.')}: expected an object, found {_shorten(dumps(fields))}")
+    _check_fields(fields, ("nodeSelector",), ("ipv4", "ipv6"), path)
+    lengths = [_natural(fields, name, path) if name in fields else None for name in ("ipv4", "ipv6")]
+    return BlockLengths(NodeSelector.from_manifest(_typed(dict, fields, "nodeSelector", path)), *lengths)
+
+
 def _decode_pool(fields: dict[str, Any]) -> PoolRecord:
     _check_fields(fields, ("name", "since", "spec"))
     spec = _typed(dict, fields, "spec")
-    _check_fields(spec, ("cidrs", "nodeSelector"), ("blockLength", "reserved", "allowFirst", "allowLast"), "spec.")
+    _check_fields(spec, ("cidrs", "nodeSelector"), ("blockLength", "blockLengths", "reserved", *_SCALARS), "spec.")
     lengths = _typed(dict, spec, "blockLength", "spec.") if "blockLength" in spec else {}
     _check_fields(lengths, (), ("ipv4", "ipv6"), "spec.blockLength.")
+    others = _typed(list, spec, "blockLengths", "spec.") if "blockLengths" in spec else []
     pool = PoolSpec(
         name=_typed(str, fields, "name"),
         cidrs=_texts(spec, "cidrs", "spec."),
-        selector=NodeSelector.from_label_selector(_typed(dict, spec, "nodeSelector", "spec.")),
+        selector=NodeSelector.from_manifest(_typed(dict, spec, "nodeSelector", "spec.")),
         block_length_v4=_natural(lengths, "ipv4", "spec.blockLength.") if "ipv4" in lengths else None,
         block_length_v6=_natural(lengths, "ipv6", "spec.blockLength.") if "ipv6" in lengths else None,
+        block_lengths=[_block_lengths(each, f"spec.blockLengths[{index}].") for index, each in enumerate(others)],
         reserved=_texts(spec, "reserved", "spec.") if "reserved" in spec else (),
-        allow_first=_typed(bool, spec, "allowFirst", "spec.") if "allowFirst" in spec else False,
-        allow_last=_typed(bool, spec, "allowLast", "spec.") if "allowLast" in spec else False,
+        **{field: spec[name] for name, field in _SCALARS.items() if name in spec},
     )
     return PoolRecord(pool, _since(fields))
 
 
 def _node_fields(record: NodeRecord) -> dict[str, Any]:
     labels = dict(record.node.label_pairs)
-    return {"format": FORMAT, "name": record.node.name, "since": _finite(record.since), "labels": labels}
+    fields = {"format": FORMAT, "name": record.node.name, "since": _finite(record.since), "labels": labels}
+    return fields | {"draining": True} if record.draining else fields
 
 
 def _decode_node(fields: dict[str, Any]) -> NodeRecord:
-    _check_fields(fields, ("name", "since", "labels"))
+    _check_fields(fields, ("name", "since", "labels"), ("draining",))
     labels = _typed(dict, fields, "labels")
-    return NodeRecord(
-        Node(_typed(str, fields, "name"), {key: _typed(str, labels, key, "labels.") for key in labels}), _since(fields)
-    )
+    node = Node(_typed(str, fields, "name"), {key: _typed(str, labels, key, "labels.") for key in labels})
+    return NodeRecord(node, _since(fields), _typed(bool, fields, "draining") if "draining" in fields else False)
 
 
 _DECODERS: dict[Kind, Callable[[dict[str, Any]], Record]] = {

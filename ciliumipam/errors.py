@@ -174,6 +174,17 @@ class BlockTakenError(StateError):
         return f"{self.block} cannot be occupied in pool {self.pool!r}: {self.reason}; give that back first or take another block"
 
 
+class PoolRefusedError(StateError):
+    """A pool that may not serve a node, which was to be moved to it."""
+
+    def __init__(self, pool: str, node: str, reason: str) -> None:
+        super().__init__(pool, node, reason)
+        self.pool, self.node, self.reason = pool, node, reason
+
+    def __str__(self) -> str:
+        return f"pool {self.pool!r} does not serve node {self.node!r}: {self.reason}"
+
+
 class OwnerHoldsError(StateError):
     """The owner already holds another address of that family on the node."""
 

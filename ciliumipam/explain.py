@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from ciliumipam.addresses import BlockAddresses
 from ciliumipam.errors import NotFoundError
-from ciliumipam.node import Node
+from ciliumipam.names import counted
 from ciliumipam.pool import PoolSpec
-from ciliumipam.reconcile import Pools, want
-from ciliumipam.records import Holding
+from ciliumipam.reconcile import Held, Match, Pools, Want, own_pool, want
+from ciliumipam.records import Holding, NodeRecord
 from ciliumipam.requests import Explanation
 from ciliumipam.view import View, block_claims_key
 
@@ -22,58 +22,101 @@ def explain(view: View, name: str) -> Explanation:
     """
     held = [block.holding for block in view.node_blocks(name)]
     record = view.nodes.get(name)
-    claimed = view.claims(block_claims_key(name)).claims.get(name, ())
+    claims = view.claims(block_claims_key(name))
+    claimed = claims.claims.get(name, ())
     if record is None and not claimed:
         raise NotFoundError("node", name, tuple(sorted(view.nodes)[:8]))
-    lines = [f"node {name}" + ("" if record else " is not known, but holds blocks: apply it, or delete it to take them back")]
+    title = f"node {name}"
+    if record is None:
+        title += " is not known, but holds blocks: apply it, or delete it to take them back"
+    elif record.draining:
+        title += " is draining: it gets no block, and nothing new out of those that it has"
+    lines = [title]
+    serving = {block.holding for block in view.node_blocks(name) if block.serves}
     lines += [
-        "  " + (_block(view, block) if block in held else f"block {block.piece}: being taken or given back") for block in claimed
+        "  " + (_block(view, block, serves=block in serving) if block in held else f"block {block.piece}: being taken or given back")
+        for block in claimed
     ]
     if record is not None:
-        lines += ["  " + line for line in _pools(view, record.node, held)]
+        lines += ["  " + line for line in _pools(view, record, Held(held, claims.draining))]
     return Explanation(name, tuple(lines))
 
 
-def _block(view: View, block: Holding) -> str:
+def _block(view: View, block: Holding, *, serves: bool) -> str:
     counts: BlockAddresses = view.addresses(block)
+    waiting = f", {counts.cooling} cooling" if counts.cooling else ""
     text = (
-        f"block {block.piece} from pool {block.label}: {counts.in_use} of {counts.capacity} addresses in use,"
-        f" {counts.reserved} reserved, {counts.available} available"
+        f"block {block.piece} from pool {block.label or '(none)'}: {counts.in_use} of {counts.capacity} addresses in use,"
+        f" {counts.reserved} reserved{waiting}, {counts.available} available"
     )
-    return text + ("; an orphan: its pool is gone or no longer covers it, so it takes nothing new" if view.is_orphan(block) else "")
+    if view.is_orphan(block):
+        return f"{text}; an orphan: its pool is gone or no longer covers it, so it takes nothing new"
+    if view.drains(block):
+        return f"{text}; draining: " + ("serves until the node has another one" if serves else "takes nothing new")
+    return text
 
 
-def _pools(view: View, node: Node, held: list[Holding]) -> Iterator[str]:
+def _pools(view: View, record: NodeRecord, held: Held) -> Iterator[str]:
     pools = Pools(view.pools.values())
     if not pools.ordered:
         yield "no pool has been applied"
-    serving = want(node, pools, held)
-    keeps = held[0].label if held else None
-    for place, spec in enumerate(pools.ordered, 1):
-        yield f"{place}. pool {spec.name} ({_order(spec)}): {_verdict(view, node, pools, spec, serving.pool, keeps)}"
+    wanted = want(record, pools, held)
+    own = own_pool(pools, held)
+    matching = pools.matching(record.node)
+    names = {match.pool.name for match in matching}
+    # those that select it in their order for this node; the others after them, as they would be asked
+    for place, match in enumerate([*matching, *(Match(spec, 0) for spec in pools.ordered if spec.name not in names)], 1):
+        spec = match.pool
+        order = _order(spec, match.requirements if spec.name in names else spec.selector.requirements)
+        yield f"{place}. pool {spec.name} ({order}): {_verdict(view, record, pools, spec, wanted, own, held)}"
 
 
-def _order(spec: PoolSpec) -> str:
-    blocks = ", ".join(f"{spec.blocks(family)} IPv{family} blocks" for family in spec.families)
-    return f"{spec.selector.requirements} requirements, {blocks}"
+def _order(spec: PoolSpec, requirements: int) -> str:
+    blocks = ", ".join(counted(spec.blocks(family), f"IPv{family} block", f"IPv{family} blocks") for family in spec.families)
+    priority = f"priority {spec.priority}, " if spec.priority else ""
+    return f"{priority}{counted(requirements, 'requirement', 'requirements')}, {blocks}"
 
 
-def _verdict(view: View, node: Node, pools: Pools, spec: PoolSpec, serving: PoolSpec | None, keeps: str | None) -> str:
-    matches = spec.selector.matches(node.labels)
-    why = spec.selector.explain(node.labels)
-    if keeps == spec.name:
-        return f"serves the node: {why}" if matches else f"serves the node, which keeps its blocks although its labels changed: {why}"
+def _verdict(
+    view: View, record: NodeRecord, pools: Pools, spec: PoolSpec, wanted: Want, own: PoolSpec | None, held: Held
+) -> str:
+    node = record.node
+    matches = spec.selector.matches(node.labels, node.name)
+    why = spec.selector.explain(node.labels, node.name)
+    offered = [offer.pool.name for offer in wanted.offers]
+    serves = any(block.label == spec.name for block in held.blocks)
+    if own is not None and own.name == spec.name:
+        keeps = f"serves the node: {why}" if matches else f"serves the node, which keeps its blocks although its labels changed: {why}"
+        more = _full(view, record, spec, wanted) if spec.name in offered else ""
+        return keeps + (f"; but it has {more}" if more else "")
     if not matches:
-        return f"refused: {why}"
-    if spec.name in pools.conflicting:
-        return f"refused: it overlaps the older pool {pools.conflicting[spec.name]!r}, so it serves nobody"
-    if keeps is not None:
-        return f"matches ({why}), but the node keeps pool {keeps}, where its blocks came from"
-    if serving is not None and spec.name != serving.name:
-        return f"matches ({why}), but pool {serving.name} comes first, and a node is served by its first pool only"
+        return f"refused: {why}" + ("; the node still holds blocks of it" if serves else "")
+    if reason := pools.why_not(spec):
+        return f"refused: {reason}" + ("; the node still holds blocks of it" if serves else "")
+    refused = next((refusal.reason for refusal in wanted.refusals if refusal.pool == spec.name), "")
+    if refused:
+        return f"refused: {refused}"
+    if spec.name in offered:
+        first = offered[0]
+        full = _full(view, record, spec, wanted)
+        if full:
+            return f"matches ({why}), but it has {full}"
+        if spec.name == first:
+            return f"will serve the node: {why}"
+        return f"matches ({why}), and is asked when {first} is full"
+    if own is not None:
+        return f"matches ({why}), but the node keeps pool {own.name}, where its blocks came from"
+    if offered:
+        return f"matches ({why}), but pool {offered[-1]} comes first, and it does not overflow"
+    return f"matches ({why})"
+
+
+def _full(view: View, record: NodeRecord, spec: PoolSpec, wanted: Want) -> str:
+    """What a pool lacks to give what it is asked for; "" if nothing."""
+    offer = next(each for each in wanted.offers if each.pool.name == spec.name)
     full = []
-    for family in spec.families:
-        groups = view.carvers(spec, family)
-        if all(group.carver.peek(group.length) < 0 for group in groups):
-            full.append(f"no free IPv{family} /{groups[0].length}")
-    return f"matches ({why}), but it has {' and '.join(full)}" if full else f"will serve the node: {why}"
+    for family, _ in offer.blocks:
+        if view.free.choose(spec, record.node, family, ()) is None:
+            cidr = spec.cidrs_of(family)[0]
+            full.append(f"no free IPv{family} /{spec.block_length_for(record.node, cidr)}")
+    return " and ".join(full)

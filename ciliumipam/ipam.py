@@ -15,18 +15,19 @@ from copy import copy
 from itertools import count
 from threading import Lock
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
-from ciliumipam.addresses import BlockAddresses, Policy
 from ciliumipam.allocator import Utilization
-from ciliumipam.block_tasks import ApplyTask, RemoveNodeTask, RemovePoolTask
+from ciliumipam.block_tasks import ApplyTask, GrowTask
 from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
+from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.errors import ConflictError, IpamError, NotFoundError, StalePlanError
 from ciliumipam.executor import DryRun, Executor, drive
 from ciliumipam.explain import explain
 from ciliumipam.ledger import holdings
 from ciliumipam.node import Node
-from ciliumipam.pool import PoolSpec
+from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
+from ciliumipam.pool_status import concerns, space_of
 from ciliumipam.reconcile import Pools
 from ciliumipam.records import Entry, Holding, Key, Revision
 from ciliumipam.requests import (
@@ -35,8 +36,12 @@ from ciliumipam.requests import (
     Applied,
     Apply,
     Block,
+    Drain,
+    ExistingBlock,
     Explanation,
     ForceRelease,
+    Grow,
+    Migrate,
     NodeStatus,
     Plan,
     PoolStatus,
@@ -46,6 +51,7 @@ from ciliumipam.requests import (
     RemovePool,
     Request,
 )
+from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
 from ciliumipam.session import restore, run
 from ciliumipam.store import ABSENT, Store
 from ciliumipam.tasks import AddressTask, AllocateTask, ReleaseAddressTask, ReleaseTask, Task, to_allocation
@@ -87,7 +93,6 @@ class Ipam:
         store: Store,
         addresses: Store | None = None,
         *,
-        policy: Policy = "next",
         clock: Callable[[], float] = time.time,
         identity: str | None = None,
     ) -> None:
@@ -96,7 +101,6 @@ class Ipam:
         Args:
             store: Where pools, nodes and blocks are kept.
             addresses: Where addresses are kept; the same store if not given.
-            policy: How addresses are picked: "next" goes round inside a page of 256 addresses, "lowest" takes the lowest.
             clock: Seconds since the epoch, for the `since` of holdings. Nothing depends on its being right.
             identity: A name that no other `Ipam` on these stores has or ever had; by default one is made up. It marks claims
                 that a call may still take back; given, the same calls write the same bytes.
@@ -105,7 +109,7 @@ class Ipam:
         self._clock = clock
         self._identity = identity or f"{random.SystemRandom().getrandbits(48):012x}"
         self._calls = count(1)
-        self._view = View(policy)
+        self._view = View()
         self._restored = False
         self._lock = Lock()
         self._queue: deque[_Waiting] = deque()
@@ -123,8 +127,10 @@ class Ipam:
 
     # ------------------------------------------------------------------------------------------------- changing
 
-    def apply(self, pools: Iterable[PoolSpec] = (), nodes: Iterable[Node] = ()) -> Applied:
-        """Make pools and nodes known, or change them, and give every node the blocks that it should have.
+    def apply(
+        self, pools: Iterable[PoolSpec] = (), nodes: Iterable[Node] = (), existing: Iterable[ExistingBlock] = ()
+    ) -> Applied:
+        """Make pools and nodes known, or change them, adopt what nodes have, and give every node the blocks that it should have.
 
         What crashed calls began is finished. That a block was being given back by a process that crashed is seen only by an
         `Ipam` that has read everything since: `refresh` first, or use a new one.
@@ -132,8 +138,36 @@ class Ipam:
         Raises:
             OverlapError: A pool overlaps another one. Nothing was written.
         """
-        task = self._do(ApplyTask(Apply(tuple(pools), tuple(nodes)), self._clock(), self._token()))
-        return Applied(tuple(task.changes), tuple(task.refusals))
+        return self._do(ApplyTask(Apply(tuple(pools), tuple(nodes), tuple(existing)), self._clock(), self._token())).outcome
+
+    def grow(self, node: str, blocks: int) -> Applied:
+        """See that a node has at least so many blocks of each family. A further block joins those that it has, where it can.
+
+        Raises:
+            NotFoundError: The node is not known.
+        """
+        return self._do(GrowTask(Grow(node, blocks), self._clock(), self._token())).outcome
+
+    def drain(self, kind: Literal["pool", "node", "block"], name: str, *, cancel: bool = False, space: str = DEFAULT_SPACE) -> Applied:
+        """Let a pool, a node or a block take nothing new, give nodes a replacement, and take back what is empty.
+
+        A block that drains still serves a node that could not be given another one. A node that drains gets no replacement.
+        Asked again, it goes on: `blockers` says what is still held, by whom and since when.
+
+        Raises:
+            NotFoundError, NotHeldError: There is no such pool, node or block.
+        """
+        return self._do(DrainTask(Drain(kind, name, cancel, space), self._clock(), self._token())).outcome
+
+    def migrate(self, node: str, pool: str) -> Applied:
+        """Give a node blocks out of another pool and let those that it has drain. Asked again, it goes on, as `drain` does.
+
+        Raises:
+            NotFoundError: There is no such node or pool.
+            PoolRefusedError: The pool does not select the node, or serves nobody.
+            PoolExhaustedError: It has no block for it. Nothing was changed.
+        """
+        return self._do(MigrateTask(Migrate(node, pool), self._clock(), self._token())).outcome
 
     def allocate(
         self, node: str, *owners: str, address: AddressLike | None = None, family: Family | None = None, label: str = ""
@@ -170,23 +204,23 @@ class Ipam:
         """
         return self._do(ReleaseTask(Release(node, owners, missing_ok), self._clock())).result
 
-    def release_fenced(self, address: AddressLike, fence: int) -> Allocation:
+    def release_fenced(self, address: AddressLike, fence: int, space: str = DEFAULT_SPACE) -> Allocation:
         """Release one address if it is held under this very fence.
 
         Raises:
             StaleFenceError: It was held under that fence, or will be, but is not now.
             NotHeldError: Nobody ever held it, or it is in no block.
         """
-        request = ReleaseFenced(to_address(*parse_address(address)), fence)
+        request = ReleaseFenced(to_address(*parse_address(address)), fence, space)
         return self._do(ReleaseAddressTask(request, self._clock())).result[0]
 
-    def force_release(self, address: AddressLike) -> Allocation:
+    def force_release(self, address: AddressLike, space: str = DEFAULT_SPACE) -> Allocation:
         """Release one address, whoever holds it and may still be using it. Returns what was taken from whom.
 
         Raises:
             NotHeldError: Nobody holds it.
         """
-        return self._do(ReleaseAddressTask(ForceRelease(to_address(*parse_address(address))), self._clock())).result[0]
+        return self._do(ReleaseAddressTask(ForceRelease(to_address(*parse_address(address)), space), self._clock())).result[0]
 
     def remove_node(self, name: str, *, force: bool = False) -> Applied:
         """Take all blocks back from a node and forget it.
@@ -195,8 +229,7 @@ class Ipam:
             NotFoundError: It is not known and holds nothing.
             BlockNotEmptyError: Addresses are in use there, and not `force`.
         """
-        task = self._do(RemoveNodeTask(RemoveNode(name, force), self._clock()))
-        return Applied(tuple(task.changes), ())
+        return self._do(RemoveNodeTask(RemoveNode(name, force), self._clock())).outcome
 
     def remove_pool(self, name: str) -> Applied:
         """Forget a pool. Nothing held is freed: its blocks become orphans, which keep their addresses and take nothing new.
@@ -204,7 +237,7 @@ class Ipam:
         Raises:
             NotFoundError: It is not known.
         """
-        return Applied(tuple(self._do(RemovePoolTask(RemovePool(name), self._clock())).changes), ())
+        return self._do(RemovePoolTask(RemovePool(name), self._clock())).outcome
 
     # ------------------------------------------------------------------------------------------------- in two steps
 
@@ -223,13 +256,13 @@ class Ipam:
                 drive(run(self._view, [task]), dry.answer)
             finally:
                 written = {step.key for step in dry.steps}
-                read = ("pool", "node") if isinstance(request, Apply) else ("pool",)
+                read = ("pool", "node") if isinstance(request, (Apply, Grow, Drain, Migrate)) else ("pool",)
                 reads = sorted((k, e.revision) for k, e in self._view.entries.items() if k.kind in read and k not in written)
                 for key in written:
                     self._view.load(key, before.get(key))
         if task.failed is not None:
             raise task.failed
-        return Plan(request, tuple(task.changes), tuple(dry.steps), tuple(reads), tuple(task.refusals), task.result)
+        return Plan(request, tuple(dry.steps), tuple(reads), task.outcome, task.result)
 
     def execute(self, plan: Plan) -> tuple[Allocation, ...]:
         """Write exactly what a plan says. Returns its result.
@@ -274,6 +307,12 @@ class Ipam:
                 return ReleaseTask(request, now)
             case ReleaseFenced() | ForceRelease():
                 return ReleaseAddressTask(request, now)
+            case Grow():
+                return GrowTask(request, now, self._token())
+            case Drain():
+                return DrainTask(request, now, self._token())
+            case Migrate():
+                return MigrateTask(request, now, self._token())
             case RemoveNode():
                 return RemoveNodeTask(request, now)
             case RemovePool():
@@ -327,21 +366,25 @@ class Ipam:
             self._restore()
 
     def pools(self) -> tuple[PoolStatus, ...]:
-        """All pools by name, with what became of them."""
+        """All pools by name, with what became of them. O(blocks + pools)."""
         with self._lock:
-            self._restore()
-            view = self._view
-            blocks = view.blocks()
-            conflicting = Pools(view.pools.values()).conflicting
+            view = self._now()
+            pools = Pools(view.pools.values())
+            held: dict[tuple[str, Family], int] = {}
+            orphans: dict[str, int] = {}
+            for block in view.blocks():
+                held[(block.label, block.family)] = held.get((block.label, block.family), 0) + 1
+                orphans[block.label] = orphans.get(block.label, 0) + view.is_orphan(block)
+            known: dict[str, list[str]] = {}
+            for concern in concerns(view, pools):
+                known.setdefault(concern.pool, []).append(concern.what)
             return tuple(
                 PoolStatus(
                     record.spec,
-                    {family: record.spec.blocks(family) for family in record.spec.families},
-                    {
-                        family: sum(block.label == name and block.family == family for block in blocks)
-                        for family in record.spec.families
-                    },
-                    conflicting.get(name),
+                    {family: space_of(view, record.spec, family, held.get((name, family), 0)) for family in record.spec.families},
+                    orphans.get(name, 0),
+                    pools.conflicting.get(name),
+                    tuple(known.get(name, ())),
                 )
                 for name, record in sorted(view.pools.items())
             )
@@ -349,8 +392,7 @@ class Ipam:
     def nodes(self) -> tuple[NodeStatus, ...]:
         """All nodes by name, with their blocks and counts."""
         with self._lock:
-            self._restore()
-            view = self._view
+            view = self._now()
             found = []
             for name, record in sorted(view.nodes.items()):
                 blocks = tuple(self._block(block.holding) for block in view.node_blocks(name))
@@ -358,17 +400,23 @@ class Ipam:
                     family: Utilization(*map(sum, zip(*(b.utilization for b in blocks if b.family == family), strict=True)))
                     for family in sorted({block.family for block in blocks})
                 }
-                found.append(NodeStatus(record.node, blocks, counts))
+                found.append(NodeStatus(record.node, blocks, counts, record.draining))
             return tuple(found)
 
     def blocks(self) -> tuple[Block, ...]:
-        """All blocks that nodes hold, in address order."""
+        """All blocks that nodes hold, by address space and address."""
         with self._lock:
-            self._restore()
-            return tuple(self._block(block) for block in self._view.blocks())
+            return tuple(self._block(block) for block in self._now().blocks())
+
+    def _now(self) -> View:
+        """What is known, as of now."""
+        self._restore()
+        self._view.advance(self._clock())
+        return self._view
 
     def _block(self, held: Holding) -> Block:
-        index: BlockAddresses = self._view.addresses(held)
+        view = self._view
+        index = view.addresses(held)
         return Block(
             held.holder,
             held.label,
@@ -376,8 +424,10 @@ class Ipam:
             held.family,
             held.fence,
             held.since,
-            self._view.is_orphan(held),
-            Utilization(index.capacity, index.available, index.in_use, index.reserved),
+            view.is_orphan(held),
+            Utilization(index.capacity, index.available, index.in_use, index.cooling, index.reserved),
+            view.drains(held),
+            held.space,
         )
 
     def allocations(self, node: str | None = None) -> tuple[Allocation, ...]:
@@ -394,7 +444,7 @@ class Ipam:
                 raise NotFoundError("node", node, tuple(sorted(view.nodes)[:8]))
             found = []
             for held in blocks:
-                block = view.node_block(held)
+                block = view.node_block(held, serves=True)
                 found += [to_allocation(held.holder, block, piece) for piece in holdings(view, block.ledger, held.fence)]
             return tuple(found)
 

@@ -31,7 +31,8 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from ciliumipam.cidr import WIDTH, Family, Prefix
-from ciliumipam.records import Holding, Key, Kind, Page, Slot, Split
+from ciliumipam.pool import DEFAULT_SPACE
+from ciliumipam.records import Cooling, Holding, Key, Kind, Page, Slot, Split
 
 ROOT_FENCE = 1
 """Fence of the root page of a block ledger. It is never closed."""
@@ -60,16 +61,17 @@ class Ledger:
         kind: Kind of its pages.
         root: The prefix that it covers.
         levels: Prefix lengths at which its pages lie, ascending, the root's first.
+        space: Its address space.
 
     Attributes:
         next_levels: By level, the one below it; the width of an address below the last.
         sizes: By level, how many slots a page has.
     """
 
-    __slots__ = ("_keys", "family", "kind", "levels", "next_levels", "root", "sizes", "width")
+    __slots__ = ("_keys", "family", "kind", "levels", "next_levels", "root", "sizes", "space", "width")
 
-    def __init__(self, kind: Kind, root: Prefix, levels: tuple[int, ...]) -> None:
-        self.kind, self.root = kind, root
+    def __init__(self, kind: Kind, root: Prefix, levels: tuple[int, ...], space: str = DEFAULT_SPACE) -> None:
+        self.kind, self.root, self.space = kind, root, space
         self.family: Family = root.family
         self.width = WIDTH[root.family]
         self.levels, self.next_levels, self.sizes = _shape(levels, self.width)
@@ -82,7 +84,8 @@ class Ledger:
         key = self._keys.get(place)
         if key is None:
             page = Prefix(self.family, network >> shift << shift, level)
-            key = Key(self.kind, str(page) if self.kind == "block-page" or page == self.root else f"{self.root}+{page}")
+            name = str(page) if self.kind == "block-page" or page == self.root else f"{self.root}+{page}"
+            key = Key(self.kind, name if self.space == DEFAULT_SPACE else f"{self.space}@{name}")
             self._keys[place] = key
         return key
 
@@ -99,15 +102,18 @@ def _shape(levels: tuple[int, ...], width: int) -> tuple[tuple[int, ...], dict[i
     return levels, dict(zip(levels, below, strict=True)), sizes
 
 
-def block_ledger(family: Family) -> Ledger:
-    """The ledger of all blocks of a family, rooted at the whole family. Levels at 2, 10, 18, ...: the usual lengths share pages."""
-    return Ledger("block-page", Prefix(family, 0, 0), (0, *range(2, WIDTH[family], 8)))
+def block_ledger(family: Family, space: str = DEFAULT_SPACE) -> Ledger:
+    """The ledger of all blocks of a family in an address space, rooted at the whole family.
+
+    Levels at 2, 10, 18, ...: the usual lengths share pages.
+    """
+    return Ledger("block-page", Prefix(family, 0, 0), (0, *range(2, WIDTH[family], 8)), space)
 
 
-def address_ledger(block: Prefix) -> Ledger:
+def address_ledger(block: Prefix, space: str = DEFAULT_SPACE) -> Ledger:
     """The ledger of the addresses of a block, rooted at it; its leaves have 256 addresses, or the block's if these are fewer."""
     first = block.length // 8 * 8 + 8
-    return Ledger("address-page", block, (block.length, *range(first, WIDTH[block.family], 8)))
+    return Ledger("address-page", block, (block.length, *range(first, WIDTH[block.family], 8)), space)
 
 
 def fence_of(slot: Slot) -> int:
@@ -197,8 +203,8 @@ def next_fence(draft: Pages, ledger: Ledger, spot: Spot) -> int | None:
     last = 0
     for index in range(spot.start, spot.stop):
         slot = spot.page.slots[index]
-        if type(slot) is int:
-            last = max(last, slot)
+        if type(slot) is int or type(slot) is Cooling:
+            last = max(last, fence_of(slot))
             continue
         if type(slot) is Holding or _is_split_in_use(draft, ledger, spot, index, fence_of(slot)):
             return None
@@ -271,8 +277,8 @@ def status(pages: Pages, ledger: Ledger, fence: int, holding: Holding) -> Status
         slot = raw.slots[index]
         if fence_of(slot) >= holding.fence:
             return Status.DEAD
-        if counts and type(slot) is not int:
-            blocked = blocked or type(slot) is Holding or _is_split_in_use(pages, ledger, spot, index, fence_of(slot))
+        if counts and not blocked and type(slot) is not int:
+            blocked = type(slot) is Holding or (type(slot) is Split and _is_split_in_use(pages, ledger, spot, index, slot.fence))
     return Status.BLOCKED if blocked else Status.PENDING
 
 
@@ -293,7 +299,7 @@ def fill(draft: Drafts, ledger: Ledger, fence: int, holding: Holding) -> None:
     _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, holding, cursor)
 
 
-def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding, last: int) -> None:
+def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding, last: int, until: float | None = None) -> None:
     """End a holding that is HELD or PENDING: its run keeps a fence, so that nobody can fill it (again), however late.
 
     No link is made for a pending one that is ended: its page is marked as it lies there.
@@ -304,12 +310,14 @@ def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding, last: int)
         fence: The one under which its root counts.
         holding: What to end.
         last: The last fence that was used in the piece or below it; at least the holding's.
+        until: When somebody may get it again, in seconds since the epoch; None is at once.
     """
     spot = locate(draft, ledger, fence, holding.network, holding.length)
     if spot is None:
         return
     if not spot.links:
-        _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, last)
+        ended = last if until is None else Cooling(last, until)
+        _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, ended)
         return
     key = ledger.key(spot.network, spot.level)
     raw = draft.page(key) or Page(0, 0, (0,) * ledger.sizes[spot.level])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from ciliumipam.cidr import Family
+from ciliumipam.cidr import Family, Prefix
 from ciliumipam.draft import Draft
 from ciliumipam.errors import CorruptRecordError
 from ciliumipam.ledger import ROOT_FENCE, Ledger, Pages, close, locate, next_fence
@@ -20,14 +20,15 @@ class BlockLevel:
     """Nodes take blocks out of the block ledgers, whose root is never closed.
 
     Args:
+        now: What a block that is given back starts to cool from.
         force: Whether a block is taken back with addresses in use, which are dropped.
     """
 
     marks = False  # each block goes back by itself; that its address ledger is closed is the mark
 
-    def __init__(self, view: View, confirmed: Confirmed, *, force: bool = False) -> None:
+    def __init__(self, view: View, confirmed: Confirmed, now: float, *, force: bool = False) -> None:
         self.pages: Pages = view
-        self._view, self._confirmed, self._force = view, confirmed, force
+        self._view, self._confirmed, self._now, self._force = view, confirmed, now, force
 
     def is_confirmed(self, key: Key) -> bool:
         """Whether the task had the blocks read again after the claim page as it is now."""
@@ -39,7 +40,7 @@ class BlockLevel:
 
     def ledger_of(self, piece: Holding) -> tuple[Ledger, int]:
         """The block ledger of the family."""
-        return self._view.block_ledgers[piece.family], ROOT_FENCE
+        return self._view.block_ledger(piece.family, piece.space), ROOT_FENCE
 
     def is_closing(self, piece: Holding, claims: ClaimPage) -> bool:  # noqa: ARG002 - the other level looks there
         """Whether the block's address ledger is closed."""
@@ -47,17 +48,31 @@ class BlockLevel:
 
     def close_below(self, draft: Draft, piece: Holding) -> int:
         """Close the block's address ledger."""
-        ledger = self._view.address_ledger(piece.prefix)
+        ledger = self._view.address_ledger(piece)
         return close(draft, ledger, piece.length, piece.network, piece.fence, force=self._force)
 
-    def next(self, draft: Draft, node: str, pool: str, family: Family, network: int, length: int, now: float) -> Holding:
+    def cools_until(self, piece: Holding) -> float | None:
+        """As long from now as its pool says."""
+        return self._view.cools_until(piece.label, self._now)
+
+    def next(self, draft: Draft, node: str, pool: str, space: str, prefix: Prefix) -> Holding:
         """The holding that a node would get of a block that the carver calls free."""
-        ledger = self._view.block_ledgers[family]
-        return Holding(family, network, length, _next(draft, ledger, ROOT_FENCE, network, length), node, pool, now)
+        ledger = self._view.block_ledger(prefix.family, space)
+        fence = _next(draft, ledger, ROOT_FENCE, prefix.network, prefix.length)
+        return Holding(*prefix, fence, node, pool, self._now, space)
+
+    def is_free(self, draft: Draft, space: str, prefix: Prefix) -> bool:
+        """Whether nothing of a block is held, by what the pages say."""
+        ledger = self._view.block_ledger(prefix.family, space)
+        spot = locate(draft, ledger, ROOT_FENCE, prefix.network, prefix.length)
+        return spot is not None and next_fence(draft, ledger, spot) is not None
 
 
 class AddressLevel:
     """Owners take addresses out of the blocks of one node.
+
+    Args:
+        now: What an address that is released starts to cool from; None where nobody was ever told of it.
 
     Attributes:
         blocks: The node's blocks, in the order in which it got them.
@@ -65,9 +80,9 @@ class AddressLevel:
 
     marks = True
 
-    def __init__(self, view: View, node: str, confirmed: Confirmed) -> None:
+    def __init__(self, view: View, node: str, confirmed: Confirmed, now: float | None = None) -> None:
         self.pages: Pages = view
-        self._view, self._node, self._confirmed = view, node, confirmed
+        self._view, self._node, self._confirmed, self._now = view, node, confirmed, now
         self.blocks = view.node_blocks(node)
 
     def is_confirmed(self, key: Key) -> bool:
@@ -97,6 +112,11 @@ class AddressLevel:
     def close_below(self, draft: Draft, piece: Holding) -> int:  # noqa: ARG002 - the other level has something there
         """Nothing lies below an address."""
         return piece.fence
+
+    def cools_until(self, piece: Holding) -> float | None:
+        """As long from now as the pool of its block says."""
+        block = self.block_of(piece.family, piece.network) if self._now is not None else None
+        return self._view.cools_until(block.holding.label, self._now) if block is not None and self._now is not None else None
 
     def next(self, draft: Draft, block: NodeBlock, number: int, owner: str, label: str, now: float) -> Holding:
         """The holding that an owner would get of an address that the free index calls free."""

@@ -65,6 +65,10 @@ class Level(Protocol):
         """End everything that could be written below a piece, before the piece is freed; the last fence that was used there."""
         ...
 
+    def cools_until(self, piece: Holding) -> float | None:
+        """When somebody may get a piece again that is released now, in seconds since the epoch; None is at once."""
+        ...
+
     @property
     def marks(self) -> bool:
         """Whether the release of one of several pieces is marked in the claim first."""
@@ -164,7 +168,8 @@ def take(draft: Draft, level: Level, standing: Standing, chosen: tuple[Holding, 
             marks = _with(marks, standing.holder, call.token if tentative and pieces else None)
         call.added[standing.holder] = call.added.get(standing.holder, ()) + chosen
         closing = claims.closing.difference(standing.pieces) if claims.closing else claims.closing
-        draft.put(standing.key, ClaimPage(_with(claims.claims, standing.holder, pieces or None), marks, closing), CLAIM)
+        draining = claims.draining.difference(_without(standing.pieces, pieces)) if claims.draining else claims.draining
+        draft.put(standing.key, ClaimPage(_with(claims.claims, standing.holder, pieces or None), marks, closing, draining), CLAIM)
     for piece in chosen:
         place = level.ledger_of(piece)
         if place is not None:
@@ -197,7 +202,7 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
         if piece in alive and place is not None:
             # what was never held has nothing below it; and if it is held by now, only the page that is freed would tell
             last = piece.fence if piece in standing.pending else level.close_below(draft, piece)
-            free(draft, *place, piece, last)
+            free(draft, *place, piece, last, level.cools_until(piece))
     forget(draft, standing, [piece for piece in standing.pieces if piece in ending or piece not in alive])
 
 
@@ -209,7 +214,12 @@ def forget(draft: Draft, standing: Standing, pieces: Collection[Holding], phase:
     if marks and not left:
         marks = _with(marks, standing.holder, None)
     closing = claims.closing.difference(pieces) if claims.closing else claims.closing
-    draft.put(standing.key, ClaimPage(_with(claims.claims, standing.holder, left or None), marks, closing), phase)
+    draining = claims.draining.difference(pieces) if claims.draining else claims.draining
+    draft.put(standing.key, ClaimPage(_with(claims.claims, standing.holder, left or None), marks, closing, draining), phase)
+
+
+def _without(pieces: tuple[Holding, ...], kept: tuple[Holding, ...]) -> list[Holding]:
+    return [piece for piece in pieces if piece not in kept]
 
 
 def _with(mapping: Mapping[str, _T], holder: str, value: _T | None) -> Mapping[str, _T]:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, NewType, TypeAlias
 
 from ciliumipam.cidr import Family, Prefix, format_address
 from ciliumipam.node import Node
-from ciliumipam.pool import PoolSpec
+from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 
 Kind: TypeAlias = Literal["pool", "node", "block-page", "block-claims", "address-page", "address-claims"]
 
@@ -47,6 +47,7 @@ class Holding(NamedTuple):
         holder: The node's name, or the owner's id.
         label: For a block the pool it was carved from; for an address a name for people, as namespace/pod.
         since: Seconds since the epoch at which it was decided.
+        space: For a block its address space. An address is in the space of its block and leaves this at its default.
     """
 
     family: Family
@@ -56,11 +57,17 @@ class Holding(NamedTuple):
     holder: str
     label: str
     since: float
+    space: str = DEFAULT_SPACE
 
     @property
     def prefix(self) -> Prefix:
         """The piece."""
         return Prefix(self.family, self.network, self.length)
+
+    @property
+    def place(self) -> tuple[str, Prefix]:
+        """The piece and its address space: no two blocks ever held share one."""
+        return self.space, Prefix(self.family, self.network, self.length)
 
     @property
     def piece(self) -> str:
@@ -69,13 +76,20 @@ class Holding(NamedTuple):
         return text if self.length == (32 if self.family == 4 else 128) else f"{text}/{self.length}"
 
 
+class Cooling(NamedTuple):
+    """A free slot that nobody takes before a time: its last fence, and that time in seconds since the epoch."""
+
+    fence: int
+    until: float
+
+
 class Split(NamedTuple):
     """A slot whose addresses are decided by the page below it, which counts only under this fence."""
 
     fence: int
 
 
-Slot: TypeAlias = int | Holding | Split
+Slot: TypeAlias = int | Cooling | Holding | Split
 """A free slot is its last fence, 0 if it never had one. A holding stands in every slot that it covers."""
 
 
@@ -95,7 +109,7 @@ class Page(NamedTuple):
     @property
     def is_empty(self) -> bool:
         """Whether no slot is held or split."""
-        return all(type(slot) is int for slot in self.slots)
+        return not any(type(slot) is Holding or type(slot) is Split for slot in self.slots)
 
 
 class ClaimPage(NamedTuple):
@@ -107,11 +121,13 @@ class ClaimPage(NamedTuple):
         tentative: Holders whose claim may still be taken back by the call that made it, with that call's token; whoever else
             wants to rely on the claim removes it from here first.
         closing: Pieces that are being released; they are released whatever else happens.
+        draining: Blocks that take nothing new once their node has another one.
     """
 
     claims: Mapping[str, tuple[Holding, ...]]
     tentative: Mapping[str, str] = MappingProxyType({})
     closing: frozenset[Holding] = frozenset()
+    draining: frozenset[Holding] = frozenset()
 
 
 NO_CLAIMS = ClaimPage(MappingProxyType({}))
@@ -126,10 +142,11 @@ class PoolRecord(NamedTuple):
 
 
 class NodeRecord(NamedTuple):
-    """A node as applied."""
+    """A node as applied; one that drains gets no block, and nothing new out of those that it has."""
 
     node: Node
     since: float
+    draining: bool = False
 
 
 Record: TypeAlias = Page | ClaimPage | PoolRecord | NodeRecord

@@ -11,15 +11,33 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, NamedTuple, TypeAlias
 
 from ciliumipam.allocator import Utilization
-from ciliumipam.cidr import Address, Family, Network
+from ciliumipam.cidr import Address, Family, Network, Prefix
 from ciliumipam.draft import Step
 from ciliumipam.errors import InvalidRequestError
 from ciliumipam.names import validate_name, validate_owner
 from ciliumipam.node import Node
-from ciliumipam.pool import PoolSpec
+from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.records import Key, Revision
 
 # --------------------------------------------------------------------------------------------------- requests
+
+
+class ExistingBlock(NamedTuple):
+    """A block that a node has by what another allocator wrote down.
+
+    Attributes:
+        node: The node's name.
+        prefix: The block.
+        pool: The pool that it is said to be from; None is the one that covers it.
+        since: Seconds since the epoch; 0 where that is not known.
+        source: Where it is said, for people.
+    """
+
+    node: str
+    prefix: Prefix
+    pool: str | None = None
+    since: float = 0.0
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +45,16 @@ class Apply:
     """Make pools and nodes known, or change them, and give every node the blocks that it should have.
 
     Without pools and nodes it only does the latter.
+
+    Attributes:
+        pools: Pools, whole; what is not named stays as it is.
+        nodes: Nodes, the same.
+        existing: Blocks that nodes have already, by what another allocator wrote down. They are adopted, the oldest first.
     """
 
     pools: tuple[PoolSpec, ...] = ()
     nodes: tuple[Node, ...] = ()
+    existing: tuple[ExistingBlock, ...] = ()
 
     def __post_init__(self) -> None:
         for kind, names in (("pool", [each.name for each in self.pools]), ("node", [each.name for each in self.nodes])):
@@ -88,6 +112,7 @@ class ReleaseFenced:
 
     address: IPv4Address | IPv6Address
     fence: int
+    space: str = DEFAULT_SPACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +120,51 @@ class ForceRelease:
     """Release one address, whoever holds it. The holder is not asked: it may still be using it."""
 
     address: IPv4Address | IPv6Address
+    space: str = DEFAULT_SPACE
+
+
+@dataclass(frozen=True, slots=True)
+class Grow:
+    """See that a node has at least so many blocks of each family, out of the pool that serves it."""
+
+    node: str
+    blocks: int
+
+    def __post_init__(self) -> None:
+        validate_name("node name", self.node)
+        if not 1 <= self.blocks <= 65536:
+            raise InvalidRequestError(f"a node has 1 to 65536 blocks of a family, not {self.blocks}")
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Let a pool, a node or a block take nothing new; replace what nodes lose by that; take back what is empty.
+
+    Asked again, it goes on from there. What it could not take back is told as blockers.
+
+    Attributes:
+        kind: What drains.
+        name: Its name; a block's CIDR.
+        cancel: Let it take new ones again.
+        space: The address space of a block.
+    """
+
+    kind: Literal["pool", "node", "block"]
+    name: str
+    cancel: bool = False
+    space: str = DEFAULT_SPACE
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("pool", "node", "block"):
+            raise InvalidRequestError(f"a {self.kind!r} cannot drain; valid: pool, node, block")
+
+
+@dataclass(frozen=True, slots=True)
+class Migrate:
+    """Give a node blocks out of a pool, let all its others drain, and take back what is empty. Asked again, it goes on from there."""
+
+    node: str
+    pool: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +182,9 @@ class RemovePool:
     name: str
 
 
-Request: TypeAlias = Apply | Allocate | Release | ReleaseFenced | ForceRelease | RemoveNode | RemovePool
+Request: TypeAlias = (
+    Apply | Allocate | Release | ReleaseFenced | ForceRelease | Grow | Drain | Migrate | RemoveNode | RemovePool
+)
 
 
 @lru_cache(maxsize=1024)
@@ -149,6 +221,8 @@ class Block(NamedTuple):
         since: Seconds since the epoch.
         orphan: Whether its pool is gone or no longer covers it.
         utilization: Counts of its addresses.
+        draining: Whether it takes nothing new once its node has another one.
+        space: Its address space.
     """
 
     node: str
@@ -159,6 +233,8 @@ class Block(NamedTuple):
     since: float
     orphan: bool
     utilization: Utilization
+    draining: bool = False
+    space: str = DEFAULT_SPACE
 
 
 class Allocation(NamedTuple):
@@ -175,20 +251,42 @@ class Allocation(NamedTuple):
     since: float
 
 
+class Space(NamedTuple):
+    """What became of the CIDRs of one family of a pool.
+
+    Attributes:
+        blocks: Blocks that the CIDRs make, at the pool's block length.
+        held: Blocks held by nodes; their lengths may differ from the present one.
+        available: Blocks that could be carved now.
+        cooling: Addresses of blocks that were given back and wait.
+        largest: Length of the largest free prefix, None if nothing is free.
+        fragmentation: Share of the free addresses that is not in that prefix, 0.0 to below 1.0.
+    """
+
+    blocks: int
+    held: int
+    available: int
+    cooling: int
+    largest: int | None
+    fragmentation: float
+
+
 class PoolStatus(NamedTuple):
     """A pool and what became of it.
 
     Attributes:
         spec: As applied.
-        blocks: Configured blocks by family.
-        held: Blocks held by nodes, by family; their lengths may differ from the present one.
+        spaces: By family.
+        orphans: Blocks that came from it and that it no longer covers.
         conflicting: Name of the older pool that it overlaps, because of which it serves nobody.
+        concerns: What somebody should know, as sentences.
     """
 
     spec: PoolSpec
-    blocks: dict[Family, int]
-    held: dict[Family, int]
+    spaces: dict[Family, Space]
+    orphans: int
     conflicting: str | None
+    concerns: tuple[str, ...]
 
 
 class NodeStatus(NamedTuple):
@@ -197,6 +295,7 @@ class NodeStatus(NamedTuple):
     node: Node
     blocks: tuple[Block, ...]
     utilization: dict[Family, Utilization]
+    draining: bool = False
 
     @property
     def pod_cidrs(self) -> tuple[str, ...]:
@@ -220,7 +319,7 @@ class Refusal(NamedTuple):
 class Change(NamedTuple):
     """One thing that a plan does, in words."""
 
-    action: Literal["add", "change", "remove", "carve", "give back", "allocate", "release"]
+    action: Literal["add", "change", "remove", "carve", "adopt", "drain", "orphan", "give back", "allocate", "release"]
     kind: Literal["pool", "node", "block", "address"]
     name: str
     detail: str
@@ -229,11 +328,68 @@ class Change(NamedTuple):
         return f"{self.action} {self.kind} {self.name}: {self.detail}"
 
 
+class Conflict(NamedTuple):
+    """Why a block that a node is said to have was not adopted."""
+
+    existing: ExistingBlock
+    reason: str
+
+    def __str__(self) -> str:
+        where = f"{self.existing.source}: " if self.existing.source else ""
+        return f"{where}node {self.existing.node!r} cannot have {self.existing.prefix}: {self.reason}"
+
+
+class Blocker(NamedTuple):
+    """What keeps a block from being taken back: an address that is held, or a node that would be left without one.
+
+    Attributes:
+        node: Who holds the block.
+        block: The block.
+        address: The address that is held; None if the node is the reason.
+        owner: Who holds it, "" for nobody.
+        label: A name for people.
+        since: Seconds since the epoch, of the address or of the block.
+        reason: As a sentence.
+    """
+
+    node: str
+    block: Network
+    address: Address | None
+    owner: str
+    label: str
+    since: float
+    reason: str
+
+    def __str__(self) -> str:
+        return f"block {self.block} of node {self.node}: {self.reason}"
+
+
+class Concern(NamedTuple):
+    """What somebody should know of a pool; the name is "" for blocks that no pool covers."""
+
+    pool: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"pool {self.pool}: {self.what}" if self.pool else self.what
+
+
 class Applied(NamedTuple):
-    """What was changed, and which pools refused which nodes."""
+    """What came of a request.
+
+    Attributes:
+        changes: What was changed.
+        refusals: Which pools refused which nodes.
+        conflicts: What could not be adopted.
+        blockers: What could not be taken back.
+        concerns: What somebody should know of the pools.
+    """
 
     changes: tuple[Change, ...]
-    refusals: tuple[Refusal, ...]
+    refusals: tuple[Refusal, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    blockers: tuple[Blocker, ...] = ()
+    concerns: tuple[Concern, ...] = ()
 
 
 class Explanation(NamedTuple):
@@ -251,16 +407,24 @@ class Plan(NamedTuple):
 
     Attributes:
         request: What was asked.
-        changes: In words.
         steps: Compare-and-set writes in an order in which every first part leaves a legal state.
         reads: Pools and nodes that it was decided over and does not write, with their revisions.
-        refusals: Which pools refused which nodes.
-        result: What executing it returns.
+        outcome: What executing it comes to.
+        result: The addresses that executing it allocates or releases.
     """
 
     request: Request
-    changes: tuple[Change, ...]
     steps: tuple[Step, ...]
     reads: tuple[tuple[Key, Revision], ...]
-    refusals: tuple[Refusal, ...]
+    outcome: Applied
     result: tuple[Allocation, ...]
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What it does, in words."""
+        return self.outcome.changes
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Which pools refuse which nodes."""
+        return self.outcome.refusals

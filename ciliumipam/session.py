@@ -188,19 +188,20 @@ def _reread(view: View, task: Task, pieces: Sequence[Holding]) -> Session:
         if not pieces:
             yield from restore(view, [kind for kind in KINDS if kind not in ADDRESS_KINDS])
         for piece in pieces:
-            for key in (*_path(view.block_ledgers[piece.family], piece), view.address_ledger(piece.prefix).key(piece.network, piece.length)):
+            for key in (*_path(view, piece), view.address_ledger(piece).key(piece.network, piece.length)):
                 yield from _read(view, key)
         return
     yield from restore(view, ("pool",))
     for key in (Key("node", node), *keys, block_claims_key(node)):
         yield from _read(view, key)
     for block in view.claims(block_claims_key(node)).claims.get(node, ()):
-        for key in _path(view.block_ledgers[block.family], block):
+        for key in _path(view, block):
             yield from _read(view, key)
-        yield from _read_tree(view, view.address_ledger(block.prefix))
+        yield from _read_tree(view, view.address_ledger(block))
 
 
-def _path(ledger: Ledger, block: Holding) -> Iterator[Key]:
+def _path(view: View, block: Holding) -> Iterator[Key]:
+    ledger = view.block_ledger(block.family, block.space)
     for level in ledger.levels:
         if level < max(block.length, 1):
             yield ledger.key(block.network, level)

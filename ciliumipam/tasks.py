@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import TypeAlias
 
+from ciliumipam.addresses import draw
 from ciliumipam.cidr import WIDTH, Family, format_address, parse_address, to_address
 from ciliumipam.draft import Draft
 from ciliumipam.errors import (
     AlreadyAllocatedError,
+    CoolingAddressError,
     IpamError,
     NoBlockError,
     NodeExhaustedError,
@@ -28,9 +30,9 @@ from ciliumipam.errors import (
 from ciliumipam.ledger import ROOT_FENCE, fence_of, free, locate
 from ciliumipam.levels import AddressLevel
 from ciliumipam.protocol import Call, Standing, Unsure, look, release, take
-from ciliumipam.reconcile import Pools, refusals, want
-from ciliumipam.records import Holding, Key, Kind, Revision
-from ciliumipam.requests import Allocate, Allocation, Change, ForceRelease, Refusal, Release, ReleaseFenced
+from ciliumipam.reconcile import Held, Pools, own_pool, refusals, want
+from ciliumipam.records import Cooling, Holding, Key, Kind, Revision
+from ciliumipam.requests import Allocate, Allocation, Applied, Change, ForceRelease, Refusal, Release, ReleaseFenced
 from ciliumipam.view import NodeBlock, View, address_claims_key, block_claims_key
 
 Blocks: TypeAlias = tuple[NodeBlock, ...]
@@ -67,6 +69,11 @@ class Task:
     def changes(self) -> list[Change]:
         """What was done, in words."""
         return [note() for note in self._done]
+
+    @property
+    def outcome(self) -> Applied:
+        """What came of it."""
+        return Applied(tuple(self.changes), tuple(self.refusals))
 
     def _note(self, change: Change) -> None:
         """Note what the writes of this round do."""
@@ -166,9 +173,12 @@ class AllocateTask(AddressTask):
         return [_pool_key(block.holding.label) for block in view.node_blocks(self.node)]
 
     def step(self, view: View, draft: Draft) -> bool:
+        view.advance(self.now)
         request = self.request
         level = AddressLevel(view, self.node, self.confirmed)
         blocks = level.blocks
+        for block in blocks:
+            block.addresses.expire(self.now)
         standings = [look(draft, level, owner) for owner in request.owners]
         families = self._families(view, blocks)
         ending = [(standing, pieces) for standing in standings if (pieces := standing.closing or _unfit(level, standing.pending))]
@@ -249,19 +259,23 @@ class AllocateTask(AddressTask):
                     if family not in good:
                         chosen.append(self._given(view, draft, level, blocks, standing.holder, family, number))
                 elif family not in good:
-                    chosen.append(self._pick(draft, level, blocks, standing.holder, family))
+                    chosen.append(self._pick(view, draft, level, blocks, standing.holder, family))
             plan.append((standing, tuple(chosen)))
         return plan
 
-    def _pick(self, draft: Draft, level: AddressLevel, blocks: Blocks, owner: str, family: Family) -> Holding:
+    def _pick(self, view: View, draft: Draft, level: AddressLevel, blocks: Blocks, owner: str, family: Family) -> Holding:
         for block in blocks:
             if block.serves and block.family == family:
-                number = block.addresses.pick()
+                number = block.addresses.pick(self._draw(view, block, owner))
                 if number is not None:
                     block.addresses.occupy(number)
                     draft.undo.append(partial(block.addresses.vacate, number))
                     return level.next(draft, block, number, owner, self.request.label, self.now)
         raise AssertionError("the room was checked before")
+
+    def _draw(self, view: View, block: NodeBlock, owner: str) -> int:
+        """What a random choice starts from; every other policy needs nothing."""
+        return draw(view.pools[block.holding.label].spec.seed, owner) if block.addresses.policy == "random" else 0
 
     def _check_room(self, view: View, blocks: Blocks, family: Family, wanted: int) -> None:
         serving = [block for block in blocks if block.serves and block.family == family]
@@ -271,10 +285,13 @@ class AllocateTask(AddressTask):
         for block in serving:
             room += block.addresses.available
         if wanted > room:
-            counts = [(block.addresses.capacity, block.addresses.in_use, block.addresses.reserved) for block in serving]
-            capacity, in_use, reserved = (sum(column) for column in zip(*counts, strict=True))
+            indexes = [block.addresses for block in serving]
+            capacity, in_use, reserved, cooling = (
+                sum(column) for column in zip(*((i.capacity, i.in_use, i.reserved, i.cooling) for i in indexes), strict=True)
+            )
+            due = min((i.cools_until for i in indexes if i.cools_until is not None), default=None)
             names = tuple(block.holding.piece for block in serving)
-            raise NodeExhaustedError(self.node, family, names, capacity, in_use, reserved, wanted)
+            raise NodeExhaustedError(self.node, family, names, capacity, in_use, reserved, wanted, cooling, due)
 
     def _given(
         self, view: View, draft: Draft, level: AddressLevel, blocks: Blocks, owner: str, family: Family, number: int
@@ -292,6 +309,8 @@ class AllocateTask(AddressTask):
         slot = spot.page.slots[spot.start] if spot is not None else 0
         if type(slot) is Holding:
             raise AlreadyAllocatedError(text, slot.holder, slot.label)
+        if type(slot) is Cooling and slot.until > self.now:
+            raise CoolingAddressError(text, slot.until)
         return level.next(draft, block, number, owner, self.request.label, self.now)
 
 
@@ -323,12 +342,16 @@ def why_no_block(view: View, node: str) -> tuple[str, ...]:
     record = view.nodes.get(node)
     if record is None:
         return (*orphans, "the node is not known; apply it")
+    if record.draining:
+        return (*orphans, "the node is draining; let it take new ones again with 'ciliumipam drain node --cancel'")
     pools = Pools(view.pools.values())
-    wanted = want(record.node, pools, held)
-    if wanted.pool is not None:
-        if wanted.families:
-            return (*orphans, f"pool {wanted.pool.name} serves it, but had no free block; see 'ciliumipam explain {node}'")
-        return (*orphans, f"pool {wanted.pool.name} has no CIDR of that family")
+    claims = Held(held, view.claims(block_claims_key(node)).draining)
+    wanted = want(record, pools, claims)
+    if wanted.offers:
+        return (*orphans, f"pool {wanted.offers[0].pool.name} serves it, but had no free block; see 'ciliumipam explain {node}'")
+    own = own_pool(pools, claims)
+    if own is not None and not wanted.refusals:
+        return (*orphans, f"pool {own.name} has no CIDR of that family")
     return (*orphans, *(str(refusal) for refusal in refusals(record.node, pools)))
 
 
@@ -382,7 +405,7 @@ class ReleaseTask(EndTask):
         return self.node, tuple(address_claims_key(self.node, owner) for owner in self.request.owners)
 
     def step(self, view: View, draft: Draft) -> bool:
-        level = AddressLevel(view, self.node, self.confirmed)
+        level = AddressLevel(view, self.node, self.confirmed, self.now)
         if not level.blocks and self.node not in view.nodes:
             raise NotFoundError("node", self.node, tuple(sorted(view.nodes)[:8]))
         standings = [look(draft, level, owner) for owner in self.request.owners]
@@ -412,10 +435,10 @@ class ReleaseAddressTask(EndTask):
 
     def before(self, view: View) -> Iterable[Key]:
         """The pages that decide the address now."""
-        outer = block_over(view, self._family, self._number)
+        outer = block_over(view, self.request.space, self._family, self._number)
         if outer is None:
             return ()
-        ledger = view.address_ledger(outer.prefix)
+        ledger = view.address_ledger(outer)
         return [ledger.key(self._number, level) for level in ledger.levels]
 
     def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
@@ -424,11 +447,11 @@ class ReleaseAddressTask(EndTask):
 
     def step(self, view: View, draft: Draft) -> bool:
         text = format_address(self._family, self._number)
-        outer = block_over(view, self._family, self._number)
+        outer = block_over(view, self.request.space, self._family, self._number)
         if outer is None:
             raise NotHeldError(text, "it is in no block that a node holds")
         self.node = outer.holder
-        level = AddressLevel(view, self.node, self.confirmed)
+        level = AddressLevel(view, self.node, self.confirmed, self.now)
         block = level.block_of(self._family, self._number)
         if block is None:
             raise NotHeldError(text, f"its block {outer.piece} is on its way back, empty")
@@ -446,7 +469,7 @@ class ReleaseAddressTask(EndTask):
                 raise Unsure(standing.key, slot)
             self._ending[slot] = to_allocation(self.node, block, slot)
             self.targets[slot] = self.node
-            free(draft, block.ledger, block.holding.fence, slot, slot.fence)
+            free(draft, block.ledger, block.holding.fence, slot, slot.fence, level.cools_until(slot))
             return True
         self._end(draft, level, standing, (self._target,))
         if not self._ending and not self.result:
@@ -454,9 +477,9 @@ class ReleaseAddressTask(EndTask):
         return True
 
 
-def block_over(view: View, family: Family, number: int) -> Holding | None:
+def block_over(view: View, space: str, family: Family, number: int) -> Holding | None:
     """The block that has an address, whoever holds it."""
-    spot = locate(view, view.block_ledgers[family], ROOT_FENCE, number, WIDTH[family])
+    spot = locate(view, view.block_ledger(family, space), ROOT_FENCE, number, WIDTH[family])
     if spot is None or spot.covered_by is not None:
         return spot.covered_by if spot is not None else None
     slot = spot.page.slots[spot.start]

@@ -10,19 +10,19 @@ Not thread-safe; the facade serialises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 from zlib import crc32
 
-from ciliumipam.addresses import BlockAddresses, Policy
-from ciliumipam.carver import CidrCarver
-from ciliumipam.cidr import WIDTH, Family, Network, Prefix, parse_prefix, range_to_prefixes
+from ciliumipam.addresses import BlockAddresses
+from ciliumipam.cidr import WIDTH, Family, Network, Prefix, parse_prefix
+from ciliumipam.free_blocks import FreeBlocks, Place
 from ciliumipam.ledger import ROOT_FENCE, Ledger, Status, address_ledger, block_ledger, status
-from ciliumipam.pool import PoolSpec
+from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.records import (
     NO_CLAIMS,
     ClaimPage,
+    Cooling,
     Entry,
     Holding,
     Key,
@@ -68,7 +68,7 @@ class NodeBlock:
         holding: The node's holding of it, whose fence its address ledger counts under.
         ledger: Its address ledger.
         addresses: Its free index.
-        serves: Whether it takes anything new: it is no orphan.
+        serves: Whether it takes anything new: it is no orphan and does not drain.
         family: 4 or 6.
         first, last: Its first and last address, both inclusive.
     """
@@ -90,33 +90,26 @@ class NodeBlock:
         return self._network
 
 
-class CidrGroup(NamedTuple):
-    """The CIDRs of a pool and family that have the same block length, and what carves them."""
-
-    length: int
-    cidrs: tuple[Prefix, ...]
-    carver: CidrCarver
-
-
 class View:
     """Entries by key, and what follows from them.
 
-    Args:
-        policy: How free addresses are picked.
+    Attributes:
+        entries: Every record by key, as last seen.
+        pools, nodes: The records of users by name.
+        free: The free blocks of every pool.
     """
 
-    def __init__(self, policy: Policy = "next") -> None:
-        self.policy: Policy = policy
+    def __init__(self) -> None:
         self.entries: dict[Key, Entry] = {}
         self.pools: dict[str, PoolRecord] = {}
         self.nodes: dict[str, NodeRecord] = {}
-        self.block_ledgers: dict[int, Ledger] = {4: block_ledger(4), 6: block_ledger(6)}
-        self._address_ledgers: dict[Prefix, Ledger] = {}
-        self._address_pages: dict[Prefix, set[Key]] = {}
-        self._places: dict[Key, tuple[Prefix, Prefix]] = {}
-        self._blocks: dict[Prefix, Holding] = {}
-        self._carvers: dict[tuple[str, Family], list[CidrGroup]] = {}
-        self._addresses: dict[Prefix, BlockAddresses] = {}
+        self._block_ledgers: dict[tuple[int, str], Ledger] = {}
+        self._address_ledgers: dict[Place, Ledger] = {}
+        self._address_pages: dict[Place, set[Key]] = {}
+        self._places: dict[Key, tuple[Place, Prefix]] = {}
+        self._blocks: dict[Place, Holding] = {}
+        self.free = FreeBlocks(self.pools, self.nodes, self._blocks)
+        self._addresses: dict[Place, BlockAddresses] = {}
         self._node_blocks: dict[str, tuple[NodeBlock, ...]] = {}
 
     # -------------------------------------------------------------------------------------- keeping it up to date
@@ -160,76 +153,81 @@ class View:
             self._follow_address_page(key, old, new, slots)  # type: ignore[arg-type]  # the kind says that it is a page
         elif kind == "block-page":
             self._node_blocks.clear()
-            self._follow_block_page(old, new, slots)  # type: ignore[arg-type]  # the kind says that it is a page
+            self._follow_block_page(key, old, new, slots)  # type: ignore[arg-type]  # the kind says that it is a page
         elif kind == "block-claims":
             self._node_blocks.clear()
         elif kind == "pool":
             self._node_blocks.clear()
             self._follow_pool(key.name, new)  # type: ignore[arg-type]  # the kind says that it is a pool
         elif kind == "node":
+            self._node_blocks.pop(key.name, None)
+            self.free.regroup(old, new)  # type: ignore[arg-type]  # the kind says that it is a node
             if new is None:
                 self.nodes.pop(key.name, None)
             else:
                 self.nodes[key.name] = new  # type: ignore[assignment]  # the kind says that it is a node
 
     def _follow_pool(self, name: str, new: PoolRecord | None) -> None:
-        self._carvers.clear()  # blocks may have become orphans, or be covered again
-        for prefix, holding in self._blocks.items():
+        self.free.forget()
+        for place, holding in self._blocks.items():
             if holding.label == name:
-                self._addresses.pop(prefix, None)
+                self._addresses.pop(place, None)
         if new is None:
             self.pools.pop(name, None)
         else:
             self.pools[name] = new
 
     def _follow_address_page(self, key: Key, old: Page | None, new: Page | None, slots: tuple[int, ...] | None) -> None:
-        place = self._places.get(key)
-        if place is None:
-            root, _, page = key.name.partition("+")
-            place = self._places[key] = (parse_prefix(root), parse_prefix(page or root))
-            self._address_pages.setdefault(place[0], set()).add(key)
+        place = self._place(key)
+        self._address_pages.setdefault(place[0], set()).add(key)
         if old is None or new is None or old.fence != new.fence:
             self._node_blocks.clear()  # a block may have been closed
         index = self._addresses.get(place[0])
         if index is not None:
             _index_page(index, place[1], old, new, slots)
 
-    def _follow_block_page(self, old: Page | None, new: Page | None, slots: tuple[int, ...] | None) -> None:
-        ended: dict[Prefix, Holding] = {}
-        begun: dict[Prefix, Holding] = {}
+    def _place(self, key: Key) -> tuple[Place, Prefix]:
+        """Where a page lies: its space with the root of its ledger (for a page of blocks itself), and what it covers."""
+        place = self._places.get(key)
+        if place is None:
+            space, named, name = key.name.rpartition("@")
+            root, _, page = name.partition("+")
+            place = self._places[key] = ((space if named else DEFAULT_SPACE, parse_prefix(root)), parse_prefix(page or root))
+        return place
+
+    def _follow_block_page(self, key: Key, old: Page | None, new: Page | None, slots: tuple[int, ...] | None) -> None:
+        ended: dict[Place, Holding] = {}
+        begun: dict[Place, Holding] = {}
+        warmed: list[int] = []
+        cooled: list[tuple[int, float]] = []
         left: Slot = 0
         right: Slot = 0
-        for before, after in _changes(old, new, slots):
+        for index, before, after in _changes(old, new, slots):
             if type(before) is Holding and before is not left:  # it stands in every slot that it covers
-                ended[before.prefix] = before
+                ended[before.place] = before
+            elif type(before) is Cooling:
+                warmed.append(index)
             if type(after) is Holding and after is not right:
-                begun[after.prefix] = after
+                begun[after.place] = after
+            elif type(after) is Cooling:
+                cooled.append((index, after.until))
             left, right = before, after
-        for prefix, holding in ended.items():
-            self._addresses.pop(prefix, None)
-            self._blocks.pop(prefix, None)
-            for name, carver in self._carvers_over(holding):
-                if not carver.give_back_bits(prefix.network, prefix.length):
-                    self._carvers.pop((name, prefix.family), None)  # it did not fit its pool: build that carver anew
-        for prefix, holding in begun.items():
-            self._blocks[prefix] = holding
-            for name, carver in self._carvers_over(holding):
-                if not carver.occupy_bits(prefix.network, prefix.length):
-                    self._carvers.pop((name, prefix.family), None)
+        for place, holding in ended.items():
+            self._addresses.pop(place, None)
+            self._blocks.pop(place, None)
+            self.free.end(place, holding.label)
+        for index in warmed:
+            self.free.warm(self._slot_place(key, index, old))
+        for place, holding in begun.items():
+            self._blocks[place] = holding
+            self.free.begin(place, holding.label, holding.holder)
+        for index, until in cooled:
+            self.free.cool(self._slot_place(key, index, new), until)
 
-    def _carvers_over(self, holding: Holding) -> list[tuple[str, CidrCarver]]:
-        """The carvers, of those that have been built, whose space a block lies in: its own pool's, else all that overlap it."""
-        prefix = holding.prefix
-        for group in self._carvers.get((holding.label, prefix.family), ()):
-            if any(cidr.covers(prefix) for cidr in group.cidrs):
-                return [(holding.label, group.carver)]
-        return [
-            (name, group.carver)
-            for (name, family), groups in self._carvers.items()
-            if family == prefix.family
-            for group in groups
-            if any(cidr.overlaps(prefix) for cidr in group.cidrs)
-        ]
+    def _slot_place(self, key: Key, index: int, page: Page | None) -> Place:
+        (space, _), prefix = self._place(key)
+        length = prefix.length + (len(page.slots) - 1).bit_length() if page is not None else prefix.length
+        return space, Prefix(prefix.family, prefix.network + (index << (WIDTH[prefix.family] - length)), length)
 
     # --------------------------------------------------------------------------------------------- what follows
 
@@ -248,47 +246,44 @@ class View:
         entry = self.entries.get(key)
         return entry.record if entry is not None else NO_CLAIMS  # type: ignore[return-value]  # the kind says so
 
-    def address_ledger(self, block: Prefix) -> Ledger:
-        """The address ledger of a block, its cache of keys kept."""
-        ledger = self._address_ledgers.get(block)
+    def block_ledger(self, family: Family, space: str) -> Ledger:
+        """The ledger of all blocks of a family in an address space."""
+        ledger = self._block_ledgers.get((family, space))
         if ledger is None:
-            ledger = self._address_ledgers[block] = address_ledger(block)
+            ledger = self._block_ledgers[(family, space)] = block_ledger(family, space)
         return ledger
 
-    def carvers(self, spec: PoolSpec, family: Family) -> list[CidrGroup]:
-        """The CIDRs of a pool and family by block length, each group with its carver; the group of the lowest CIDR first."""
-        groups = self._carvers.get((spec.name, family))
-        if groups is None:
-            groups = self._carvers[(spec.name, family)] = [
-                CidrGroup(length, tuple(cidrs), self._carver(spec, length, cidrs))
-                for length, cidrs in _by_length(spec, family).items()
-            ]
-        return groups
+    def address_ledger(self, block: Holding) -> Ledger:
+        """The address ledger of a block, its cache of keys kept."""
+        place = block.place
+        ledger = self._address_ledgers.get(place)
+        if ledger is None:
+            ledger = self._address_ledgers[place] = address_ledger(block.prefix, block.space)
+        return ledger
 
-    def _carver(self, spec: PoolSpec, length: int, cidrs: list[Prefix]) -> CidrCarver:
-        reserved = list(_reserved_blocks(spec, length, cidrs[0].family))
-        held = [prefix for prefix in self._blocks if any(cidr.overlaps(prefix) for cidr in cidrs)]
-        carver = CidrCarver(cidrs, blocked=reserved, pool=spec.name)
-        misfits = [prefix for prefix in held if not carver.occupy_bits(prefix.network, prefix.length)]
-        if misfits:  # larger than the CIDR by now, or inside what was reserved later
-            carver = CidrCarver(cidrs, blocked=[*reserved, *misfits], pool=spec.name)
-            for prefix in held:
-                carver.occupy_bits(prefix.network, prefix.length)
-        return carver
+    def advance(self, now: float) -> None:
+        """Take note of the time: what cools until then becomes free. It never goes back."""
+        self.free.advance(now)
+
+    def cools_until(self, pool: str, now: float) -> float | None:
+        """When somebody may get again what is given back to a pool now; None is at once."""
+        record = self.pools.get(pool)
+        return now + record.spec.reuse_delay if record is not None and record.spec.reuse_delay else None
 
     def blocks(self) -> list[Holding]:
         """Every block that a page shows as held, in address order."""
-        return [self._blocks[prefix] for prefix in sorted(self._blocks)]
+        return [self._blocks[place] for place in sorted(self._blocks)]
 
     def is_orphan(self, block: Holding) -> bool:
         """Whether the pool that a block came from is gone or no longer covers it. An orphan takes nothing new."""
         pool = self.pools.get(block.label)
-        return pool is None or not pool.spec.covers(block.prefix)
+        return pool is None or pool.spec.address_space != block.space or not pool.spec.covers(block.prefix)
 
     def addresses(self, block: Holding) -> BlockAddresses:
         """The free index of a block."""
-        prefix = block.prefix
-        index = self._addresses.get(prefix)
+        place = block.place
+        prefix = place[1]
+        index = self._addresses.get(place)
         if index is None:
             pool = self.pools.get(block.label)
             spec = pool.spec if pool is not None else None
@@ -297,68 +292,84 @@ class View:
                 [(first, last) for family, first, last in spec.reserved if family == prefix.family] if spec else [],
                 allow_first=spec is not None and spec.allow_first,
                 allow_last=spec is not None and spec.allow_last,
-                policy=self.policy,
+                policy=spec.address_policy if spec is not None else "next",
             )
-            for key in self._address_pages.get(prefix, ()):
+            for key in self._address_pages.get(place, ()):
                 _index_page(index, self._places[key][1], None, self.page(key), None)
-            self._addresses[prefix] = index
+            self._addresses[place] = index
+        index.expire(self.free.now)
         return index
 
     def is_closed(self, block: Holding) -> bool:
         """Whether a block's address ledger was closed, so that the block is on its way back."""
-        ledger = self.address_ledger(block.prefix)
+        ledger = self.address_ledger(block)
         page = self.page(ledger.key(block.network, block.length))
         return page is not None and page.fence > block.fence
 
-    def address_pages(self, block: Prefix) -> list[Key]:
+    def address_pages(self, block: Holding) -> list[Key]:
         """The pages of a block's address ledger that are known, and its root, the upper ones first."""
         ledger = self.address_ledger(block)
-        known = sorted(self._address_pages.get(block, ()), key=lambda key: (self._places[key][1].length, key))
+        known = sorted(self._address_pages.get(block.place, ()), key=lambda key: (self._places[key][1].length, key))
         return list(dict.fromkeys([ledger.key(block.network, block.length), *known]))
 
     def node_blocks(self, node: str) -> tuple[NodeBlock, ...]:
         """The blocks of a node, in the order in which it got them; without those on their way back."""
         found = self._node_blocks.get(node)
         if found is None:
-            found = self._node_blocks[node] = tuple(
-                self.node_block(block)
-                for block in self.claims(block_claims_key(node)).claims.get(node, ())
-                if status(self, self.block_ledgers[block.family], ROOT_FENCE, block) is Status.HELD and not self.is_closed(block)
-            )
+            claims = self.claims(block_claims_key(node))
+            blocks = [
+                block
+                for block in claims.claims.get(node, ())
+                if status(self, self.block_ledger(block.family, block.space), ROOT_FENCE, block) is Status.HELD
+                and not self.is_closed(block)
+            ]
+            good = [block for block in blocks if not self.is_orphan(block)]
+            record = self.nodes.get(node)
+            if record is not None and record.draining:
+                good = []
+            staying = [block for block in good if not self.drains(block)]
+            replaced = {block.family for block in staying}
+            # what drains serves until the node has another block of the family: it must not stand there with nothing
+            serving = {block for block in good if block in staying or block.family not in replaced}
+            found = self._node_blocks[node] = tuple(self.node_block(block, serves=block in serving) for block in blocks)
         return found
 
-    def node_block(self, block: Holding) -> NodeBlock:
+    def drains(self, block: Holding) -> bool:
+        """Whether a block drains, or its pool does. It takes nothing new once its node has another one of the family."""
+        pool = self.pools.get(block.label)
+        claims = self.claims(block_claims_key(block.holder))
+        return (pool is not None and pool.spec.draining) or block in claims.draining
+
+    def node_block(self, block: Holding, *, serves: bool) -> NodeBlock:
         """A block with what is needed to allocate from it."""
-        return NodeBlock(block, self.address_ledger(block.prefix), self.addresses(block), serves=not self.is_orphan(block))
+        return NodeBlock(block, self.address_ledger(block), self.addresses(block), serves=serves)
 
     def check_invariants(self) -> None:
         """Assert that everything here equals what is built anew from the entries. O(everything)."""
-        fresh = View(self.policy)
+        fresh = View()
+        fresh.advance(self.free.now)
         for key in sorted(self.entries, reverse=True):
             fresh.load(key, self.entries[key])
         assert fresh.blocks() == self.blocks(), "the blocks held are not those of the pages"
-        for (name, family), groups in self._carvers.items():
-            for group, rebuilt in zip(groups, fresh.carvers(self.pools[name].spec, family), strict=True):
-                group.carver.check_invariants()
-                assert (group.length, group.cidrs) == (rebuilt.length, rebuilt.cidrs), f"the CIDRs of pool {name} differ"
-                assert group.carver.free_prefixes() == rebuilt.carver.free_prefixes(), f"free blocks of pool {name} differ"
-        for prefix, index in self._addresses.items():
+        self.free.check_invariants(fresh.free)
+        for place, index in self._addresses.items():
+            index.expire(self.free.now)
             index.check_invariants()
-            other = fresh.addresses(self._blocks[prefix])
-            counts = [(each.capacity, each.in_use, each.reserved, each.available) for each in (index, other)]
-            assert counts[0] == counts[1], f"counts of {prefix} differ: {counts}"
-            assert index.pick() == other.pick(), f"the next address of {prefix} differs"
+            other = fresh.addresses(self._blocks[place])
+            counts = [(each.capacity, each.in_use, each.cooling, each.reserved, each.available) for each in (index, other)]
+            assert counts[0] == counts[1], f"counts of {place} differ: {counts}"
+            assert index.pick() == other.pick(), f"the next address of {place} differs"
 
 
-def _changes(old: Page | None, new: Page | None, slots: tuple[int, ...] | None) -> list[tuple[Slot, Slot]]:
-    """What stood in a page's slots and what stands there now, where it differs."""
+def _changes(old: Page | None, new: Page | None, slots: tuple[int, ...] | None) -> list[tuple[int, Slot, Slot]]:
+    """The slots of a page that differ: index, what stood there, what stands there now."""
     before: Sequence[Slot] = old.slots if old is not None else (0,) * len(new.slots) if new is not None else ()
     after: Sequence[Slot] = new.slots if new is not None else (0,) * len(before)
     found = []
     for index in range(len(before)) if slots is None else slots:
         left, right = before[index], after[index]
         if left is not right and left != right:
-            found.append((left, right))
+            found.append((index, left, right))
     return found
 
 
@@ -366,33 +377,14 @@ def _index_page(
     index: BlockAddresses, page: Prefix, old: Page | None, new: Page | None, slots: tuple[int, ...] | None
 ) -> None:
     width = WIDTH[page.family]
-    for before, after in _changes(old, new, slots):
+    for slot, before, after in _changes(old, new, slots):
         if type(before) is Holding and before.length == width:
             index.vacate(before.network)
+        elif type(before) is Cooling:
+            index.warm(page.network + slot)  # only single addresses cool, and these lie in the lowest pages
         if type(after) is Holding and after.length == width:
             index.occupy(after.network)
+        elif type(after) is Cooling:
+            index.cool(page.network + slot, after.until)
     if width - page.length <= 8:
         index.set_cursor((page.network - index.block.network) >> 8, new.cursor if new is not None else 0)
-
-
-def _by_length(spec: PoolSpec, family: Family) -> dict[int, list[Prefix]]:
-    groups: dict[int, list[Prefix]] = {}
-    for cidr in spec.cidrs_of(family):
-        groups.setdefault(spec.block_length(cidr), []).append(cidr)
-    return groups
-
-
-def _reserved_blocks(spec: PoolSpec, length: int, family: Family) -> Iterator[Prefix]:
-    """Prefixes of whole blocks that have no address to give: reserved, or reserved but for a first or last one that is not used."""
-    host_bits = WIDTH[family] - length
-    inside = (1 << host_bits) - 1
-    for reserved_family, first, last in spec.reserved:
-        if reserved_family != family:
-            continue
-        low, high = first, last
-        if host_bits > 1:
-            low -= not spec.allow_first and first & inside == 1
-            high += not spec.allow_last and last & inside == inside - 1
-        start, stop = -(-low >> host_bits) << host_bits, (high + 1) >> host_bits << host_bits
-        if start < stop:
-            yield from range_to_prefixes(family, start, stop - 1)

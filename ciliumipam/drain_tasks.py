@@ -1,0 +1,236 @@
+"""The tasks that move nodes off what they have: draining a pool, a node or a block, and migrating a node to another pool.
+
+Both mark first, then give replacements, then take back what is empty. What is not is told as blockers. Every part can be the last
+one that a process does: the same request, asked again, goes on from where things stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+from ciliumipam.block_tasks import BlockTask, exhausted
+from ciliumipam.cidr import parse_prefix, to_address
+from ciliumipam.draft import CLAIM, DROP, RECORD, Draft
+from ciliumipam.errors import NotFoundError, NotHeldError, PoolRefusedError
+from ciliumipam.ledger import holdings
+from ciliumipam.levels import BlockLevel
+from ciliumipam.protocol import Standing, forget, look, release, take
+from ciliumipam.reconcile import Held, Offer, Pools, want
+from ciliumipam.records import Holding, Key
+from ciliumipam.requests import Applied, Blocker, Change, Drain, Migrate, Refusal
+from ciliumipam.view import View, address_claims_keys, block_claims_key
+
+
+class TakeBackTask(BlockTask):
+    """What the tasks that take back empty blocks share."""
+
+    def __init__(self, now: float, token: str) -> None:
+        super().__init__(now, token)
+        self.blockers: list[Blocker] = []
+
+    @property
+    def outcome(self) -> Applied:
+        return Applied(tuple(self.changes), tuple(self.refusals), (), tuple(self.blockers))
+
+    def leaving(self, view: View) -> list[Holding]:
+        """The blocks that are to be taken back once they are empty, in address order."""
+        raise NotImplementedError
+
+    def before(self, view: View) -> Iterable[Key]:
+        """What is allocated in those blocks: whether they are empty must be known before the first of them is closed."""
+        blocks = self.leaving(view)
+        nodes = dict.fromkeys(block.holder for block in blocks)
+        return [
+            *(key for node in nodes for key in address_claims_keys(node)),
+            *(key for block in blocks for key in view.address_pages(block)),
+        ]
+
+    def take_back(self, view: View, draft: Draft, level: BlockLevel, standings: dict[str, Standing], *, bare: bool) -> None:
+        """Put the release of what is empty and has a replacement; tell the rest.
+
+        Args:
+            bare: Whether a node may be left without a block.
+        """
+        self.blockers = []
+        by_node: dict[str, list[Holding]] = {}
+        leaving = self.leaving(view)
+        for block in leaving:
+            standing = standings[block.holder]
+            if block not in standing.held:
+                continue
+            others = [each for each in standing.held if each.family == block.family and each not in leaving]
+            inside = list(holdings(draft, view.address_ledger(block), block.fence))
+            if inside:
+                self.blockers += [_held_by(block, piece) for piece in inside]
+            elif not others and not bare:
+                reason = "it is empty, but the node has no other block of the family; see why none is offered, or remove the node"
+                self.blockers.append(Blocker(block.holder, block.prefix.to_network(), None, "", "", block.since, reason))
+            else:
+                by_node.setdefault(block.holder, []).append(block)
+        for node, blocks in by_node.items():
+            forget_owners(draft, node, blocks)
+            release(draft, level, standings[node], blocks)
+            for block in blocks:
+                self._note(gives_back(block))
+
+
+def _held_by(block: Holding, piece: Holding) -> Blocker:
+    owner = f"{piece.holder} ({piece.label})" if piece.label else piece.holder
+    address = to_address(piece.family, piece.network)
+    reason = f"{piece.piece} is held by {owner}"
+    return Blocker(block.holder, block.prefix.to_network(), address, piece.holder, piece.label, piece.since, reason)
+
+
+def gives_back(block: Holding) -> Change:
+    """A block that goes back, in words."""
+    return Change("give back", "block", block.piece, f"from node {block.holder}" + (f" to pool {block.label}" if block.label else ""))
+
+
+def forget_owners(draft: Draft, node: str, blocks: Collection[Holding]) -> None:
+    """Let no claim name an address of blocks that are closed by then: what crashed calls left, and what is dropped by force."""
+    prefixes = [block.prefix for block in blocks]
+    for key in address_claims_keys(node):
+        for owner, pieces in sorted(draft.claims(key).claims.items()):
+            inside = {piece for piece in pieces if any(prefix.covers(piece.prefix) for prefix in prefixes)}
+            if inside:
+                forget(draft, Standing(owner, key, pieces, (), (), (), "", ()), inside, DROP)
+
+
+class DrainTask(TakeBackTask):
+    """A pool, a node or a block that takes nothing new."""
+
+    def __init__(self, request: Drain, now: float, token: str) -> None:
+        super().__init__(now, token)
+        self.request = request
+        self._found = False
+
+    def leaving(self, view: View) -> list[Holding]:
+        if self.request.cancel:
+            return []
+        return [block for block in view.blocks() if self._concerns(block)]
+
+    def _concerns(self, block: Holding) -> bool:
+        name = self.request.name
+        match self.request.kind:
+            case "pool":
+                return block.label == name
+            case "node":
+                return block.holder == name
+            case "block":
+                return block.prefix == parse_prefix(name) and block.space == self.request.space
+
+    def step(self, view: View, draft: Draft) -> bool:
+        view.advance(self.now)
+        self._mark(view, draft)
+        if draft:
+            return False
+        self.refusals = []
+        if self.request.cancel:
+            return True
+        pools = Pools(view.pools.values())
+        level = BlockLevel(view, self.confirmed, self.now)
+        standings = {name: look(draft, level, name) for name in {*view.nodes, *(block.holder for block in self.leaving(view))}}
+        if self.finish_what_was_begun(view, draft, level, standings.values()):
+            return False
+        for name in sorted({block.holder for block in self.leaving(view)} & view.nodes.keys()):
+            standing = standings[name]
+            wanted = want(view.nodes[name], pools, Held(standing.good, view.claims(standing.key).draining))
+            self.refusals += wanted.refusals
+            self.serve(view, draft, level, standing, view.nodes[name].node, wanted.offers)
+        self.carved = list(self.tried)
+        if draft:
+            return False
+        self.take_back(view, draft, level, standings, bare=self.request.kind == "node")
+        return True
+
+    def _mark(self, view: View, draft: Draft) -> None:
+        kind, name, cancel = self.request.kind, self.request.name, self.request.cancel
+        change = Change("drain", kind, name, "takes new ones again" if cancel else "takes nothing new")
+        if kind == "pool":
+            pool = view.pools.get(name)
+            if pool is None:
+                raise NotFoundError("pool", name, tuple(sorted(view.pools)[:8]))
+            if pool.spec.draining == cancel:
+                draft.put(Key("pool", name), pool._replace(spec=replace(pool.spec, draining=not cancel)), RECORD)
+                self._note(change)
+        elif kind == "node":
+            node = view.nodes.get(name)
+            if node is None:
+                raise NotFoundError("node", name, tuple(sorted(view.nodes)[:8]))
+            if node.draining == cancel:
+                draft.put(Key("node", name), node._replace(draining=not cancel), RECORD)
+                self._note(change)
+        else:
+            blocks = [block for block in view.blocks() if self._concerns(block)]
+            if not blocks and not self._found:
+                raise NotHeldError(name, "no node holds this very block")
+            self._found = True
+            for block in blocks:
+                key = block_claims_key(block.holder)
+                claims = draft.claims(key)
+                if (block in claims.draining) == cancel:
+                    changed = claims.draining - {block} if cancel else claims.draining | {block}
+                    draft.put(key, claims._replace(draining=changed), CLAIM)
+                    self._note(change)
+
+
+class MigrateTask(TakeBackTask):
+    """A node moved to another pool."""
+
+    def __init__(self, request: Migrate, now: float, token: str) -> None:
+        super().__init__(now, token)
+        self.request = request
+
+    def leaving(self, view: View) -> list[Holding]:
+        name, pool = self.request.node, self.request.pool
+        return [block for block in view.blocks() if block.holder == name and block.label != pool]
+
+    def step(self, view: View, draft: Draft) -> bool:
+        view.advance(self.now)
+        record, pool = view.nodes.get(self.request.node), view.pools.get(self.request.pool)
+        if record is None:
+            raise NotFoundError("node", self.request.node, tuple(sorted(view.nodes)[:8]))
+        if pool is None:
+            raise NotFoundError("pool", self.request.pool, tuple(sorted(view.pools)[:8]))
+        node, spec = record.node, pool.spec
+        pools = Pools(view.pools.values())
+        level = BlockLevel(view, self.confirmed, self.now)
+        standings = {name: look(draft, level, name) for name in view.nodes}
+        if self.finish_what_was_begun(view, draft, level, standings.values()):
+            return False
+        standing = standings[node.name]
+        reason = pools.why_not(spec)
+        if not spec.selector.matches(node.labels, node.name):
+            reason = spec.selector.explain(node.labels, node.name)
+        elif record.draining:
+            reason = "the node is draining; cancel that first"
+        elif any(block.space != spec.address_space for block in standing.good):
+            reason = f"it is in the address space {spec.address_space!r}, and the node's blocks are in another one"
+        if reason:
+            raise PoolRefusedError(spec.name, node.name, reason)
+        claims = draft.claims(standing.key)
+        have = [block for block in standing.good if block.label == spec.name and block not in claims.draining]
+        lacks = tuple(
+            (family, missing)
+            for family in spec.families
+            if (missing := spec.blocks_per_node - sum(block.family == family for block in have)) > 0
+        )
+        refused: list[Refusal] = []
+        chosen = self.carve(view, draft, level, node, Offer(spec, lacks), have, refused)
+        if chosen is None:
+            raise exhausted(view, spec, node, refused[0].family or 4)
+        old = [block for block in standing.good if block.label != spec.name]
+        if chosen or standing.pending or standing.good != standing.pieces or standing.tentative:
+            take(draft, level, standing, tuple(chosen), self.call, group=False)
+            self.tried.update(dict.fromkeys(chosen))
+        claims = draft.claims(standing.key)
+        if not claims.draining.issuperset(old):
+            draft.put(standing.key, claims._replace(draining=claims.draining.union(old)), CLAIM)
+            for block in old:
+                self._note(Change("drain", "block", block.piece, f"node {node.name} moves to pool {spec.name}"))
+        self.carved = list(self.tried)
+        if draft:
+            return False
+        self.take_back(view, draft, level, standings, bare=False)
+        return True
