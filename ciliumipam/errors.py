@@ -269,7 +269,7 @@ class StalePlanError(StateError):
 
     def __str__(self) -> str:
         done = f"its first {self.written} writes were done, which is a legal state" if self.written else "nothing was written"
-        return f"the plan is stale: {', '.join(self.changed)} changed since it was made; {done}; plan again"
+        return f"the plan is stale: {'; '.join(self.changed)} since it was made; {done}; plan again"
 
 
 # ------------------------------------------------------------------------------------------------ no room

@@ -17,7 +17,7 @@ from ciliumipam.errors import InvalidRequestError
 from ciliumipam.names import validate_name, validate_owner
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
-from ciliumipam.records import Key, Revision
+from ciliumipam.records import Entry, Key, Kind
 
 # --------------------------------------------------------------------------------------------------- requests
 
@@ -406,16 +406,16 @@ class Plan(NamedTuple):
     """What a request would do, decided and not done.
 
     Attributes:
-        request: What was asked.
         steps: Compare-and-set writes in an order in which every first part leaves a legal state.
-        reads: Pools and nodes that it was decided over and does not write, with their revisions.
+        before: Every record that it writes or was decided over, as it was then; None where there was none. By key.
+        lists: Kinds of which every record was looked at, so that a new one makes the plan stale as well.
         outcome: What executing it comes to.
         result: The addresses that executing it allocates or releases.
     """
 
-    request: Request
     steps: tuple[Step, ...]
-    reads: tuple[tuple[Key, Revision], ...]
+    before: tuple[tuple[Key, Entry | None], ...]
+    lists: tuple[Kind, ...]
     outcome: Applied
     result: tuple[Allocation, ...]
 
