@@ -47,11 +47,7 @@ class TakeBackTask(BlockTask):
         ]
 
     def take_back(self, view: View, draft: Draft, level: BlockLevel, standings: dict[str, Standing], *, bare: bool) -> None:
-        """Put the release of what is empty and has a replacement; tell the rest.
-
-        Args:
-            bare: Whether a node may be left without a block.
-        """
+        """Put the release of what is empty and has a replacement, or where a node may be left `bare`; tell the rest."""
         self.blockers = []
         by_node: dict[str, list[Holding]] = {}
         leaving = self.leaving(view)

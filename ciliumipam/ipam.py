@@ -30,6 +30,8 @@ from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.pool_status import concerns, space_of
 from ciliumipam.reconcile import Pools
 from ciliumipam.records import Holding, Key, Kind, Revision
+from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
+from ciliumipam.repair_tasks import RepairAddressesTask, RepairBlocksTask
 from ciliumipam.requests import (
     Allocate,
     Allocation,
@@ -51,7 +53,6 @@ from ciliumipam.requests import (
     RemovePool,
     Request,
 )
-from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
 from ciliumipam.session import restore, run
 from ciliumipam.store import ABSENT, Store
 from ciliumipam.tasks import AddressTask, AllocateTask, ReleaseAddressTask, ReleaseTask, Task, to_allocation
@@ -238,6 +239,22 @@ class Ipam:
             NotFoundError: It is not known.
         """
         return self._do(RemovePoolTask(RemovePool(name), self._clock())).outcome
+
+    def repair(self) -> Applied:
+        """Finish or undo what crashed calls left, and name again in claims what is held and lost them. Frees nothing that is held.
+
+        Safe beside other writers: a call that is under way tries again. `audit` says what there is to repair, and what nothing
+        but a backup does. O(everything).
+        """
+        with self._lock:
+            self._restored = False
+            self._restore()
+            nodes = {key.name.partition("/")[0] for key in self._view.entries if key.kind == "address-claims"}
+        now = self._clock()
+        done = [self._do(RepairBlocksTask(now)).outcome, self.apply()]
+        done += [self._do(RepairAddressesTask(node, now)).outcome for node in sorted(nodes)]
+        changes = tuple(change for each in done for change in each.changes)
+        return done[1]._replace(changes=changes)
 
     # ------------------------------------------------------------------------------------------------- in two steps
 

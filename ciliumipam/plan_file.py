@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ciliumipam.cidr import parse_prefix
 from ciliumipam.codec import Codec
 from ciliumipam.draft import Step
-from ciliumipam.errors import IpamError, InvalidManifestError
+from ciliumipam.errors import InvalidManifestError, IpamError
 from ciliumipam.records import KINDS, Entry, Key, Kind, Record, Revision
 from ciliumipam.requests import (
     Allocation,

@@ -319,7 +319,7 @@ class Refusal(NamedTuple):
 class Change(NamedTuple):
     """One thing that a plan does, in words."""
 
-    action: Literal["add", "change", "remove", "carve", "adopt", "drain", "orphan", "give back", "allocate", "release"]
+    action: Literal["add", "change", "remove", "carve", "adopt", "drain", "orphan", "give back", "allocate", "release", "repair"]
     kind: Literal["pool", "node", "block", "address"]
     name: str
     detail: str

@@ -398,7 +398,7 @@ REFUSED: list[tuple[str, Callable[[Ipam], object], type[IpamError], str]] = [
     ("force of nothing", lambda ipam: ipam.force_release("10.0.0.2"), NotHeldError, "nobody holds it"),
     ("force of no address", lambda ipam: ipam.force_release("10.0.0.0/24"), InvalidAddressError, "a single address is wanted"),
     ("remove no node", lambda ipam: ipam.remove_node("n7", force=True), NotFoundError, "no node 'n7'; known: lost, n1, n2"),
-    ("remove what is used", lambda ipam: ipam.remove_node("n1"), BlockNotEmptyError, "block 10.0.0.0/24 of node 'n1' has 1 addresses in use (10.0.0.1 default/web)"),
+    ("remove what is used", lambda ipam: ipam.remove_node("n1"), BlockNotEmptyError, "block 10.0.0.0/24 of node 'n1' has 1 address in use (10.0.0.1 default/web)"),
     ("remove no pool", lambda ipam: ipam.remove_pool("red"), NotFoundError, "no pool 'red'; known: green"),
     ("explain no node", lambda ipam: ipam.explain("n7"), NotFoundError, "no node 'n7'"),
     ("list no node", lambda ipam: ipam.allocations("n7"), NotFoundError, "no node 'n7'"),
@@ -662,13 +662,13 @@ def test_explain_says_pool_by_pool_why_a_node_was_served_or_refused(ipam: Ipam) 
         "node n1",
         "  block 10.0.0.0/24 from pool green: 1 of 256 addresses in use, 18 reserved, 237 available",
         f"  block fd00::/64 from pool green: 1 of {1 << 64} addresses in use, 2 reserved, {(1 << 64) - 3} available",
-        "  1. pool blue (1 requirements, 1 IPv4 blocks): matches (the node meets 'zone'), but the node keeps pool green, where its blocks came from",
-        "  2. pool green (1 requirements, 4 IPv4 blocks, 4 IPv6 blocks): serves the node: the node meets 'zone=a'",
-        "  3. pool black (0 requirements, 1 IPv4 blocks): matches (the selector selects every node), but the node keeps pool green, where its blocks came from",
+        "  1. pool blue (1 requirement, 1 IPv4 block): matches (the node meets 'zone'), but the node keeps pool green, where its blocks came from",
+        "  2. pool green (1 requirement, 4 IPv4 blocks, 4 IPv6 blocks): serves the node: the node meets 'zone=a'",
+        "  3. pool black (0 requirements, 1 IPv4 block): matches (the selector selects every node), but the node keeps pool green, where its blocks came from",
     ]
     lines = str(ipam.explain("n5")).splitlines()
     assert lines[1].startswith("  block 10.8.0.0/24 from pool black:")
-    assert lines[2].startswith("  1. pool blue (1 requirements, 1 IPv4 blocks): refused: zone must be present but the node has no such label")
+    assert lines[2].startswith("  1. pool blue (1 requirement, 1 IPv4 block): refused: zone must be present but the node has no such label")
     assert str(ipam.explain("lost")).splitlines()[1].startswith("  block 10.9.0.0/24") or "pool blue" in str(ipam.explain("lost"))
 
 
@@ -678,7 +678,7 @@ def test_explain_says_that_the_pool_is_full(store: MemoryStore) -> None:
 
     assert ipam.explain("b").lines == (
         "node b",
-        "  1. pool p (0 requirements, 1 IPv4 blocks): matches (the selector selects every node), but it has no free IPv4 /24",
+        "  1. pool p (0 requirements, 1 IPv4 block): matches (the selector selects every node), but it has no free IPv4 /24",
     )
 
 

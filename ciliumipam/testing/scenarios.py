@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ciliumipam.block_tasks import ApplyTask, RemoveNodeTask
+from ciliumipam.block_tasks import ApplyTask
 from ciliumipam.cidr import parse_address, to_address
 from ciliumipam.node import Node
 from ciliumipam.pool import PoolSpec
+from ciliumipam.removal_tasks import RemoveNodeTask
 from ciliumipam.requests import Allocate, Apply, ForceRelease, Release, ReleaseFenced, RemoveNode
 from ciliumipam.selector import NodeSelector
 from ciliumipam.tasks import AllocateTask, ReleaseAddressTask, ReleaseTask, Task
