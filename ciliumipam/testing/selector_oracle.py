@@ -199,7 +199,9 @@ def failing(expressions: Sequence[Expression], labels: Mapping[str, str]) -> lis
         chosen = [value for value in present if any(value == candidate for candidate in values)]
         numbers = [integer(value) for value in present]
         limits = [integer(value) for value in values]
-        compared = [(number, limit) for number in numbers for limit in limits if number is not None and limit is not None]
+        compared = [
+            (number, limit) for number in numbers for limit in limits if number is not None and limit is not None
+        ]
         holds = {
             "In": bool(chosen),
             "NotIn": not chosen,
