@@ -52,6 +52,27 @@ class CarverOracle:
         self.occupy(block)
         return block
 
+    def sparse(self, length: int) -> Network | None:
+        """The position of that length with the most free space around it, the lowest among equals; None if none is free."""
+        room = self._room(length)
+        return min(room, key=lambda position: (-room[position], _first(position)), default=None)
+
+    def within(self, prefix: Network, length: int) -> Network | None:
+        """The position of that length inside a prefix with the least free space around it there, the lowest among equals."""
+        return _tightest(prefix, self._room(length))
+
+    def beside(self, held: Iterable[Network], length: int) -> Network | None:
+        """Of the prefixes around the first address of a block of `held`, the smallest that has a position; then as `within`."""
+        room = self._room(length)
+        found = []
+        for block in held:
+            for size in range(length if room else -1, -1, -1):
+                best = _tightest(ip_network((block.network_address, size), strict=False), room)
+                if best is not None:
+                    found.append((-size, _first(best), best))
+                    break
+        return min(found)[2] if found else None
+
     def occupy(self, block: Network) -> None:
         """Take exactly this block.
 
@@ -121,6 +142,14 @@ class CarverOracle:
         largest = max((position.num_addresses for position in self.free_prefixes()), default=0)
         return 1 - largest / self.free if largest else 0.0
 
+    def _room(self, length: int) -> dict[Network, int]:
+        """Each free position of that length, and how many addresses the largest free position around it has."""
+        maximal = self.free_prefixes()
+        return {
+            position: next(larger.num_addresses for larger in maximal if _covers(larger, position))
+            for position in self.positions(length)
+        }
+
     def _cells(self, prefix: Network) -> range:
         first = _first(prefix) // self._cell_size
         return range(first, first + (1 << (self.longest - prefix.prefixlen)))
@@ -128,6 +157,11 @@ class CarverOracle:
 
 def _first(prefix: Network) -> int:
     return int(prefix.network_address)
+
+
+def _tightest(prefix: Network, room: dict[Network, int]) -> Network | None:
+    inside = [position for position in room if _covers(prefix, position)]
+    return min(inside, key=lambda p: (min(room[p], prefix.num_addresses), _first(p)), default=None)
 
 
 def _covers(larger: Network, smaller: Network) -> bool:
