@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
@@ -24,7 +23,7 @@ from ciliumipam.errors import (
     OutOfRangeError,
     PoolExhaustedError,
 )
-from ciliumipam.testing.carver_oracle import CarverOracle
+from ciliumipam.testing.carver_strategies import Scenario, around, inside, lengths, scenarios
 
 
 def texts(networks: list[Network]) -> list[str]:
@@ -620,82 +619,12 @@ def test_a_broken_carver_says_what_is_broken(fault: Callable[[CidrCarver], None]
         carver.check_invariants()
 
 
-# -------------------------------------------------------------------------------------------------- scenarios
-
-CELLS = 6
-"""The window of a scenario has 2^6 cells, so that the oracle can look at all of them."""
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """CIDRs in one small window of the address space; nothing is longer than `longest`, so that the oracle can count cells."""
-
-    family: int
-    longest: int
-    cidrs: tuple[str, ...]
-    blocked: tuple[str, ...]
-    window: Prefix
-
-    def carver(self) -> CidrCarver:
-        return CidrCarver(self.cidrs, blocked=self.blocked)
-
-    def oracle(self) -> CarverOracle:
-        return CarverOracle(self.cidrs, self.longest, self.blocked)
-
-
-def inside(window: Prefix, longest: int) -> st.SearchStrategy[Prefix]:
-    """Any aligned prefix of the window, up to the window itself, long ones as likely as short ones."""
-
-    def prefix(length: int, index: int) -> Prefix:
-        shift = WIDTH[window.family] - length
-        return Prefix(window.family, window.network + ((index >> (longest - length)) << shift), length)
-
-    return st.builds(prefix, st.integers(window.length, longest), st.integers(0, (1 << (longest - window.length)) - 1))
-
-
-@st.composite
-def scenarios(draw: st.DrawFn) -> Scenario:
-    family, longest = draw(st.sampled_from([(4, 32), (4, 24), (6, 128), (6, 64), (6, 6), (4, 6)]))
-    width = WIDTH[family]
-    size = 1 << (width - longest + CELLS)
-    places = sorted({0, (1 << width) - size, ((10 << (width - 8)) // size) * size})
-    window = parse_prefix(Prefix(6 if family == 6 else 4, draw(st.sampled_from(places)), longest - CELLS))
-    cidrs: list[Prefix] = []
-    for prefix in draw(st.lists(inside(window, longest), min_size=1, max_size=8)):
-        if not any(prefix.overlaps(other) for other in cidrs):
-            halves = prefix.length < longest and draw(st.booleans())
-            cidrs += [parse_prefix(half) for half in prefix.to_network().subnets()] if halves else [prefix]
-    wider = st.integers(0, window.length).map(
-        lambda length: Prefix(window.family, window.network >> (width - length) << (width - length), length)
-    )
-    blocked = draw(
-        st.lists(inside(window, longest), max_size=4) | st.lists(inside(window, longest) | wider, max_size=4)
-    )
-    return Scenario(family, longest, tuple(map(str, cidrs)), tuple(map(str, blocked)), window)
-
-
-def around(scenario: Scenario) -> st.SearchStrategy[Prefix]:
-    """A prefix of the window, one that covers it, or one beside it."""
-    window, width = scenario.window, WIDTH[scenario.window.family]
-
-    def wider(length: int, flip: int) -> Prefix:
-        network = window.network ^ (1 << (width - 1 - flip))
-        return Prefix(window.family, network >> (width - length) << (width - length), length)
-
-    inner = inside(window, scenario.longest)
-    return inner | inner | st.builds(wider, st.integers(0, scenario.longest), st.integers(0, width - 1))
+# ------------------------------------------------------------------------------------------------------- laws
 
 
 def shown(block: int | Network | None) -> int:
     """The first address of an oracle's answer, -1 for none; a carver's answer as it is."""
     return block if isinstance(block, int) else -1 if block is None else int(block.network_address)
-
-
-def lengths(scenario: Scenario) -> st.SearchStrategy[int]:
-    return st.integers(max(0, scenario.window.length - 1), scenario.longest)
-
-
-# ------------------------------------------------------------------------------------------------------- laws
 
 
 @given(st.data(), scenarios())
