@@ -194,8 +194,10 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
     if draft.claims_in(standing.key):  # what another request of this round relies on: see next round what becomes of that
         raise Later
     claims = draft.claims(standing.key)
-    if level.marks and len(standing.pieces) > 1 and not claims.closing.issuperset(ending):
-        draft.put(standing.key, claims._replace(closing=claims.closing | frozenset(ending)), CLAIM)
+    # never what is pending: it may be held and told by now, and only its page would say so, where the mark already ends it
+    held = frozenset(ending).difference(standing.pending)
+    if level.marks and len(standing.pieces) > 1 and held and not claims.closing.issuperset(held):
+        draft.put(standing.key, claims._replace(closing=claims.closing | held), CLAIM)
     alive = standing.held + standing.pending + standing.closing
     for piece in ending:
         place = level.ledger_of(piece)
