@@ -19,7 +19,7 @@ from typing import Literal, Self, TypeVar
 
 from ciliumipam.allocator import Utilization
 from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
-from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
+from ciliumipam.cidr import AddressLike, Family, parse_address, range_to_prefixes, to_address
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.errors import ConflictError, IpamError, NotFoundError, StalePlanError
 from ciliumipam.executor import DryRun, Executor, drive
@@ -53,6 +53,7 @@ from ciliumipam.requests import (
     RemovePool,
     Request,
 )
+from ciliumipam.routes import GroupBlock, GroupRoutes, group_routes
 from ciliumipam.session import restore, run
 from ciliumipam.store import ABSENT, Store
 from ciliumipam.tasks import AddressTask, AllocateTask, ReleaseAddressTask, ReleaseTask, Task, to_allocation
@@ -381,11 +382,17 @@ class Ipam:
 
     # ------------------------------------------------------------------------------------------------- looking
 
-    def refresh(self) -> None:
-        """Read everything again. Needed before looking where others write to the store; changes find out by themselves."""
+    def refresh(self) -> bool:
+        """Read everything again. Needed before looking where others write to the store; changes find out by themselves.
+
+        Returns:
+            Whether anything differs from what was known.
+        """
         with self._lock:
+            before = dict(self._view.entries) if self._restored else None
             self._restored = False
             self._restore()
+            return before != self._view.entries
 
     def pools(self) -> tuple[PoolStatus, ...]:
         """All pools by name, with what became of them. O(blocks + pools)."""
@@ -451,6 +458,35 @@ class Ipam:
             view.drains(held),
             held.space,
         )
+
+    def routes(self, pool: str, group_by: str | None = None) -> tuple[GroupRoutes, ...]:
+        """What routers announce for the blocks of a pool, by group of nodes, and what keeping groups together saves.
+
+        Args:
+            pool: The pool's name.
+            group_by: The label key whose values are the groups; by default the one that the pool groups by, else all nodes are one.
+
+        Raises:
+            NotFoundError: There is no such pool.
+
+        Complexity:
+            O(n log n) for n blocks.
+        """
+        with self._lock:
+            view = self._now()
+            record = view.pools.get(pool)
+            if record is None:
+                raise NotFoundError("pool", pool, tuple(sorted(view.pools)[:8]))
+            spec = record.spec
+            key = spec.group_by if group_by is None else group_by
+            labels = {name: known.node.labels for name, known in view.nodes.items()}
+            blocks = [
+                GroupBlock(block.prefix, labels.get(block.holder, {}).get(key, ""), block.since)
+                for block in view.blocks()
+                if block.space == spec.address_space and any(cidr.overlaps(block.prefix) for cidr in spec.cidrs)
+            ]
+            reserved = [prefix for each in spec.reserved for prefix in range_to_prefixes(*each)]
+            return tuple(group_routes(blocks, spec.cidrs, reserved))
 
     def allocations(self, node: str | None = None) -> tuple[Allocation, ...]:
         """All addresses held, or those on one node, in address order.

@@ -194,10 +194,8 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
     if draft.claims_in(standing.key):  # what another request of this round relies on: see next round what becomes of that
         raise Later
     claims = draft.claims(standing.key)
-    # never what is pending: it may be held and told by now, and only its page would say so, where the mark already ends it
-    held = frozenset(ending).difference(standing.pending)
-    if level.marks and len(standing.pieces) > 1 and held and not claims.closing.issuperset(held):
-        draft.put(standing.key, claims._replace(closing=claims.closing | held), CLAIM)
+    if level.marks and len(standing.pieces) > 1 and not claims.closing.issuperset(ending):
+        draft.put(standing.key, claims._replace(closing=claims.closing | frozenset(ending)), CLAIM)
     alive = standing.held + standing.pending + standing.closing
     for piece in ending:
         place = level.ledger_of(piece)
@@ -206,6 +204,22 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
             last = piece.fence if piece in standing.pending else level.close_below(draft, piece)
             free(draft, *place, piece, last, level.cools_until(piece))
     forget(draft, standing, [piece for piece in standing.pieces if piece in ending or piece not in alive])
+
+
+def cancel(draft: Draft, level: Level, standing: Standing, pieces: Collection[Holding]) -> None:
+    """Put what ends pieces that are pending, only if they still are when it is written, and forget with them what is dead.
+
+    Unlike `release` this marks nothing in the claim: by then a piece may be filled, and told to a caller who counts on it. Only its
+    page says so, and there the compare-and-set fails.
+    """
+    if draft.claims_in(standing.key):
+        raise Later
+    for piece in pieces:
+        place = level.ledger_of(piece)
+        if place is not None:
+            free(draft, *place, piece, piece.fence)
+    alive = standing.held + standing.pending + standing.closing
+    forget(draft, standing, [piece for piece in standing.pieces if piece in pieces or piece not in alive])
 
 
 def forget(draft: Draft, standing: Standing, pieces: Collection[Holding], phase: int = UNCLAIM) -> None:
