@@ -238,7 +238,7 @@ def _check_block_length(family: Family, length: object, prefixes: list[Prefix | 
 def _check_selector(selector: object, problems: list[str]) -> None:
     if not isinstance(selector, NodeSelector):
         problems.append(f"selector: expected a NodeSelector, found {describe(selector)}")
-    elif selector.expressions is None:
+    elif selector.selects_nothing:
         problems.append(
             "selector: it selects nothing, so no node could use the pool; the empty selector selects every node"
         )
