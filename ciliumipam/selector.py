@@ -1,117 +1,112 @@
-"""Which nodes may use a pool: label selectors with the semantics of Kubernetes, exactly.
+"""Which nodes may use a pool: selectors with the semantics of Kubernetes, exactly.
 
-A selector is a list of requirements, all of which must hold. It is written as a mapping (`LabelSelector`: `matchLabels` and
-`matchExpressions`) or as text (`kubectl get -l`), and the two traps of the mapping are kept apart here by name:
-**a selector that is absent selects nothing, an empty one selects everything** (`NodeSelector.nothing`, `.everything`).
+A selector is a list of terms, one of which must hold; a term is a list of requirements on a node's labels and name, all of which
+must hold. It is written in one of three forms, and the traps between them are kept apart here by name:
 
-Rules worth knowing, all from apimachinery's `labels` and `meta/v1`:
+* **LabelSelector** (`matchLabels`, `matchExpressions`): one term. **One that is absent selects nothing, an empty one
+  everything** (`NodeSelector.nothing`, `.everything`). Source: apimachinery's `LabelSelectorAsSelector`.
+* **Node selector terms** (`nodeSelectorTerms`, core/v1): any number of terms, also with `Gt`, `Lt` and `matchFields`. **An empty
+  term selects nothing**, so it is dropped; a list of empty terms only is `nothing`; an empty list is refused, as the API does.
+  Source: component-helpers' `nodeaffinity.NewNodeSelector` (the strict builder: the scheduler's lazy one ignores a broken term as
+  long as another matches) and core validation's `ValidateNodeSelector`.
+* **Text** (`kubectl get -l`): one term, also with `>` and `<`. Source: apimachinery's `labels.Parse`; see `selector_text`.
 
-* `NotIn` and `!=` hold where the label is missing; `In`, `=` and `Exists` do not; `DoesNotExist` fails on a present empty value.
-* Operators are case-sensitive; `In` and `NotIn` need a value, the other two take none; the empty text is a value.
-* In text, `in` and `notin` are words only between a key and a list: `notin=in` is legal. `x=` means the value "", `x in ()` and
-  a comma too many in a list as well, except that a list may not end in an even number of commas (so does the original).
-* `>` and `<` compare numbers and belong to node selector terms; here they are refused.
-* Refused where the original is careless: a NUL, at which its lexer stops, so that what follows would silently be ignored.
-
-`In` with one value, `=`, `==` and an entry of `matchLabels` are the same requirement and compare equal. `pool` stands on this module.
+What all forms can say compares equal: `In` with one value, `=`, `==` and an entry of `matchLabels` are the same requirement.
+`requirement` has the rules for one of them. `selector_index` matches many selectors at once; `pool` stands on both.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple
 
 from ciliumipam.errors import InvalidSelectorError
-from ciliumipam.names import describe, label_key_problem, label_value_problem, shorten, unknown_field
+from ciliumipam.names import describe, shorten, unknown_field
+from ciliumipam.requirement import (
+    LABEL_OPERATORS,
+    NAME_FIELD,
+    ORDER_SIGNS,
+    TERM_OPERATORS,
+    Requirement,
+    Test,
+    check_name_requirement,
+    check_requirement,
+)
+from ciliumipam.selector_text import parse_requirements
 
-Operator: TypeAlias = Literal["In", "NotIn", "Exists", "DoesNotExist"]
-
-_TAKES_VALUES: dict[str, bool] = {"In": True, "NotIn": True, "Exists": False, "DoesNotExist": False}
-_TOKEN = re.compile(r"[ \t\r\n]*(==|!=|[=!(),<>]|[^ \t\r\n=!(),<>]+)")
-_SYMBOLS = frozenset(("==", "!=", "=", "!", "(", ")", ",", "<", ">"))
-_BINARY: dict[str, Operator] = {"=": "In", "==": "In", "!=": "NotIn", "in": "In", "notin": "NotIn"}
-_SHOWN_VALUES = 8
+_LABEL_FORM = ("matchLabels", "matchExpressions")
+_TERMS_FORM = "nodeSelectorTerms"
+_SHOWN_TERMS = 8
 
 
-class Requirement(NamedTuple):
-    """One condition on one label. Made by the constructors of `NodeSelector`, which check it.
+class Term(NamedTuple):
+    """Requirements that must all hold. Made by the constructors of `NodeSelector`, which check it.
 
     Attributes:
-        key: The label's key.
-        operator: What must hold.
-        values: Sorted and unique; empty for Exists and DoesNotExist.
+        expressions: Requirements on labels, sorted.
+        names: Requirements on the node's name, sorted.
     """
 
-    key: str
-    operator: Operator
-    values: tuple[str, ...]
+    expressions: tuple[Requirement, ...]
+    names: tuple[Requirement, ...] = ()
 
-    def holds(self, labels: Mapping[str, str]) -> bool:
-        """Whether the labels meet this requirement."""
-        match self.operator:
-            case "In":
-                return labels.get(self.key) in self.values
-            case "NotIn":
-                return labels.get(self.key) not in self.values
-            case "Exists":
-                return self.key in labels
-            case "DoesNotExist":
-                return self.key not in labels
+    @property
+    def requirements(self) -> int:
+        """How many there are; each entry of `matchLabels` and each expression counts one, also one that is written twice."""
+        return len(self.expressions) + len(self.names)
+
+    def failing(self, labels: Mapping[str, str], name: str) -> list[str]:
+        """Why it does not hold: a sentence for each requirement that fails."""
+        failed = [each.explain(labels.get(each.key)) for each in self.expressions if not each.holds(labels)]
+        if name:
+            failed += [f"field {each.explain(name)}" for each in self.names if not each.holds({NAME_FIELD: name})]
+        return failed
 
     def __str__(self) -> str:
-        """The requirement in the text form."""
-        if not self.values:
-            return self.key if self.operator == "Exists" else f"!{self.key}"
-        if len(self.values) == 1:
-            return f"{self.key}{'=' if self.operator == 'In' else '!='}{self.values[0]}"
-        return f"{self.key} {self.operator.lower()} ({','.join(self.values)})"
+        """The text form; requirements on the name, which that does not know, are marked as such."""
+        return ",".join([*(str(each) for each in self.expressions), *(f"field {each}" for each in self.names)])
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NodeSelector:
-    """A frozen set of requirements on node labels, all of which must hold.
+    """A frozen set of terms, one of which must hold for a node to be selected.
 
     Attributes:
-        expressions: The requirements in normal form (sorted), or None for the selector that selects nothing. Equal normal forms
-            compare and hash equal.
+        terms: In normal form (sorted, each once). No term selects nothing; one term without requirements selects everything, and
+            cannot stand beside others. Equal normal forms compare and hash equal.
     """
 
-    expressions: tuple[Requirement, ...] | None
-    _equal: tuple[tuple[str, str], ...] = field(init=False, compare=False, default=())
-    _among: tuple[tuple[str, frozenset[str]], ...] = field(init=False, compare=False, default=())
-    _not_among: tuple[tuple[str, frozenset[str]], ...] = field(init=False, compare=False, default=())
-    _present: tuple[str, ...] = field(init=False, compare=False, default=())
-    _absent: tuple[str, ...] = field(init=False, compare=False, default=())
+    terms: tuple[Term, ...]
+    _tests: tuple[tuple[int, tuple[Test, ...], tuple[Test, ...]], ...] = field(init=False, compare=False, default=())
+    _only: tuple[Test, ...] | None = field(init=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
-        """Check, sort, and sort out by operator, so that `matches` is set and dict look-ups only.
+        """Check, sort, and turn requirements into look-ups.
 
         Raises:
-            InvalidSelectorError: A requirement that Kubernetes would refuse.
+            InvalidSelectorError: A requirement that Kubernetes would refuse, or an empty term beside others.
         """
-        if self.expressions is None:
-            return
-        wanted = tuple(sorted(_checked(shorten(r.key), *r) for r in self.expressions))
-        sets = [(r, frozenset(r.values)) for r in wanted]
+        terms = tuple(sorted({_normal(term) for term in self.terms}))
+        if len(terms) > 1 and not terms[0].requirements:
+            raise InvalidSelectorError("terms", "a term without requirements cannot stand beside others")
+        # More requirements first, so that the first term that holds is the one that counts.
+        tests = [(term.requirements, _tests(term.expressions), _tests(term.names)) for term in terms]
+        tests.sort(key=lambda test: -test[0])
         put = object.__setattr__
-        put(self, "expressions", wanted)
-        put(self, "_equal", tuple((r.key, r.values[0]) for r in wanted if r.operator == "In" and len(r.values) == 1))
-        put(self, "_among", tuple((r.key, among) for r, among in sets if r.operator == "In" and len(among) > 1))
-        put(self, "_not_among", tuple((r.key, among) for r, among in sets if r.operator == "NotIn"))
-        put(self, "_present", tuple(r.key for r in wanted if r.operator == "Exists"))
-        put(self, "_absent", tuple(r.key for r in wanted if r.operator == "DoesNotExist"))
+        put(self, "terms", terms)
+        put(self, "_tests", tuple(tests))
+        put(self, "_only", tests[0][1] if len(terms) == 1 and not terms[0].names else None)
 
     @classmethod
     def everything(cls) -> NodeSelector:
         """The selector that selects every node, as the empty LabelSelector does."""
-        return cls(())
+        return cls((Term(()),))
 
     @classmethod
     def nothing(cls) -> NodeSelector:
         """The selector that selects no node, as an absent LabelSelector does."""
-        return cls(None)
+        return cls(())
 
     @classmethod
     def from_label_selector(cls, mapping: Mapping[str, object] | None) -> NodeSelector:
@@ -127,7 +122,7 @@ class NodeSelector:
             raise InvalidSelectorError(
                 describe(mapping), "expected a mapping with matchLabels or matchExpressions, or nothing"
             )
-        _check_fields("", mapping, ("matchLabels", "matchExpressions"))
+        _check_fields("", mapping, _LABEL_FORM)
         found: list[Requirement] = []
         labels = mapping.get("matchLabels")
         if labels is not None:
@@ -139,104 +134,209 @@ class NodeSelector:
                 if not isinstance(key, str):
                     raise InvalidSelectorError("matchLabels", f"a label key is text, found {describe(key)}")
                 path = f"matchLabels[{shorten(key)!r}]"
-                found.append(_checked(path, key, "In", (_text(path, value),)))
-        expressions = mapping.get("matchExpressions")
-        if expressions is not None:
-            if not isinstance(expressions, (list, tuple)):
-                raise InvalidSelectorError("matchExpressions", f"expected a list, found {describe(expressions)}")
-            found += [_read_expression(f"matchExpressions[{i}]", item) for i, item in enumerate(expressions)]
-        return cls(tuple(found))
+                found.append(check_requirement(path, key, "In", (_text(path, value),)))
+        found += [
+            check_requirement(*read, known=LABEL_OPERATORS) for read in _read_list("", "matchExpressions", mapping)
+        ]
+        return cls((Term(tuple(found)),))
+
+    @classmethod
+    def from_terms(cls, terms: Mapping[str, object] | list[object] | tuple[object, ...]) -> NodeSelector:
+        """Node selector terms as they stand in a manifest: the mapping with `nodeSelectorTerms`, or its list alone.
+
+        Raises:
+            InvalidSelectorError: There is no term, a field is unknown or has the wrong type, or Kubernetes would refuse a key,
+                operator or value. `expression` is the path, as in `nodeSelectorTerms[0].matchFields[1].key`.
+        """
+        found: object = terms
+        if isinstance(terms, Mapping):
+            both = [name for name in _LABEL_FORM if name in terms]
+            if both and _TERMS_FORM in terms:
+                reason = f"it stands beside {_TERMS_FORM}; a selector is either a LabelSelector or a list of terms"
+                raise InvalidSelectorError(both[0], reason)
+            _check_fields("", terms, (_TERMS_FORM,))
+            found = terms.get(_TERMS_FORM)
+        if found is not None and not isinstance(found, (list, tuple)):
+            raise InvalidSelectorError(_TERMS_FORM, f"expected a list of terms, found {describe(found)}")
+        if not found:
+            raise InvalidSelectorError(_TERMS_FORM, "it needs at least one term, as Kubernetes requires")
+        read = [_read_term(f"{_TERMS_FORM}[{i}]", item) for i, item in enumerate(found)]
+        return cls(tuple(term for term in read if term.requirements))
+
+    @classmethod
+    def from_manifest(cls, mapping: Mapping[str, object] | None) -> NodeSelector:
+        """Either form: node selector terms where the mapping has the key `nodeSelectorTerms`, else a LabelSelector.
+
+        Raises:
+            InvalidSelectorError: As `from_terms` and `from_label_selector` say; also for keys of both forms side by side.
+        """
+        if isinstance(mapping, Mapping) and _TERMS_FORM in mapping:
+            return cls.from_terms(mapping)
+        return cls.from_label_selector(mapping)
 
     @classmethod
     def parse(cls, text: str) -> NodeSelector:
-        """The text form, as in `kubectl get nodes -l 'rack in (r1,r2),!cordoned'`; the empty text selects everything.
+        """The text form, as in `kubectl get nodes -l 'rack in (r1,r2),!cordoned,cpus>15'`; the empty text selects everything.
 
         Raises:
-            InvalidSelectorError: Kubernetes would refuse the text, or it compares with `>` or `<`. `expression` is the text.
+            InvalidSelectorError: Kubernetes would refuse the text, or it has a NUL. `expression` is the text.
         """
         if not isinstance(text, str):
             raise InvalidSelectorError(describe(text), "expected text")
-        return cls(tuple(_Parser(text).requirements()))
+        return cls((Term(tuple(parse_requirements(text))),))
+
+    @property
+    def selects_nothing(self) -> bool:
+        """Whether there is no term at all. A term may still be one that no node can meet, such as `a,!a`."""
+        return not self.terms
 
     @property
     def requirements(self) -> int:
-        """How many requirements there are; each entry of `matchLabels` and each expression counts one."""
-        return len(self.expressions or ())
+        """How many requirements its largest term has."""
+        return self._tests[0][0] if self._tests else 0
 
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether a node with these labels is selected. O(requirements), whatever the number of values."""
-        if self.expressions is None:
-            return False
-        for key, value in self._equal:
-            if labels.get(key) != value:
-                return False
-        for key, values in self._among:
-            if labels.get(key) not in values:
-                return False
-        for key, values in self._not_among:
-            if labels.get(key) in values:
-                return False
-        for key in self._present:
-            if key not in labels:
-                return False
-        for key in self._absent:  # noqa: SIM110 - a generator would cost more than all of the above
-            if key in labels:
+    def matches(self, labels: Mapping[str, str], name: str = "") -> bool:
+        """Whether a node is selected.
+
+        Args:
+            labels: The node's labels.
+            name: The node's name. Where it is empty, requirements on the name are ignored, so that a term that has no others
+                holds: this is what Kubernetes' `nodeaffinity` does for a node without a name.
+
+        Complexity:
+            O(requirements), whatever the number of values.
+        """
+        if self._only is None:
+            return self.matched(labels, name) is not None
+        for key, values, wanted in self._only:  # noqa: SIM110 - a generator would cost more than the look-ups
+            if (labels.get(key) in values) is not wanted:
                 return False
         return True
 
-    def explain(self, labels: Mapping[str, str]) -> str:
-        """Why the labels match or do not: every requirement that failed, with what the node has instead."""
-        if self.expressions is None:
+    def matched(self, labels: Mapping[str, str], name: str = "") -> int | None:
+        """How many requirements the largest term that holds has; None where none holds. Arguments and cost as `matches`."""
+        for requirements, expressions, names in self._tests:
+            if _hold(expressions, labels) and (not name or _hold(names, {NAME_FIELD: name})):
+                return requirements
+        return None
+
+    def explain(self, labels: Mapping[str, str], name: str = "") -> str:
+        """Why a node is selected or not: every requirement that failed, with what the node has instead."""
+        if not self.terms:
             return "the selector selects nothing"
-        failed = [_explain(r, labels.get(r.key)) for r in self.expressions if not r.holds(labels)]
-        if failed:
-            return "; ".join(failed)
-        return f"the node meets {str(self)!r}" if self.expressions else "the selector selects every node"
+        failed = [(term, term.failing(labels, name)) for term in self.terms]
+        holding = [term for term, failing in failed if not failing]
+        if holding:
+            text = str(max(holding, key=lambda term: term.requirements))
+            return f"the node meets {text!r}" if text else "the selector selects every node"
+        if len(failed) == 1:
+            return "; ".join(failed[0][1])
+        more = len(failed) - _SHOWN_TERMS
+        shown = [f"({i}) {'; '.join(failing)}" for i, (_, failing) in enumerate(failed[:_SHOWN_TERMS], start=1)]
+        return f"none of {len(failed)} terms holds: {' '.join(shown)}{f' and {more} more' if more > 0 else ''}"
 
     def to_label_selector(self) -> dict[str, object] | None:
-        """The LabelSelector that `from_label_selector` reads back as an equal selector."""
-        if self.expressions is None:
+        """The LabelSelector that `from_label_selector` reads back as an equal selector; None for the one that selects nothing.
+
+        Raises:
+            InvalidSelectorError: A LabelSelector cannot say it: `expression` is the part, `to_terms` can.
+        """
+        if not self.terms:
             return None
+        part, reason = self._beyond_labels()
+        if part:
+            raise InvalidSelectorError(part, f"a LabelSelector cannot say it: {reason}; node selector terms can")
         labels: dict[str, str] = {}
         expressions: list[dict[str, object]] = []
-        for key, operator, values in self.expressions:
+        for requirement in self.terms[0].expressions:
+            key, operator, values = requirement
             if operator == "In" and len(values) == 1 and key not in labels:
                 labels[key] = values[0]
-            elif values:
-                expressions.append({"key": key, "operator": operator, "values": list(values)})
             else:
-                expressions.append({"key": key, "operator": operator})
+                expressions.append(_written(requirement))
         return ({"matchLabels": labels} if labels else {}) | ({"matchExpressions": expressions} if expressions else {})
 
+    def to_terms(self) -> dict[str, object]:
+        """The mapping with `nodeSelectorTerms` that `from_terms` reads back as an equal selector.
+
+        The selector that selects nothing is one empty term.
+
+        Raises:
+            InvalidSelectorError: The selector selects everything, which terms cannot say: to them an empty term selects nothing.
+        """
+        if self.terms and not self.terms[0].requirements:
+            reason = "the selector selects everything, which node selector terms cannot say; an empty LabelSelector can"
+            raise InvalidSelectorError(_TERMS_FORM, reason)
+        terms = []
+        for term in self.terms:
+            parts = (("matchExpressions", term.expressions), ("matchFields", term.names))
+            terms.append({name: [_written(each) for each in part] for name, part in parts if part})
+        return {_TERMS_FORM: terms or [{}]}
+
+    def to_manifest(self) -> dict[str, object]:
+        """The mapping that `from_manifest` reads back as an equal selector: a LabelSelector where one can say it, else terms."""
+        labels = None if self._beyond_labels()[0] else self.to_label_selector()
+        return self.to_terms() if labels is None else labels
+
+    def _beyond_labels(self) -> tuple[str, str]:
+        """The part of it that a LabelSelector cannot say, and why; two empty texts where it can say all."""
+        if len(self.terms) > 1:
+            return _TERMS_FORM, f"it has {len(self.terms)} terms, of which one must hold"
+        for term in self.terms:
+            if term.names:
+                return "matchFields", "it matches the node's name"
+            for each in term.expressions:
+                if each.operator in ORDER_SIGNS:
+                    return str(each), f"{each.operator} is not one of {', '.join(LABEL_OPERATORS)}"
+        return "", ""
+
     def __str__(self) -> str:
-        """The canonical text, which `parse` reads back; `nothing` has none in Kubernetes, so it is shown as `<nothing>`."""
-        return "<nothing>" if self.expressions is None else ",".join(str(r) for r in self.expressions)
+        """The canonical text, which `parse` reads back; what the text form cannot say is shown so that `parse` refuses it."""
+        return " or ".join(str(term) for term in self.terms) if self.terms else "<nothing>"
 
     def __repr__(self) -> str:
         """The call that makes an equal selector."""
-        if not self.expressions:
-            return f"NodeSelector.{'nothing' if self.expressions is None else 'everything'}()"
-        return f"NodeSelector.parse({str(self)!r})"
+        if not self.requirements:
+            return f"NodeSelector.{'everything' if self.terms else 'nothing'}()"
+        if self._only is not None:
+            return f"NodeSelector.parse({str(self)!r})"
+        return f"NodeSelector.from_terms({self.to_terms()[_TERMS_FORM]!r})"
 
 
-def _checked(part: str, key: str, operator: str, values: Iterable[str]) -> Requirement:
-    """A requirement in normal form; `part` is how an error names it."""
-    problem = label_key_problem(key)
-    if problem:
-        raise InvalidSelectorError(part, f"the key {shorten(key)!r} is not a label key: {problem}")
-    takes_values = _TAKES_VALUES.get(operator)
-    if takes_values is None:
-        raise InvalidSelectorError(part, f"operator {shorten(operator)!r} is not one of {', '.join(_TAKES_VALUES)}")
-    normal = tuple(sorted(set(values)))
-    if takes_values and not normal:
-        raise InvalidSelectorError(part, f"{operator} needs at least one value")
-    if normal and not takes_values:
-        raise InvalidSelectorError(part, f"{operator} takes no values, found {len(normal)}")
-    for value in normal:
-        problem = label_value_problem(value)
-        if problem:
-            raise InvalidSelectorError(part, f"the value {shorten(value)!r} is not a label value: {problem}")
-    return Requirement(key, cast("Operator", operator), normal)
+def _normal(term: Term) -> Term:
+    expressions = (check_requirement(shorten(each.key), *each) for each in term.expressions)
+    names = (check_name_requirement(shorten(each.key), *each) for each in term.names)
+    return Term(tuple(sorted(expressions)), tuple(sorted(names)))
+
+
+def _tests(requirements: tuple[Requirement, ...]) -> tuple[Test, ...]:
+    """The look-ups, cheap ones first."""
+    return tuple(each.test() for each in sorted(requirements, key=lambda each: TERM_OPERATORS.index(each.operator)))
+
+
+def _hold(tests: tuple[Test, ...], labels: Mapping[str, str]) -> bool:
+    for key, values, wanted in tests:  # noqa: SIM110 - a generator would cost more than the look-ups
+        if (labels.get(key) in values) is not wanted:
+            return False
+    return True
+
+
+def _written(requirement: Requirement) -> dict[str, object]:
+    key, operator, values = requirement
+    return {"key": key, "operator": operator} | ({"values": list(values)} if values else {})
+
+
+def _read_term(path: str, item: object) -> Term:
+    if item is None:
+        return Term(())
+    if not isinstance(item, Mapping):
+        raise InvalidSelectorError(
+            path, f"expected a mapping with matchExpressions or matchFields, found {describe(item)}"
+        )
+    _check_fields(path, item, ("matchExpressions", "matchFields"))
+    expressions = [check_requirement(*read) for read in _read_list(path, "matchExpressions", item)]
+    names = [check_name_requirement(*read) for read in _read_list(path, "matchFields", item)]
+    return Term(tuple(expressions), tuple(names))
 
 
 def _check_fields(path: str, mapping: Mapping[Any, object], known: tuple[str, ...]) -> None:
@@ -255,7 +355,18 @@ def _text(path: str, value: object) -> str:
     return value
 
 
-def _read_expression(path: str, item: object) -> Requirement:
+def _read_list(path: str, name: str, mapping: Mapping[Any, object]) -> list[tuple[str, str, str, list[str]]]:
+    """The requirements of one field as (path, key, operator, values); none where the field is missing or null."""
+    items = mapping.get(name)
+    if items is None:
+        return []
+    inside = f"{path}.{name}" if path else name
+    if not isinstance(items, (list, tuple)):
+        raise InvalidSelectorError(inside, f"expected a list, found {describe(items)}")
+    return [_read_expression(f"{inside}[{i}]", item) for i, item in enumerate(items)]
+
+
+def _read_expression(path: str, item: object) -> tuple[str, str, str, list[str]]:
     if not isinstance(item, Mapping):
         raise InvalidSelectorError(path, f"expected a mapping with key, operator and values, found {describe(item)}")
     _check_fields(path, item, ("key", "operator", "values"))
@@ -263,114 +374,9 @@ def _read_expression(path: str, item: object) -> Requirement:
         if item.get(name) is None:
             raise InvalidSelectorError(f"{path}.{name}", "it is required")
     key, operator = (_text(f"{path}.{name}", item[name]) for name in ("key", "operator"))
-    if operator in {"Gt", "Lt"}:
-        reason = f"{operator} belongs to node selector terms; a label selector knows {', '.join(_TAKES_VALUES)}"
-        raise InvalidSelectorError(f"{path}.operator", reason)
     values = item.get("values")
     if values is None:
         values = ()
     elif not isinstance(values, (list, tuple)):
         raise InvalidSelectorError(f"{path}.values", f"expected a list of texts, found {describe(values)}")
-    return _checked(path, key, operator, [_text(f"{path}.values[{i}]", value) for i, value in enumerate(values)])
-
-
-def _explain(requirement: Requirement, found: str | None) -> str:
-    has = "the node has no such label" if found is None else f"the node has {found or 'an empty value'}"
-    if not requirement.values:
-        return f"{requirement.key} must be {'present' if requirement.operator == 'Exists' else 'absent'} but {has}"
-    shown = ", ".join(value or '""' for value in requirement.values[:_SHOWN_VALUES])
-    more = len(requirement.values) - _SHOWN_VALUES
-    return (
-        f"{requirement.key} {requirement.operator.lower()} ({shown}{f' and {more} more' if more > 0 else ''}) but {has}"
-    )
-
-
-class _Parser:
-    """One pass over the tokens of a selector's text. The end of the text is the token ""."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        if "\0" in text:
-            raise InvalidSelectorError(shorten(text), "it contains a NUL character")
-        self._tokens = _TOKEN.findall(text)
-        self._at = 0
-
-    def requirements(self) -> list[Requirement]:
-        found: list[Requirement] = []
-        while self._next():
-            found.append(self._requirement())
-            separator = self._take()
-            if separator and separator != ",":
-                raise self._error(separator, "a comma or the end")
-            if separator and not self._next():
-                raise self._error("", "a requirement after the comma")
-        return found
-
-    def _requirement(self) -> Requirement:
-        negated = self._next() == "!"
-        if negated:
-            self._take()
-        key = self._take()
-        if not key or key in _SYMBOLS:
-            raise self._error(key, "a label key")
-        if negated or self._next() in {"", ","}:
-            return _checked(shorten(self._text), key, "DoesNotExist" if negated else "Exists", ())
-        word = self._take()
-        if word in {"<", ">"}:
-            reason = f"{key}{word} compares numbers, which belongs to node selector terms; use in, notin, =, != or !"
-            raise InvalidSelectorError(shorten(self._text), reason)
-        operator = _BINARY.get(word)
-        if operator is None:
-            raise self._error(word, f"in, notin, =, == or != after {shorten(key)!r}")
-        values = self._list() if word in {"in", "notin"} else {self._value()}
-        return _checked(shorten(self._text), key, operator, values)
-
-    def _value(self) -> str:
-        if self._next() in {"", ","}:
-            return ""
-        value = self._take()
-        if value in _SYMBOLS:
-            raise self._error(value, "a value")
-        return value
-
-    def _list(self) -> set[str]:
-        opening = self._take()
-        if opening != "(":
-            raise self._error(opening, "'('")
-        if self._next() == ")":
-            self._take()
-            return {""}
-        values: set[str] = set()
-        while True:
-            word = self._take()
-            if word == ",":
-                # A comma stands for an empty value where nothing precedes it, and where a second comma or the end follows;
-                # a second one is taken along with the first, so the list cannot end right after it.
-                if not values or self._next() in {",", ")"}:
-                    values.add("")
-                if self._next() == ")":
-                    break
-                if self._next() == ",":
-                    self._take()
-                continue
-            if not word or word in _SYMBOLS:
-                raise self._error(word, "a value, ',' or ')'")
-            values.add(word)
-            if self._next() not in {",", ")"}:
-                raise self._error(self._next(), "',' or ')'")
-            if self._next() == ")":
-                break
-        self._take()
-        return values
-
-    def _next(self) -> str:
-        return self._tokens[self._at] if self._at < len(self._tokens) else ""
-
-    def _take(self) -> str:
-        token = self._next()
-        self._at += 1
-        return token
-
-    def _error(self, found: str, expected: str) -> InvalidSelectorError:
-        shown = repr(shorten(found)) if found else "the end"
-        return InvalidSelectorError(shorten(self._text), f"expected {expected}, found {shown}")
+    return path, key, operator, [_text(f"{path}.values[{i}]", value) for i, value in enumerate(values)]

@@ -24,7 +24,8 @@ from ciliumipam.records import (
     Slot,
     Split,
 )
-from ciliumipam.selector import NodeSelector, Requirement
+from ciliumipam.requirement import Requirement
+from ciliumipam.selector import NodeSelector, Term
 
 _WEB = Holding(4, 0x0A000105, 32, 7, "cni/3f2a/eth0", "default/web", 1732354000.25)
 _ODD = Holding(6, (1 << 128) - 1, 128, 1 << 64, "\u2028\x00'\"\\", "grün \U0001f4a5", 0.1)
@@ -170,7 +171,7 @@ def pool_specs(draw: st.DrawFn) -> PoolSpec:
     return PoolSpec(
         name=draw(st.sampled_from(("green", "rack-1.example.com"))),
         cidrs=cidrs,
-        selector=NodeSelector(tuple(draw(st.lists(_REQUIREMENTS, max_size=3)))),
+        selector=NodeSelector((Term(tuple(draw(st.lists(_REQUIREMENTS, max_size=3)))),)),
         block_length_v4=draw(st.one_of(st.none(), st.just(32))) if 4 in families else None,
         block_length_v6=draw(st.one_of(st.none(), st.integers(120, 128))) if 6 in families else None,
         reserved=draw(
