@@ -107,8 +107,8 @@ def _terms(text: str, conjunction: _All) -> list[list[dict[str, Any]]]:
     """The conjunction in Kubernetes' requirements. "Missing, or one of" is two terms there, everything else one."""
     terms: list[list[dict[str, Any]]] = [[]]
     for key, (values, listed, missing) in sorted(conjunction.items()):
-        there = [{"key": key, "operator": "In" if listed else "NotIn", "values": sorted(values)}] if values else []
-        gone = [{"key": key, "operator": "DoesNotExist"}]
+        there: list[dict[str, Any]] = [{"key": key, "operator": "In" if listed else "NotIn", "values": sorted(values)}] if values else []
+        gone: list[dict[str, Any]] = [{"key": key, "operator": "DoesNotExist"}]
         if listed:
             choices = ([there] if there else []) + ([gone] if missing else [])
         else:

@@ -61,7 +61,7 @@ def cilium_node_config(reader: Reader, document: Mapping[Any, object]) -> list[P
     places = {family: f"{_OPERATOR}.{field}" for family, field, _ in _LISTS}
     cidrs = [_cidrs(reader, places, family, operator.get(field)) for family, field, _ in _LISTS]
     sizes = {f"block_length_v{family}": size_field for family, _, size_field in _LISTS}
-    lengths = {field: operator.get(size_field) for field, size_field in sizes.items()}
+    lengths: dict[str, Any] = {field: operator.get(size_field) for field, size_field in sizes.items()}
     paths = {field: f"{_OPERATOR}.{size_field}" for field, size_field in sizes.items()}
     return _pool(reader, name, selector, cidrs, paths, _OPERATOR, draining=deleted, **lengths)
 
@@ -84,7 +84,7 @@ def cilium_pod_ip_pool(reader: Reader, document: Mapping[Any, object]) -> list[P
     }
     places = {family: f"spec.{field}.cidrs" for family, field in _FAMILIES}
     cidrs: list[list[tuple[str, str]] | None] = []
-    lengths: dict[str, object] = {}
+    lengths: dict[str, Any] = {}
     reserved: list[tuple[str, str]] = []
     for family, field in _FAMILIES:
         if spec.get(field) is None:

@@ -104,10 +104,11 @@ def _prefix(reader: Reader, where: str, value: object) -> Prefix | None:
     try:
         prefix = parse_prefix(value)
     except InvalidCidrError as error:
-        prefix = _without_host_bits(value)
-        if prefix is None:
+        masked = _without_host_bits(value)
+        if masked is None:
             reader.refuse(where, shorten(str(error), 200))
             return None
+        prefix = masked
         reader.ignored.append(f"{reader.source}: {where}: the host bits of {value}: it is read as {prefix}")
     if prefix.length == 0:
         reader.refuse(where, f"{prefix} is a whole address family, which no node holds")
