@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from ciliumipam.cidr import Prefix, parse_prefix
 from ciliumipam.errors import InvalidCidrError
-from ciliumipam.manifest.reader import Reader
-from ciliumipam.names import describe, shorten
+from ciliumipam.manifest.reader import Reader, cidr_problem
+from ciliumipam.names import describe
 from ciliumipam.requests import ExistingBlock
 
 
@@ -106,7 +106,7 @@ def _prefix(reader: Reader, where: str, value: object) -> Prefix | None:
     except InvalidCidrError as error:
         masked = _without_host_bits(value)
         if masked is None:
-            reader.refuse(where, shorten(str(error), 200))
+            reader.refuse(where, cidr_problem(error))
             return None
         prefix = masked
         reader.ignored.append(f"{reader.source}: {where}: the host bits of {value}: it is read as {prefix}")

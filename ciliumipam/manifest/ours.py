@@ -8,7 +8,7 @@ from typing import Any
 from ciliumipam.cidr import parse_prefix
 from ciliumipam.errors import InvalidCidrError
 from ciliumipam.manifest.held import claimed_since
-from ciliumipam.manifest.reader import LABELS, TERMS, Reader
+from ciliumipam.manifest.reader import LABELS, TERMS, Reader, cidr_problem
 from ciliumipam.pool import BlockLengths, PoolSpec
 from ciliumipam.requests import ExistingBlock
 from ciliumipam.selector import NodeSelector
@@ -109,7 +109,7 @@ def cidr_block(reader: Reader, document: Mapping[Any, object]) -> list[ExistingB
     try:
         prefix = parse_prefix(text) if text is not None else None
     except InvalidCidrError as error:
-        reader.problem("spec.cidr", str(error))
+        reader.problem("spec.cidr", cidr_problem(error))
         return []
     if name is None or node is None or prefix is None:
         return []

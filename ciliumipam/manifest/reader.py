@@ -44,6 +44,11 @@ PathOf = Callable[[str, str, str], str]
 """The manifest's path of a field of PoolSpec: its name, "[index]" or "", and ".inner" or "" of an entry."""
 
 
+def cidr_problem(error: InvalidCidrError) -> str:
+    """The error's sentence, whatever the length of the text that is no CIDR."""
+    return f"{shorten(error.value)!r} is not a usable CIDR: {shorten(error.reason, 160)}"
+
+
 class Reader:
     """Collects problems as (path, reason), and sentences on what is ignored or refused. Methods return None for what is unusable."""
 
