@@ -16,7 +16,7 @@ from ciliumipam.pool_status import concerns
 from ciliumipam.protocol import Call, Standing, look, release, take
 from ciliumipam.reconcile import Held, Offer, Pools, Want, reconcile, want
 from ciliumipam.records import Holding, Key, NodeRecord, PoolRecord
-from ciliumipam.requests import Apply, Applied, Change, Concern, Conflict, Grow, Refusal
+from ciliumipam.requests import Applied, Apply, Change, Concern, Conflict, Grow, Refusal
 from ciliumipam.tasks import Task
 from ciliumipam.view import View
 
@@ -168,10 +168,10 @@ class ApplyTask(BlockTask):
             for name, standing in standings.items()
         }
         kept: set[Holding] = set()
-        for want in reconcile(view.nodes.values(), pools, held):
-            self.refusals += want.refusals
-            pieces = adopted.pieces.get(want.node, ())
-            kept.update(self.serve(view, draft, level, standings[want.node], view.nodes[want.node].node, want.offers, pieces))
+        for wanted in reconcile(view.nodes.values(), pools, held):
+            self.refusals += wanted.refusals
+            pieces = adopted.pieces.get(wanted.node, ())
+            kept.update(self.serve(view, draft, level, standings[wanted.node], view.nodes[wanted.node].node, wanted.offers, pieces))
         self.carved = [piece for piece in self.tried if piece in kept]
         self._concerns = tuple(concerns(view, pools))
         return True

@@ -22,6 +22,14 @@ prefix before, and so a larger prefix is never broken while a smaller one would 
 long as that is free whole, up to the CIDR as it was configured: neighbouring CIDRs stay two, because an operator may take
 either away again.
 
+**Choices.** Best fit fills a pool from one end and keeps large prefixes whole. Policies ask three more questions. *Sparse*: the
+first block of the *largest* free prefix, the lowest address among equals. In an untouched /16 the /24s come as 0, 128, 64, 192,
+32, 96, ...: RFC 3531's leftmost order, but for the order inside a level (the RFC mirrors that too: 32, 160, 96, 224). Each
+block halves the largest gap either way, so the space behind it stays free as long as possible, and its holder can grow in
+place. *Within*: best fit inside one prefix. *Beside*: best fit inside the smallest prefix that covers a given block and has
+room: its buddy if that is free, for both together are one route. All answers follow from what is free and from nothing else,
+so a restored carver gives the same ones.
+
 **Structure.** Free prefixes are disjoint, so the first address names one: `_free` maps it to its length and answers "is this
 buddy free, and whole?" in one look. For each length a `SortedList` keeps the same networks in order, for "which is the lowest?".
 One integer has a bit for each length that has free prefixes: best fit is "highest bit at or below L", the largest free prefix
@@ -30,10 +38,11 @@ is the lowest bit. `_taken` maps the blocks that are out in the same way.
 Why a `SortedList` and a dictionary: a `SortedSet` keeps one hash set for each length beside its list, which a dictionary over
 all lengths does once, and its calls go through one more layer. A heap with lazy deletion is faster on average, but a
 merge leaves dead entries in it, so now and then one call pays for a clean-up of all; and it knows only its lowest entry, where
-a policy that looks for the next free block after a given one needs the order. `benchmarks/bench_carver.py` runs all three.
+*within* and *beside* need the order. `benchmarks/bench_carver.py` runs all three.
 
 **Complexity**, with f free prefixes: a step at one length is O(log f) (as good as: the list is cut into pieces of bounded
 size), and an operation touches at most the lengths between the prefix split or joined and the block, usually one or two.
+`peek_within` and, for each block held, `peek_beside` look at most once at each length that has free prefixes.
 
 **Invariants** (`check_invariants`): free, taken and blocked prefixes tile the CIDRs exactly; no two free buddies inside one
 CIDR; the lists, the dictionary and the bits say the same.
@@ -137,8 +146,8 @@ class CidrCarver:
 
     # -------------------------------------------------------------------------------------------- integers, hot
 
-    def take(self, length: int) -> int:
-        """Carve the best fitting block: out of the smallest free prefix that is large enough, lowest address first.
+    def take(self, length: int, *, sparse: bool = False) -> int:
+        """Carve the block that `peek` names.
 
         Returns:
             The first address of the block, or -1 if there is no free block of that length (and none of a length that the
@@ -149,7 +158,7 @@ class CidrCarver:
         fitting = self._lengths & _UP_TO[length]
         if not fitting:
             return -1
-        at = fitting.bit_length() - 1
+        at = (fitting & -fitting if sparse else fitting).bit_length() - 1
         level = self._levels[at]
         network = level.pop(0)
         del self._free[network]
@@ -160,10 +169,83 @@ class CidrCarver:
         self._taken[network] = length
         return network
 
-    def peek(self, length: int) -> int:
-        """What `take` would return now. Changes nothing."""
+    def peek(self, length: int, *, sparse: bool = False) -> int:
+        """What `take` would return now. Changes nothing.
+
+        The first block of the smallest free prefix that is large enough, or if `sparse` of the largest; the lowest among equals.
+        """
         fitting = self._lengths & _UP_TO[length] if 0 <= length <= self._width else 0
-        return self._levels[fitting.bit_length() - 1][0] if fitting else -1
+        return self._levels[(fitting & -fitting if sparse else fitting).bit_length() - 1][0] if fitting else -1
+
+    def peek_within(self, network: int, prefix_length: int, length: int) -> int:
+        """The best fitting free block inside a prefix, the lowest address among equals.
+
+        Args:
+            network: First address of the prefix, which may be larger than every CIDR.
+            prefix_length: Length of the prefix.
+            length: Prefix length of the block.
+
+        Returns:
+            The first address of the block, or -1 if the prefix has no free block of that length (or is none of the family).
+        """
+        if not 0 <= prefix_length <= length <= self._width or network & self._masks[prefix_length] != network:
+            return -1
+        around = self._lengths & _UP_TO[prefix_length]
+        while around:
+            at = around.bit_length() - 1
+            if self._free.get(network & self._masks[at]) == at:
+                return network
+            around ^= 1 << at
+        last = network + self._sizes[prefix_length] - 1
+        inside = self._lengths & (_UP_TO[length] ^ _UP_TO[prefix_length])
+        while inside:
+            at = inside.bit_length() - 1
+            level = self._levels[at]
+            index = level.bisect_left(network)
+            if index < len(level) and level[index] <= last:
+                return level[index]
+            inside ^= 1 << at
+        return -1
+
+    def peek_beside(self, held: Iterable[int], length: int) -> int:
+        """The best fitting free block inside the smallest prefix that covers a block of somebody's and has a free one.
+
+        The buddy of one of these blocks, if any is free. Among prefixes of one size the lowest counts.
+
+        Args:
+            held: First addresses of somebody's blocks, which need be neither of that length nor in the CIDRs.
+            length: Prefix length of the block wanted.
+
+        Returns:
+            The first address of the block, or -1 if no block of that length is free anywhere, or none is held.
+        """
+        reach, index = self._width + 1, 0
+        for network in held:
+            bits = self._reach(network, length)
+            reach, index = min((reach, index), (bits, network >> bits))
+        return self.peek_within(index << reach, self._width - reach, length)
+
+    def _reach(self, network: int, length: int) -> int:
+        """Host bits of the smallest prefix that covers an address and has a free block of that length; width + 1 if none has.
+
+        Of the free prefixes of one length, sorted, the last up to the address or the first behind it has most bits in common.
+        """
+        width = self._width
+        reach = width + 1
+        fitting = self._lengths & _UP_TO[length] if 0 <= length <= width else 0
+        while fitting:
+            at = fitting.bit_length() - 1
+            if reach <= width - at:
+                break  # one this large has no room beside the address in so small a prefix
+            level = self._levels[at]
+            index = level.bisect_right(network)
+            if index:
+                bits = (network ^ level[index - 1]).bit_length()
+                reach = min(reach, bits if bits > width - at else width - length)  # or the address itself is free
+            if index < len(level):
+                reach = min(reach, (network ^ level[index]).bit_length())
+            fitting ^= 1 << at
+        return reach
 
     def occupy_bits(self, network: int, length: int) -> bool:
         """Take exactly this block, if it is wholly free.
@@ -227,11 +309,12 @@ class CidrCarver:
 
     # ---------------------------------------------------------------------------------------------------- typed
 
-    def carve(self, length: int) -> Network:
+    def carve(self, length: int, *, sparse: bool = False) -> Network:
         """Take the best fitting free block: out of the smallest free prefix that is large enough, lowest address first.
 
         Args:
             length: Prefix length of the block, 0 to 32 or 128.
+            sparse: Out of the largest free prefix instead, so that the space behind each block stays free longest.
 
         Returns:
             A block inside `cidrs` that overlaps nothing that is taken or blocked.
@@ -246,7 +329,7 @@ class CidrCarver:
             (IPv4Network('10.0.0.0/24'), IPv4Network('10.0.1.0/26'), IPv4Network('10.0.2.0/24'))
         """
         self._check_length(length)
-        network = self.take(length)
+        network = self.take(length, sparse=sparse)
         if network < 0:
             raise PoolExhaustedError(self.pool, self.family, length, self.largest_free)
         return Prefix(self.family, network, length).to_network()
@@ -312,7 +395,7 @@ class CidrCarver:
     def fragmentation(self) -> float:
         """Share of the free addresses that is not in the largest free prefix: 0.0 (one piece, or nothing free) to below 1.0.
 
-        CIDRs never join, so a pool of several has some from the beginning.
+        CIDRs never join and blocked space is not free, so a pool of several CIDRs, or with a hole, has some from the beginning.
         """
         largest = self.largest_free
         return 0.0 if largest is None else 1 - self._sizes[largest] / self.free
@@ -326,19 +409,15 @@ class CidrCarver:
         Complexity:
             O(n log n) for n free, taken and blocked prefixes.
         """
-        held = [
-            (n, n + self._sizes[length] - 1) for blocks in (self._free, self._taken) for n, length in blocks.items()
-        ]
+        held = [(n, n + self._sizes[length] - 1) for blocks in (self._free, self._taken) for n, length in blocks.items()]
         pieces = sorted(held + self._blocked)
         tiles = 0
         for network, length in sorted(self._roots.items()):
             end = network + self._sizes[length]
             inside = pieces[bisect_left(pieces, (network, 0)) : bisect_left(pieces, (end, 0))]
             tiles += len(inside)
-            _require(
-                [network, *(last + 1 for _, last in inside)] == [*(first for first, _ in inside), end],
-                "tiles each CIDR",
-            )
+            tiled = [network, *(last + 1 for _, last in inside)] == [*(first for first, _ in inside), end]
+            _require(tiled, "tiles each CIDR")
         _require(tiles == len(pieces), "lies in the CIDRs")
         _require(self.capacity == sum(self._sizes[length] for length in self._roots.values()), "capacity")
         _require(self.blocked == sum(last - first + 1 for first, last in self._blocked), "blocked")

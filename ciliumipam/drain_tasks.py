@@ -47,11 +47,7 @@ class TakeBackTask(BlockTask):
         ]
 
     def take_back(self, view: View, draft: Draft, level: BlockLevel, standings: dict[str, Standing], *, bare: bool) -> None:
-        """Put the release of what is empty and has a replacement; tell the rest.
-
-        Args:
-            bare: Whether a node may be left without a block.
-        """
+        """Put the release of what is empty and has a replacement, or where a node may be left `bare`; tell the rest."""
         self.blockers = []
         by_node: dict[str, list[Holding]] = {}
         leaving = self.leaving(view)
@@ -69,6 +65,7 @@ class TakeBackTask(BlockTask):
             else:
                 by_node.setdefault(block.holder, []).append(block)
         for node, blocks in by_node.items():
+            self.targets.update(dict.fromkeys(blocks, ""))
             forget_owners(draft, node, blocks)
             release(draft, level, standings[node], blocks)
             for block in blocks:
@@ -133,12 +130,13 @@ class DrainTask(TakeBackTask):
         standings = {name: look(draft, level, name) for name in {*view.nodes, *(block.holder for block in self.leaving(view))}}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
+        kept = {piece for standing in standings.values() for piece in standing.good}
         for name in sorted({block.holder for block in self.leaving(view)} & view.nodes.keys()):
             standing = standings[name]
             wanted = want(view.nodes[name], pools, Held(standing.good, view.claims(standing.key).draining))
             self.refusals += wanted.refusals
-            self.serve(view, draft, level, standing, view.nodes[name].node, wanted.offers)
-        self.carved = list(self.tried)
+            kept.update(self.serve(view, draft, level, standing, view.nodes[name].node, wanted.offers))
+        self.carved = [piece for piece in self.tried if piece in kept]
         if draft:
             return False
         self.take_back(view, draft, level, standings, bare=self.request.kind == "node")
@@ -181,6 +179,7 @@ class MigrateTask(TakeBackTask):
     def __init__(self, request: Migrate, now: float, token: str) -> None:
         super().__init__(now, token)
         self.request = request
+        self._marked: set[Holding] = set()
 
     def leaving(self, view: View) -> list[Holding]:
         name, pool = self.request.node, self.request.pool
@@ -227,10 +226,25 @@ class MigrateTask(TakeBackTask):
         claims = draft.claims(standing.key)
         if not claims.draining.issuperset(old):
             draft.put(standing.key, claims._replace(draining=claims.draining.union(old)), CLAIM)
+            self._marked.update(set(old) - claims.draining)
             for block in old:
                 self._note(Change("drain", "block", block.piece, f"node {node.name} moves to pool {spec.name}"))
-        self.carved = list(self.tried)
+        self.carved = [piece for piece in self.tried if piece in (*standing.good, *chosen)]
         if draft:
             return False
         self.take_back(view, draft, level, standings, bare=False)
+        return True
+
+    def undo(self, view: View, draft: Draft) -> bool:
+        """Give back what this call took, where nobody has relied on it, and let the old blocks serve again."""
+        level = BlockLevel(view, self.confirmed, self.now)
+        standing = look(draft, level, self.request.node)
+        added = self.call.added.get(standing.holder, ())
+        mine = [piece for piece in (standing.pieces if self.call.owns(standing) else standing.pending) if piece in added]
+        if mine:
+            release(draft, level, standing, mine)
+            return False
+        claims = draft.claims(standing.key)
+        if claims.draining & self._marked:
+            draft.put(standing.key, claims._replace(draining=claims.draining - self._marked), CLAIM)
         return True

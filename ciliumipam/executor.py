@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from ciliumipam.draft import Step
@@ -99,12 +99,18 @@ class Executor:
 class DryRun:
     """Answers reads out of the stores and keeps the writes to itself.
 
+    Args:
+        executor: Where to read.
+        known: What the session knows, which it decides over.
+
     Attributes:
         steps: What would have been written. A second write of a record expects the revision that this made up for the first.
+        replaced: What was known of the records that would have been written, before the first write.
     """
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+    def __init__(self, executor: Executor, known: Mapping[Key, Entry]) -> None:
+        self._executor, self._known = executor, known
+        self.replaced: dict[Key, Entry | None] = {}
         self._entries: dict[Key, Entry | None] = {}
         self.steps: list[Step] = []
 
@@ -117,6 +123,7 @@ class DryRun:
         revisions: list[Revision | None] = []
         for step in operation.steps:
             revision = Revision(f"planned-{len(self.steps)}") if step.record is not None else None
+            self.replaced.setdefault(step.key, self._known.get(step.key))
             self._entries[step.key] = Entry(step.record, revision) if step.record is not None and revision is not None else None
             self.steps.append(step)
             revisions.append(revision)

@@ -229,7 +229,7 @@ class FreeBlocks:
 
     def check_invariants(self, fresh: FreeBlocks) -> None:
         """Assert that everything here equals what was built anew."""
-        assert self._cooling == fresh._cooling, "what cools is not what the pages say"  # noqa: SLF001 - the same class
+        assert self._cooling == fresh._cooling, "what cools is not what the pages say"
         for (name, family), groups in self._carvers.items():
             for group, rebuilt in zip(groups, fresh.carvers(self._pools[name].spec, family), strict=True):
                 group.carver.check_invariants()

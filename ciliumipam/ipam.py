@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from ciliumipam.allocator import Utilization
-from ciliumipam.block_tasks import ApplyTask, GrowTask
+from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
 from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.errors import ConflictError, IpamError, NotFoundError, StalePlanError
@@ -29,7 +29,9 @@ from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.pool_status import concerns, space_of
 from ciliumipam.reconcile import Pools
-from ciliumipam.records import Entry, Holding, Key, Revision
+from ciliumipam.records import Holding, Key, Kind, Revision
+from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
+from ciliumipam.repair_tasks import RepairAddressesTask, RepairBlocksTask
 from ciliumipam.requests import (
     Allocate,
     Allocation,
@@ -51,7 +53,6 @@ from ciliumipam.requests import (
     RemovePool,
     Request,
 )
-from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
 from ciliumipam.session import restore, run
 from ciliumipam.store import ABSENT, Store
 from ciliumipam.tasks import AddressTask, AllocateTask, ReleaseAddressTask, ReleaseTask, Task, to_allocation
@@ -239,6 +240,22 @@ class Ipam:
         """
         return self._do(RemovePoolTask(RemovePool(name), self._clock())).outcome
 
+    def repair(self) -> Applied:
+        """Finish or undo what crashed calls left, and name again in claims what is held and lost them. Frees nothing that is held.
+
+        Safe beside other writers: a call that is under way tries again. `audit` says what there is to repair, and what nothing
+        but a backup does. O(everything).
+        """
+        with self._lock:
+            self._restored = False
+            self._restore()
+            nodes = {key.name.partition("/")[0] for key in self._view.entries if key.kind == "address-claims"}
+        now = self._clock()
+        done = [self._do(RepairBlocksTask(now)).outcome, self.apply()]
+        done += [self._do(RepairAddressesTask(node, now)).outcome for node in sorted(nodes)]
+        changes = tuple(change for each in done for change in each.changes)
+        return done[1]._replace(changes=changes)
+
     # ------------------------------------------------------------------------------------------------- in two steps
 
     def plan(self, request: Request) -> Plan:
@@ -250,49 +267,54 @@ class Ipam:
         task = self._task(request)
         with self._lock:
             self._restore()
-            before = dict(self._view.entries)
-            dry = DryRun(self._executor)
+            dry = DryRun(self._executor, self._view.entries)
             try:
                 drive(run(self._view, [task]), dry.answer)
             finally:
-                written = {step.key for step in dry.steps}
-                read = ("pool", "node") if isinstance(request, (Apply, Grow, Drain, Migrate)) else ("pool",)
-                reads = sorted((k, e.revision) for k, e in self._view.entries.items() if k.kind in read and k not in written)
-                for key in written:
-                    self._view.load(key, before.get(key))
+                for key, entry in dry.replaced.items():
+                    self._view.load(key, entry)
+            lists: tuple[Kind, ...] = ("node", "pool") if isinstance(task, BlockTask) else ()
+            before = {key: entry for key, entry in self._view.entries.items() if key.kind == "pool" or key.kind in lists}
         if task.failed is not None:
             raise task.failed
-        return Plan(request, tuple(dry.steps), tuple(reads), task.outcome, task.result)
+        return Plan(tuple(dry.steps), tuple(sorted({**before, **dry.replaced}.items())), lists, task.outcome, task.result)
 
     def execute(self, plan: Plan) -> tuple[Allocation, ...]:
         """Write exactly what a plan says. Returns its result.
 
         Raises:
-            StalePlanError: Something that it replaces, or a pool that it was decided over, has changed; nothing was written, or, if it changed during the writing, a
-                first part of it, which is a legal state.
+            StalePlanError: Something that it replaces, or that it was decided over, has changed; nothing was written, or, if it
+                changed during the writing, a first part of it, which is a legal state.
         """
         with self._lock:
             self._restore()
-            first: dict[Key, object] = {**dict(plan.reads), **{step.key: step.expect for step in reversed(plan.steps)}}
-            changed = [key for key, expect in sorted(first.items()) if self._revision(key) != expect]
+            before = dict(plan.before)
+            changed = [f"{key} is new" for kind in plan.lists for key in self._list(kind) if before.get(key) is None]
+            for key, known in plan.before:
+                found = self._executor.store_of(key.kind).get(key)
+                self._view.load(key, found)
+                if found != known:
+                    changed.append(f"{key} {'is gone' if found is None else 'is new' if known is None else 'changed'}")
             if changed:
-                raise StalePlanError(tuple(map(str, changed)), 0)
+                raise StalePlanError(tuple(dict.fromkeys(changed)), 0)
             real: dict[str, Revision] = {}
             for count, step in enumerate(plan.steps):
                 expect = real.get(step.expect, step.expect) if step.expect is not ABSENT else ABSENT
                 try:
                     (revision,) = self._executor.write([step._replace(expect=expect)])
                 except ConflictError as error:
-                    raise StalePlanError((error.key,), count) from error
+                    raise StalePlanError((f"{error.key} changed",), count) from error
                 finally:
                     self._view.load(step.key, self._executor.store_of(step.key.kind).get(step.key))
                 if revision is not None:
                     real[f"planned-{count}"] = revision
         return plan.result
 
-    def _revision(self, key: Key) -> object:
-        entry: Entry | None = self._executor.store_of(key.kind).get(key)
-        return entry.revision if entry is not None else ABSENT
+    def _list(self, kind: Kind) -> list[Key]:
+        """Read all records of a kind; their keys."""
+        listing = self._executor.store_of(kind).scan(kind)
+        self._view.load_all(kind, listing.entries)
+        return [key for key, _ in listing.entries]
 
     # ------------------------------------------------------------------------------------------------- running
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from ciliumipam.cidr import Family, Prefix
+from ciliumipam.cidr import Prefix
 from ciliumipam.draft import Draft
 from ciliumipam.errors import CorruptRecordError
 from ciliumipam.ledger import ROOT_FENCE, Ledger, Pages, close, locate, next_fence

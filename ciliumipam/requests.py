@@ -17,7 +17,7 @@ from ciliumipam.errors import InvalidRequestError
 from ciliumipam.names import validate_name, validate_owner
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
-from ciliumipam.records import Key, Revision
+from ciliumipam.records import Entry, Key, Kind
 
 # --------------------------------------------------------------------------------------------------- requests
 
@@ -321,7 +321,7 @@ class Refusal(NamedTuple):
 class Change(NamedTuple):
     """One thing that a plan does, in words."""
 
-    action: Literal["add", "change", "remove", "carve", "adopt", "drain", "orphan", "give back", "allocate", "release"]
+    action: Literal["add", "change", "remove", "carve", "adopt", "drain", "orphan", "give back", "allocate", "release", "repair"]
     kind: Literal["pool", "node", "block", "address"]
     name: str
     detail: str
@@ -408,16 +408,16 @@ class Plan(NamedTuple):
     """What a request would do, decided and not done.
 
     Attributes:
-        request: What was asked.
         steps: Compare-and-set writes in an order in which every first part leaves a legal state.
-        reads: Pools and nodes that it was decided over and does not write, with their revisions.
+        before: Every record that it writes or was decided over, as it was then; None where there was none. By key.
+        lists: Kinds of which every record was looked at, so that a new one makes the plan stale as well.
         outcome: What executing it comes to.
         result: The addresses that executing it allocates or releases.
     """
 
-    request: Request
     steps: tuple[Step, ...]
-    reads: tuple[tuple[Key, Revision], ...]
+    before: tuple[tuple[Key, Entry | None], ...]
+    lists: tuple[Kind, ...]
     outcome: Applied
     result: tuple[Allocation, ...]
 

@@ -57,7 +57,7 @@ from ciliumipam.errors import (
     StoreUnavailableError,
 )
 from ciliumipam.records import KINDS, Entry, Key
-from ciliumipam.requests import Request
+from ciliumipam.requests import Request, Space
 from ciliumipam.testing.faults import Fault, FaultyStore
 
 EVERY = NodeSelector.everything()
@@ -123,7 +123,9 @@ def test_a_node_gets_a_block_of_every_family_of_its_pool_and_the_one_that_no_poo
     assert [(each.node, str(each)) for each in applied.refusals] == [("lost", "pool green: zone in (a) but the node has b")]
     assert blocks(ipam) == {"n1": ["10.0.0.0/24", "fd00::/64"], "n2": ["10.0.1.0/24", "fd00:0:0:1::/64"], "lost": []}
     assert [status.pod_cidrs for status in ipam.nodes()] == [(), ("10.0.0.0/24", "fd00::/64"), ("10.0.1.0/24", "fd00:0:0:1::/64")]
-    assert [(each.spec, each.blocks, each.held, each.conflicting) for each in ipam.pools()] == [(POOL, {4: 4, 6: 4}, {4: 2, 6: 2}, None)]
+    (status,) = ipam.pools()
+    assert (status.spec, status.orphans, status.conflicting, status.concerns) == (POOL, 0, None, ())
+    assert status.spaces == {4: Space(4, 2, 2, 0, 23, 0.0), 6: Space(4, 2, 2, 0, 63, 0.0)}
 
 
 def test_an_allocation_says_everything_about_itself(ipam: Ipam) -> None:
@@ -136,7 +138,7 @@ def test_an_allocation_says_everything_about_itself(ipam: Ipam) -> None:
     assert min(v4.fence, v6.fence) >= 1
     assert ipam.allocations() == (v4, v6)
     assert ipam.allocations("n2") == ()
-    assert ipam.nodes()[1].utilization[4] == Utilization(256, 237, 1, 18)
+    assert ipam.nodes()[1].utilization[4] == Utilization(256, 237, 1, 0, 18)
 
 
 def test_several_owners_get_their_addresses_in_the_order_in_which_they_were_named(ipam: Ipam) -> None:
@@ -192,8 +194,8 @@ def test_by_default_addresses_go_round_and_lowest_takes_the_lowest(store: Memory
     given = []
     policies: tuple[Literal["next", "lowest"], ...] = ("next", "lowest")
     for policy in policies:
-        ipam = Ipam(store, policy=policy)
-        ipam.apply([pool("10.0.0.0/24")], [Node("n")])
+        ipam = Ipam(store)
+        ipam.apply([pool("10.0.0.0/24", address_policy=policy)], [Node("n")])
         given += addresses(ipam.allocate("n", f"{policy}-1"))
         ipam.release("n", f"{policy}-1")
         given += addresses(ipam.allocate("n", f"{policy}-2"))
@@ -276,7 +278,7 @@ def test_what_is_reserved_later_stays_held_and_is_not_given_again(ipam: Ipam) ->
     ipam.apply([pool("10.0.0.0/22", "fd00::/62", name="green", reserved=["10.0.0.0/29"])])
 
     assert addresses(ipam.allocate("n1", "web")) == ["10.0.0.1", "fd00::1"]
-    assert ipam.nodes()[1].utilization[4] == Utilization(256, 256 - 9, 1, 8)
+    assert ipam.nodes()[1].utilization[4] == Utilization(256, 256 - 9, 1, 0, 8)
     ipam.release("n1", "web")
     with pytest.raises(ReservedAddressError):
         ipam.allocate("n1", "web", address="10.0.0.1")
@@ -398,7 +400,7 @@ REFUSED: list[tuple[str, Callable[[Ipam], object], type[IpamError], str]] = [
     ("force of nothing", lambda ipam: ipam.force_release("10.0.0.2"), NotHeldError, "nobody holds it"),
     ("force of no address", lambda ipam: ipam.force_release("10.0.0.0/24"), InvalidAddressError, "a single address is wanted"),
     ("remove no node", lambda ipam: ipam.remove_node("n7", force=True), NotFoundError, "no node 'n7'; known: lost, n1, n2"),
-    ("remove what is used", lambda ipam: ipam.remove_node("n1"), BlockNotEmptyError, "block 10.0.0.0/24 of node 'n1' has 1 addresses in use (10.0.0.1 default/web)"),
+    ("remove what is used", lambda ipam: ipam.remove_node("n1"), BlockNotEmptyError, "block 10.0.0.0/24 of node 'n1' has 1 address in use (10.0.0.1 default/web)"),
     ("remove no pool", lambda ipam: ipam.remove_pool("red"), NotFoundError, "no pool 'red'; known: green"),
     ("explain no node", lambda ipam: ipam.explain("n7"), NotFoundError, "no node 'n7'"),
     ("list no node", lambda ipam: ipam.allocations("n7"), NotFoundError, "no node 'n7'"),
@@ -629,7 +631,7 @@ def test_a_plan_is_refused_when_something_that_it_replaces_has_changed(ipam: Ipa
     with pytest.raises(StalePlanError) as refused:
         ipam.execute(plan)
 
-    assert "address-page 10.0.0.0/24" in refused.value.changed
+    assert "address-page 10.0.0.0/24 changed" in refused.value.changed
     assert refused.value.written == 0
     assert dump(store) == before
     assert addresses(ipam.allocate("n1", "a")) == ["10.0.0.78", "fd00::2"]
@@ -662,13 +664,13 @@ def test_explain_says_pool_by_pool_why_a_node_was_served_or_refused(ipam: Ipam) 
         "node n1",
         "  block 10.0.0.0/24 from pool green: 1 of 256 addresses in use, 18 reserved, 237 available",
         f"  block fd00::/64 from pool green: 1 of {1 << 64} addresses in use, 2 reserved, {(1 << 64) - 3} available",
-        "  1. pool blue (1 requirements, 1 IPv4 blocks): matches (the node meets 'zone'), but the node keeps pool green, where its blocks came from",
-        "  2. pool green (1 requirements, 4 IPv4 blocks, 4 IPv6 blocks): serves the node: the node meets 'zone=a'",
-        "  3. pool black (0 requirements, 1 IPv4 blocks): matches (the selector selects every node), but the node keeps pool green, where its blocks came from",
+        "  1. pool blue (1 requirement, 1 IPv4 block): matches (the node meets 'zone'), but the node keeps pool green, where its blocks came from",
+        "  2. pool green (1 requirement, 4 IPv4 blocks, 4 IPv6 blocks): serves the node: the node meets 'zone=a'",
+        "  3. pool black (0 requirements, 1 IPv4 block): matches (the selector selects every node), but the node keeps pool green, where its blocks came from",
     ]
     lines = str(ipam.explain("n5")).splitlines()
     assert lines[1].startswith("  block 10.8.0.0/24 from pool black:")
-    assert lines[2].startswith("  1. pool blue (1 requirements, 1 IPv4 blocks): refused: zone must be present but the node has no such label")
+    assert lines[2].startswith("  1. pool blue (1 requirement, 1 IPv4 block): refused: zone must be present but the node has no such label")
     assert str(ipam.explain("lost")).splitlines()[1].startswith("  block 10.9.0.0/24") or "pool blue" in str(ipam.explain("lost"))
 
 
@@ -678,7 +680,7 @@ def test_explain_says_that_the_pool_is_full(store: MemoryStore) -> None:
 
     assert ipam.explain("b").lines == (
         "node b",
-        "  1. pool p (0 requirements, 1 IPv4 blocks): matches (the selector selects every node), but it has no free IPv4 /24",
+        "  1. pool p (0 requirements, 1 IPv4 block): matches (the selector selects every node), but it has no free IPv4 /24",
     )
 
 
