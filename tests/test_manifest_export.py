@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +17,17 @@ from hypothesis import strategies as st
 from ciliumipam.allocator import Utilization
 from ciliumipam.cidr import Address, Network, parse_prefix
 from ciliumipam.errors import InvalidManifestError
-from ciliumipam.manifest import API_VERSION, export, read_manifest
+from ciliumipam.ipam import Ipam
+from ciliumipam.manifest import API_VERSION, Item, export, read_manifest, read_manifests
 from ciliumipam.names import validate_name
 from ciliumipam.node import Node
 from ciliumipam.pool import PoolSpec
 from ciliumipam.requests import Allocation, Block, ExistingBlock, NodeStatus, PoolStatus
 from ciliumipam.selector import NodeSelector
+from ciliumipam.store.memory import MemoryStore
 
-EMPTY = Utilization(0, 0, 0, 0)
+DUMPS = Path(__file__).parents[1] / "docs" / "examples" / "dumps"
+EMPTY = Utilization(0, 0, 0, 0, 0)
 
 
 def pool_status(spec: PoolSpec) -> PoolStatus:
@@ -103,6 +108,39 @@ def test_pools_nodes_and_blocks_stand_in_one_list_sorted() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- round trip
+
+
+def applied(items: Iterable[Item]) -> Ipam:
+    """A facade on an empty store to which they were applied, without a conflict."""
+    found = [*items]
+    ipam = Ipam(MemoryStore())
+    result = ipam.apply(
+        [item for item in found if isinstance(item, PoolSpec)],
+        [item for item in found if isinstance(item, Node)],
+        [item for item in found if isinstance(item, ExistingBlock)],
+    )
+    assert result.conflicts == ()
+    return ipam
+
+
+def test_what_is_exported_and_applied_to_an_empty_store_gives_every_node_its_blocks_back() -> None:
+    dumps = [(path.name, yaml.safe_load(path.read_text(encoding="utf-8"))) for path in sorted(DUMPS.glob("*node*.yaml"))]
+    ipam = applied([*read_manifests(dumps).items, green(blocks_per_node=2)])
+    ipam.allocate("worker-c", "cni/a/eth0", label="default/a")
+    ipam.remove_pool("green")
+
+    result = export(ipam.pools(), ipam.nodes(), ipam.blocks(), ipam.allocations())
+    other = applied(read_manifest(result, "x.yaml").items)
+
+    def held(of: Ipam) -> list[tuple[object, ...]]:
+        return [(each.node, each.prefix, each.space, round(each.since, 6)) for each in of.blocks()]
+
+    assert len(held(ipam)) > 8
+    assert held(other) == held(ipam)
+    assert [each.node for each in other.nodes()] == [each.node for each in ipam.nodes()]
+    addresses = [each for item in result["items"] for each in item.get("status", {}).get("addresses", [])]
+    assert [each["owner"] for each in addresses] == ["cni/a/eth0"] * 2
+
 
 NAMES = st.sampled_from(["node-1", "node-2", "a.b", "10-0-0-0-24", "n" * 253, "n" * 220 + ".x", "n" * 219 + "-.x".replace("-.", "-y.")])
 SPACES = st.sampled_from(["default", "blue", "s" * 253])
