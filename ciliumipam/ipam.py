@@ -398,7 +398,7 @@ class Ipam:
         """All pools by name, with what became of them. O(blocks + pools)."""
         with self._lock:
             view = self._now()
-            pools = Pools(view.pools.values())
+            pools = Pools.of(view)
             held: dict[tuple[str, Family], int] = {}
             orphans: dict[str, int] = {}
             for block in view.blocks():

@@ -347,7 +347,7 @@ def why_no_block(view: View, node: str) -> tuple[str, ...]:
         return (*orphans, "the node is not known; apply it")
     if record.draining:
         return (*orphans, "the node is draining; let it take new ones again with 'ciliumipam drain node --cancel'")
-    pools = Pools(view.pools.values())
+    pools = Pools.of(view)
     claims = Held(held, view.claims(block_claims_key(node)).draining)
     wanted = want(record, pools, claims)
     if wanted.offers:
