@@ -161,9 +161,9 @@ def test_what_drains_is_marked_in_claims_and_nodes() -> None:
 OLD: tuple[tuple[Key, str, Record], ...] = (
     (
         POOL,
-        '{"format":1,"name":"green","since":1.5,"spec":{"cidrs":["10.0.0.0/16","fd00::/48"],"nodeSelector":{"matchExpressions":'
+        ('{"format":1,"name":"green","since":1.5,"spec":{"cidrs":["10.0.0.0/16","fd00::/48"],"nodeSelector":{"matchExpressions":'
         '[{"key":"cordoned","operator":"DoesNotExist"},{"key":"rack","operator":"In","values":["r1","r2"]}]},'
-        '"blockLength":{"ipv4":26},"reserved":["10.0.0.3-10.0.0.9"],"allowLast":true}}',
+        '"blockLength":{"ipv4":26},"reserved":["10.0.0.3-10.0.0.9"],"allowLast":true}}'),
         PoolRecord(
             PoolSpec(
                 name="green",
@@ -188,8 +188,8 @@ OLD: tuple[tuple[Key, str, Record], ...] = (
     ),
     (
         Key("block-claims", "0f"),
-        '{"format":1,"claims":{"node-0":[],"node-1":[["10.0.0.0/22",3,"node-1","green",-1.0]]},"tentative":{"node-0":"ipam-1"},'
-        '"closing":[["10.0.0.0/22",3,"node-1","green",-1.0]]}',
+        ('{"format":1,"claims":{"node-0":[],"node-1":[["10.0.0.0/22",3,"node-1","green",-1.0]]},"tentative":{"node-0":"ipam-1"},'
+        '"closing":[["10.0.0.0/22",3,"node-1","green",-1.0]]}'),
         ClaimPage(
             {"node-0": (), "node-1": (Holding(4, 0x0A000000, 22, 3, "node-1", "green", -1.0, "default"),)},
             {"node-0": "ipam-1"},
@@ -199,8 +199,8 @@ OLD: tuple[tuple[Key, str, Record], ...] = (
     ),
     (
         CLAIMS,
-        '{"format":1,"claims":{"x":[["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",18446744073709551616,"x","gr\\u00fcn \\ud83d\\udca5",0.1]]},'
-        '"tentative":{},"closing":[]}',
+        ('{"format":1,"claims":{"x":[["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",18446744073709551616,"x","gr\\u00fcn \\ud83d\\udca5",0.1]]},'
+        '"tentative":{},"closing":[]}'),
         ClaimPage({"x": (Holding(6, (1 << 128) - 1, 128, 1 << 64, "x", "grün \U0001f4a5", 0.1, "default"),)}, {}, frozenset(), frozenset()),
     ),
 )
