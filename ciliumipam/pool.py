@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ciliumipam.addresses import POLICIES, Policy
@@ -394,7 +393,7 @@ def _check_whole(field: str, value: object, least: int, most: int, problems: lis
 def _check_delay(value: object, problems: list[str]) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         problems.append(f"reuse_delay: expected a number of seconds, found {describe(value)}")
-    elif not isfinite(value) or not 0 <= value <= _LONGEST_DELAY:
+    elif not 0 <= value <= _LONGEST_DELAY:  # so is not-a-number
         problems.append(f"reuse_delay: {describe(value)} is out of range, which is 0 to {_LONGEST_DELAY} seconds")
 
 

@@ -30,7 +30,7 @@ from ciliumipam.cli.input import read_documents
 from ciliumipam.cli.store import reading, store_path, writing
 from ciliumipam.cli.text import plain, say
 from ciliumipam.errors import InvalidRequestError, IpamError, NotFoundError
-from ciliumipam.manifest import pool_to_manifest, read_manifest
+from ciliumipam.manifest import pool_to_manifest, read_manifests
 from ciliumipam.requests import Request
 
 T = TypeVar("T")
@@ -38,12 +38,7 @@ T = TypeVar("T")
 
 def apply(arguments: Namespace) -> int:
     """Read all manifests, then apply them in one request."""
-    items = [
-        item
-        for file in arguments.files
-        for source, document in read_documents(file)
-        for item in read_manifest(document, source)
-    ]
+    items = read_manifests(pair for file in arguments.files for pair in read_documents(file)).items
     pools = tuple(item for item in items if isinstance(item, PoolSpec))
     nodes = tuple(item for item in items if isinstance(item, Node))
     request = Apply(pools, nodes)
