@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ciliumipam.errors import InvalidManifestError, InvalidSelectorError
 from ciliumipam.manifest import Item, read_manifest
 from ciliumipam.manifest.calico_selector import MAX_DEPTH, MAX_LENGTH, translate
-from ciliumipam.manifest.label_logic import MAX_TERMS
+from ciliumipam.manifest.label_logic import MAX_TERMS, Values, both, everything, inverse, where
 from ciliumipam.pool import PoolSpec
 from ciliumipam.selector import NodeSelector
 
@@ -112,6 +112,7 @@ def selects(expression: str) -> NodeSelector | None:
 @example("(!has(a) || a == 'x') && (!has(in) || in == '')")
 @example("a != 'x' && has(a)")
 @example("has(a) && a in {'x'} || a not in {'x'}")
+@example("a == 'x' && in == 'x' || a == 'y' && in == 'y'")
 def test_an_expression_selects_exactly_the_nodes_that_it_selects_in_calico(expression: str) -> None:
     selector = selects(expression)
 
@@ -238,13 +239,26 @@ def test_terms_are_multiplied_out_up_to_a_bound() -> None:
             translate(beyond)
 
 
+def test_terms_count_on_the_way_too() -> None:
+    with pytest.raises(InvalidSelectorError, match="multiplied out it has more than 64 terms"):
+        translate(f"{choices(7)} || all()")
+
+
+def test_what_no_node_meets_is_no_term() -> None:
+    one, other = (where("a", Values(frozenset(value), listed=True, missing=False)) for value in "xy")
+
+    assert both(one, other) == []
+    assert inverse(everything()) == []
+
+
 def test_conditions_that_kubernetes_needs_two_terms_for_count_as_two() -> None:
     def either(count: int) -> str:
         return " && ".join(f"(!has(a{i}) || a{i} == 'x')" for i in range(count))
 
     assert len(translate(either(6))["nodeSelectorTerms"]) == 64
-    with pytest.raises(InvalidSelectorError, match="multiplied out it has more than 64 terms"):
-        translate(either(7))
+    for count in (7, 80):
+        with pytest.raises(InvalidSelectorError, match="multiplied out it has more than 64 terms"):
+            translate(either(count))
 
 
 def test_many_conditions_on_one_label_are_one() -> None:
@@ -267,6 +281,10 @@ def test_an_expression_beyond_the_bounds_is_refused_in_a_short_sentence(expressi
 
     assert reason in caught.value.reason
     assert len(str(caught.value)) < 300
+
+
+def test_parentheses_side_by_side_are_not_nested() -> None:
+    assert translate(" && ".join(["(has(a))"] * 60)) == {"matchExpressions": [requirement("a", "Exists")]}
 
 
 def test_the_deepest_expression_that_is_read_is_read() -> None:

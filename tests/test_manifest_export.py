@@ -243,6 +243,12 @@ def test_one_prefix_in_two_address_spaces_of_one_long_named_node_has_two_names()
     assert {len(name) for name in names} == {253}
 
 
+def test_a_long_name_is_cut_where_a_name_may_end() -> None:
+    (item,) = export([], [], [block("n" * 227 + "." + "x" * 20, "10.0.0.0/24")], [])["items"]
+
+    assert validate_name("block name", item["metadata"]["name"]).startswith("n" * 227 + "-")
+
+
 # -------------------------------------------------------------------------------------------------------- CIDRBlock
 
 
