@@ -332,7 +332,7 @@ def read(document: object) -> tuple[Item, ...]:
         (ip_pool(), green()),
         (ip_pool("crd.projectcalico.org/v1"), green()),
         (ip_pool(blockSize=28), green(block_length_v4=28)),
-        (ip_pool(blockSize=0, nodeSelector=None, disabled=None, allowedUses=None, assignmentMode=None), green()),
+        (ip_pool(blockSize=0, nodeSelector=None, disabled=None, allowedUses=None, assignmentMode=None, natOutgoing=None), green()),
         (ip_pool(cidr="fd00::/64"), green(cidrs=["fd00::/64"], block_length_v4=None, block_length_v6=122)),
         (ip_pool(cidr="fd00::/64", blockSize=116), green(cidrs=["fd00::/64"], block_length_v4=None, block_length_v6=116)),
         (ip_pool(nodeSelector=""), green()),

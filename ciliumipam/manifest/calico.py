@@ -46,9 +46,7 @@ def ip_pool(reader: Reader, document: Mapping[Any, object]) -> list[PoolSpec]:
         return []
     length = _block_length(cidr, spec.get("blockSize"))
 
-    def path_of(field: str, _index: str, inner: str) -> str:
-        if field == "selector":
-            return f"spec.nodeSelector{inner}"
+    def path_of(field: str, _index: str, _inner: str) -> str:
         return "spec.cidr" if field == "cidrs" else "spec.blockSize"
 
     flags = {"allow_first": True, "allow_last": True, "overflow": True, "draining": draining}
