@@ -63,7 +63,7 @@ def adopt(
     """Decide what of the blocks that nodes are said to have they get. Puts nothing but marks in the carvers.
 
     A block belongs to the pool that it is said to be from, if that covers it, else to the first pool in order that covers it. One
-    that no pool covers is adopted as an orphan: it keeps its space from being given to anybody else.
+    that no pool covers is adopted as an orphan: nobody else can be given its space.
     """
     result = Adopted({}, [])
     if not existing:
@@ -77,7 +77,8 @@ def adopt(
     for each in sorted(existing, key=lambda each: (each.since or inf, each.node, each.prefix)):
         known = standings.get(each.node)
         pool = _pool_of(pools, each)
-        space = pool.address_space if pool is not None else DEFAULT_SPACE
+        space = pool.address_space if pool is not None else each.address_space or DEFAULT_SPACE
+        name = pool.name if pool is not None else each.pool or ""
         reason = _reason(each, known, result.pieces.get(each.node, ()), space)
         other = taken.overlapping(space, each.prefix)
         if other is not None and not reason:
@@ -89,7 +90,7 @@ def adopt(
         if reason:
             result.conflicts.append(Conflict(each, reason))
             continue
-        piece = level.next(draft, each.node, pool.name if pool is not None else "", space, each.prefix)
+        piece = level.next(draft, each.node, name, space, each.prefix)
         piece = piece._replace(since=each.since or now)
         taken.add(piece)
         undo = view.free.mark(piece)
@@ -111,7 +112,9 @@ def _reason(each: ExistingBlock, standing: Standing | None, adopted: Sequence[Ho
 
 
 def _pool_of(pools: Pools, each: ExistingBlock) -> PoolSpec | None:
-    named = pools.by_name.get(each.pool or "")
-    if named is not None and named.covers(each.prefix):
-        return named
-    return next((spec for spec in pools.ordered if spec.covers(each.prefix) and spec.name not in pools.conflicting), None)
+    found = [
+        spec
+        for spec in pools.ordered
+        if spec.covers(each.prefix) and spec.name not in pools.conflicting and each.address_space in (None, spec.address_space)
+    ]
+    return next((spec for spec in found if spec.name == each.pool), next(iter(found), None))

@@ -155,7 +155,7 @@ class ApplyTask(BlockTask):
         if draft:
             return False
         self.refusals = []
-        pools = Pools(view.pools.values())
+        pools = Pools.of(view)
         level = BlockLevel(view, self.confirmed, self.now)
         standings = {name: look(draft, level, name) for name in view.nodes}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
@@ -257,7 +257,7 @@ class GrowTask(BlockTask):
             return False
         standing = next(each for each in standings if each.holder == self.request.node)
         held = Held(standing.good, view.claims(standing.key).draining)
-        wanted: Want = want(record, Pools(view.pools.values()), held, self.request.blocks)
+        wanted: Want = want(record, Pools.of(view), held, self.request.blocks)
         self.refusals += wanted.refusals
         kept = self.serve(view, draft, level, standing, record.node, wanted.offers)
         self.carved = [piece for piece in self.tried if piece in kept]

@@ -125,7 +125,7 @@ class DrainTask(TakeBackTask):
         self.refusals = []
         if self.request.cancel:
             return True
-        pools = Pools(view.pools.values())
+        pools = Pools.of(view)
         level = BlockLevel(view, self.confirmed, self.now)
         standings = {name: look(draft, level, name) for name in {*view.nodes, *(block.holder for block in self.leaving(view))}}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
@@ -193,7 +193,7 @@ class MigrateTask(TakeBackTask):
         if pool is None:
             raise NotFoundError("pool", self.request.pool, tuple(sorted(view.pools)[:8]))
         node, spec = record.node, pool.spec
-        pools = Pools(view.pools.values())
+        pools = Pools.of(view)
         level = BlockLevel(view, self.confirmed, self.now)
         standings = {name: look(draft, level, name) for name in view.nodes}
         if self.finish_what_was_begun(view, draft, level, standings.values()):

@@ -57,7 +57,7 @@ def _block(view: View, block: Holding, *, serves: bool) -> str:
 
 
 def _pools(view: View, record: NodeRecord, held: Held) -> Iterator[str]:
-    pools = Pools(view.pools.values())
+    pools = Pools.of(view)
     if not pools.ordered:
         yield "no pool has been applied"
     wanted = want(record, pools, held)

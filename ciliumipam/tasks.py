@@ -29,7 +29,7 @@ from ciliumipam.errors import (
 )
 from ciliumipam.ledger import ROOT_FENCE, fence_of, free, locate
 from ciliumipam.levels import AddressLevel
-from ciliumipam.protocol import Call, Standing, Unsure, look, release, take
+from ciliumipam.protocol import Call, Standing, Unsure, cancel, look, release, take
 from ciliumipam.reconcile import Held, Pools, own_pool, refusals, want
 from ciliumipam.records import Cooling, Holding, Key, Kind, Revision
 from ciliumipam.requests import Allocate, Allocation, Applied, Change, ForceRelease, Refusal, Release, ReleaseFenced
@@ -181,10 +181,13 @@ class AllocateTask(AddressTask):
             block.addresses.expire(self.now)
         standings = [look(draft, level, owner) for owner in request.owners]
         families = self._families(view, blocks)
-        ending = [(standing, pieces) for standing in standings if (pieces := standing.closing or _unfit(level, standing.pending))]
+        ending = [(standing, unfit) for standing in standings if (unfit := _unfit(level, standing.pending)) or standing.closing]
         if ending:
-            for standing, pieces in ending:
-                release(draft, level, standing, pieces)
+            for standing, unfit in ending:
+                if standing.closing:
+                    release(draft, level, standing, standing.closing)
+                else:
+                    cancel(draft, level, standing, unfit)
             return False
         group = len(standings) > 1
         for standing in standings:
@@ -344,7 +347,7 @@ def why_no_block(view: View, node: str) -> tuple[str, ...]:
         return (*orphans, "the node is not known; apply it")
     if record.draining:
         return (*orphans, "the node is draining; let it take new ones again with 'ciliumipam drain node --cancel'")
-    pools = Pools(view.pools.values())
+    pools = Pools.of(view)
     claims = Held(held, view.claims(block_claims_key(node)).draining)
     wanted = want(record, pools, claims)
     if wanted.offers:

@@ -215,14 +215,6 @@ def test_overlapping_blocks_and_the_addresses_in_both_are_found(store: MemorySto
     assert (str(BLOCKS), f"10.0.0.0/24 held by 'm' (fence {own}) should stand in slots 0 to 3, and stands in 2, 3") in found
 
 
-def test_a_node_with_two_blocks_of_a_family_is_found(store: MemoryStore) -> None:
-    second = Holding(4, (10 << 24) + (2 << 8), 24, 1, "m", "p", 1.0)
-    put_slots(store, BLOCKS, dict.fromkeys(range(8, 12), second))
-    change(store, claims_key("m"), lambda page: page._replace(claims={**page.claims, "m": (*page.claims["m"], second)}))
-
-    assert errors(store) == [("node m", "the node holds 2 IPv4 blocks: 10.0.0.0/24, 10.0.2.0/24")]
-
-
 def test_an_owner_with_two_addresses_of_a_family_is_found(store: MemoryStore) -> None:
     second = Holding(4, (10 << 24) + 9, 32, 50, "x", "", 1.0)
     put_slots(store, LEAF, {9: second})
@@ -440,15 +432,19 @@ def crashed(store: Store, writes: int, call: Callable[[Ipam], object]) -> None:
         call(Ipam(FaultyStore(store, crash_after(writes))))
 
 
-def test_a_claim_without_its_address_is_unfinished_and_both_repairs_work(store: MemoryStore) -> None:
-    repairs: tuple[Callable[[Ipam], object], ...] = (lambda ipam: ipam.allocate("n", "q"), lambda ipam: ipam.release("n", "q"))
+def test_a_claim_without_its_address_is_unfinished_and_all_repairs_work(store: MemoryStore) -> None:
+    repairs: tuple[Callable[[Ipam], object], ...] = (
+        lambda ipam: ipam.allocate("n", "q"),
+        lambda ipam: ipam.release("n", "q"),
+        lambda ipam: ipam.repair(),
+    )
     for finish in repairs:
         crashed(store, 1, lambda ipam: ipam.allocate("n", "q", family=4))
 
         finding = only(audit(store), "unfinished")
         assert finding.where == "owner q on node n"
         assert re.fullmatch(r"the owner claims 10\.0\.1\.\d under fence \d+, but does not hold it: a call was cut short", finding.what)
-        assert finding.repair == "ciliumipam allocate n q finishes it, ciliumipam release n q ends it"
+        assert finding.repair == "ciliumipam allocate n q finishes it, ciliumipam release n q ends it, and so does ciliumipam check --repair"
 
         finish(Ipam(store))
         assert audit(store).findings == ()
@@ -464,7 +460,7 @@ def test_a_release_that_was_begun_is_unfinished_until_it_is_repeated(store: Memo
     assert [finding.where for finding in result.findings] == ["owner x on node m"] * 2
     assert result.findings[0].what.startswith("the release of 10.0.0.1 (fence ")
     assert result.findings[0].what.endswith(") was begun and not finished")
-    assert result.findings[0].repair == "ciliumipam release m x"
+    assert result.findings[0].repair == "ciliumipam release m x, or: ciliumipam check --repair"
     Ipam(store).release("m", "x")
     assert audit(store).findings == ()
 
@@ -478,7 +474,7 @@ def test_a_block_that_was_claimed_only_is_unfinished_until_something_is_applied(
         ("unfinished", "block 10.0.2.0/24"), ("unfinished", "block fd00:0:0:2::/64"), ("notice", "node q"),
     ]  # fmt: skip
     assert findings[0].what.startswith("node q claims the block under fence ")
-    assert findings[0].repair == "apply any manifest again"
+    assert findings[0].repair == "ciliumipam check --repair, or apply any manifest again"
     Ipam(store).apply()
     assert audit(store).findings == ()
 
@@ -487,7 +483,7 @@ def test_a_block_that_a_node_claimed_which_is_not_known_is_ended_by_deleting_the
     crashed(store, 2, lambda ipam: ipam.apply(nodes=[Node("q")]))
     lose(store, Key("node", "q"))
 
-    assert {each.repair for each in audit(store).findings} == {"ciliumipam delete node q"}
+    assert {each.repair for each in audit(store).findings} == {"ciliumipam check --repair, or: ciliumipam delete node q"}
 
     Ipam(store).remove_node("q")
     assert audit(store).findings == ()
@@ -508,7 +504,8 @@ def test_a_block_on_its_way_back_is_unfinished(store: MemoryStore, known: bool) 
 
     assert finding.severity == "unfinished"
     assert finding.what == "node n is giving the block back: its addresses are closed, and it gives out none"
-    assert finding.repair == ("apply any manifest again, which gives it back and carves anew, or " if known else "") + "ciliumipam delete node n"
+    anew = ", which gives it back and carves anew, as applying any manifest does" if known else ""
+    assert finding.repair == f"ciliumipam check --repair{anew}, or: ciliumipam delete node n"
     Ipam(store).remove_node("n")
     assert audit(store).findings == ()
 
@@ -554,7 +551,7 @@ def test_a_claim_on_a_block_that_is_gone_is_unfinished_until_the_owner_calls_aga
 
     assert finding.where == "owner x on node m"
     assert finding.what == f"the owner claims 10.0.0.1 (fence {x.fence}), but the node no longer holds a block that has it"
-    assert finding.repair == "nothing needs to be done: the next call of that owner on that node forgets it"
+    assert finding.repair == "nothing needs to be done: the next call of that owner on that node forgets it, and so does ciliumipam check --repair"
     Ipam(store).allocate("m", "x")
     assert audit(store).findings == ()
 
@@ -575,7 +572,9 @@ def test_orphans_are_noticed_whether_the_pool_is_gone_or_has_shrunk(store: Memor
         ("notice", f"block {block}") for block in ("10.0.0.0/24", "10.0.1.0/24", "fd00:0:0:1::/64", "fd00::/64")
     ]
     assert result.findings[0].what == "an orphan: its pool 'p' is gone, so it gives out no new addresses"
-    assert result.findings[0].repair.endswith("ciliumipam delete node m")
+    assert result.findings[0].repair == (
+        "apply the pool with a CIDR that covers it, or to move the node, with another pool that selects it: ciliumipam migrate m --to POOL"
+    )
 
 
 @pytest.mark.parametrize("reserved", ["10.0.0.0/28", "10.0.0.1", "10.0.0.1-10.0.0.1"])
