@@ -199,7 +199,7 @@ def test_what_it_cannot_say_comes_out_as_terms() -> None:
         ("a", "a", "expected ==, !=, in or not in after 'a', found the end"),
         ("a = 'x'", "a = 'x'", "found \"= 'x'\""),
         ("a == x", "a == x", "expected a value in quotes, found 'x'"),
-        ("a == 'x", "a == 'x", "found \"'x\""),
+        ("a == 'x", "a == 'x", 'found "\'x"'),
         ("a == 'x' &&", "a == 'x' &&", "expected a label, has(label), all() or '(', found the end"),
         ("a == 'x' & b == 'y'", "a == 'x' & b == 'y'", "found \"& b == 'y'\""),
         ("a == 'x' b == 'y'", "a == 'x' b == 'y'", "expected &&, || or the end, found"),
@@ -332,9 +332,17 @@ def read(document: object) -> tuple[Item, ...]:
         (ip_pool(), green()),
         (ip_pool("crd.projectcalico.org/v1"), green()),
         (ip_pool(blockSize=28), green(block_length_v4=28)),
-        (ip_pool(blockSize=0, nodeSelector=None, disabled=None, allowedUses=None, assignmentMode=None, natOutgoing=None), green()),
+        (
+            ip_pool(
+                blockSize=0, nodeSelector=None, disabled=None, allowedUses=None, assignmentMode=None, natOutgoing=None
+            ),
+            green(),
+        ),
         (ip_pool(cidr="fd00::/64"), green(cidrs=["fd00::/64"], block_length_v4=None, block_length_v6=122)),
-        (ip_pool(cidr="fd00::/64", blockSize=116), green(cidrs=["fd00::/64"], block_length_v4=None, block_length_v6=116)),
+        (
+            ip_pool(cidr="fd00::/64", blockSize=116),
+            green(cidrs=["fd00::/64"], block_length_v4=None, block_length_v6=116),
+        ),
         (ip_pool(nodeSelector=""), green()),
         (ip_pool(nodeSelector="rack == 'r1'"), green(selector=NodeSelector.parse("rack=r1"))),
         (ip_pool(disabled=True), green(draining=True)),
@@ -358,7 +366,14 @@ def test_a_pool_that_is_being_deleted_takes_nothing_new() -> None:
 
 
 def test_what_only_tells_calico_how_to_carry_packets_is_listed_as_ignored() -> None:
-    idle: dict[str, Any] = {"ipipMode": "Never", "vxlanMode": "Always", "natOutgoing": True, "disableBGPExport": False, "nat-outgoing": True, "ipip": {}}
+    idle: dict[str, Any] = {
+        "ipipMode": "Never",
+        "vxlanMode": "Always",
+        "natOutgoing": True,
+        "disableBGPExport": False,
+        "nat-outgoing": True,
+        "ipip": {},
+    }
     document = ip_pool(**idle, allowedUses=["Tunnel", "Workload"], namespaceSelector="all()")
 
     items, ignored, refused = read_manifest(document, "x.yaml")
@@ -383,9 +398,17 @@ def test_what_only_tells_calico_how_to_carry_packets_is_listed_as_ignored() -> N
         ({"blockSize": False}, "spec.blockSize", "expected a whole number, found the boolean false"),
         ({"blockSize": 122}, "spec.blockSize", "the number 122 is not a prefix length of IPv4"),
         ({"nodeSelector": {}}, "spec.nodeSelector", "expected text, found a mapping"),
-        ({"nodeSelector": "rack contains 'r'"}, "spec.nodeSelector", "\"rack contains 'r'\": Kubernetes' selectors have no 'contains'"),
+        (
+            {"nodeSelector": "rack contains 'r'"},
+            "spec.nodeSelector",
+            "\"rack contains 'r'\": Kubernetes' selectors have no 'contains'",
+        ),
         ({"nodeSelector": "!all()"}, "spec.nodeSelector", "it selects no node"),
-        ({"namespaceSelector": "team == 'a'"}, "spec.namespaceSelector", "it selects namespaces, and pools here are chosen by node"),
+        (
+            {"namespaceSelector": "team == 'a'"},
+            "spec.namespaceSelector",
+            "it selects namespaces, and pools here are chosen by node",
+        ),
         ({"namespaceSelector": "team"}, "spec.namespaceSelector", "expected ==, !=, in or not in"),
         ({"disabled": "true"}, "spec.disabled", "expected true or false, found the text 'true'"),
         ({"allowedUses": ["Tunnel"]}, "spec.allowedUses", "without Workload the pool is not for pods"),
@@ -409,7 +432,10 @@ def test_a_problem_is_told_once() -> None:
     with pytest.raises(InvalidManifestError) as caught:
         read_manifest(ip_pool(cidr="10.0.0.0", blockSize=122), "x.yaml")
 
-    assert str(caught.value) == "x.yaml: spec.cidr: '10.0.0.0' is not a usable CIDR: it has no length; write 10.0.0.0/32 or 10.0.0.0/128 for a single address"
+    assert (
+        str(caught.value)
+        == "x.yaml: spec.cidr: '10.0.0.0' is not a usable CIDR: it has no length; write 10.0.0.0/32 or 10.0.0.0/128 for a single address"
+    )
 
 
 def test_the_example_dump_is_three_pools() -> None:
@@ -420,7 +446,10 @@ def test_the_example_dump_is_three_pools() -> None:
     flags = {"allow_first": True, "allow_last": True, "overflow": True}
     zones = NodeSelector.parse("topology.kubernetes.io/zone in (zone-1,zone-2),!example.com/legacy")
     host = {"key": "kubernetes.io/hostname", "operator": "Exists"}
-    racks = [{"key": "dedicated", "operator": "NotIn", "values": ["storage"]}, {"key": "rack", "operator": "In", "values": ["r1", "r2"]}]
+    racks = [
+        {"key": "dedicated", "operator": "NotIn", "values": ["storage"]},
+        {"key": "rack", "operator": "In", "values": ["r1", "r2"]},
+    ]
     assert items == (
         PoolSpec(name="default-ipv4-ippool", cidrs=["192.168.0.0/16"], selector=NodeSelector.everything(), block_length_v4=26, **flags),  # type: ignore[arg-type]  # flags
         PoolSpec(name="zone-1-ipv6", cidrs=["fd00:c:1::/112"], selector=zones, block_length_v6=122, draining=True, **flags),  # type: ignore[arg-type]  # flags

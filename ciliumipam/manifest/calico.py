@@ -86,7 +86,9 @@ def _check_namespaces(reader: Reader, value: object) -> None:
     if mapping == {} and value:
         reader.ignore(path, "it selects everything")
     elif mapping:
-        reader.problem(path, "it selects namespaces, and pools here are chosen by node; leave it out to serve every namespace")
+        reader.problem(
+            path, "it selects namespaces, and pools here are chosen by node; leave it out to serve every namespace"
+        )
 
 
 def _check_uses(reader: Reader, value: object) -> None:
@@ -96,7 +98,9 @@ def _check_uses(reader: Reader, value: object) -> None:
     if not uses or None in uses:
         return
     if "Workload" not in uses:
-        reader.problem(path, "without Workload the pool is not for pods, and here it would serve them; leave the pool out")
+        reader.problem(
+            path, "without Workload the pool is not for pods, and here it would serve them; leave the pool out"
+        )
     for use in uses:
         if use != "Workload":
             reader.ignore(path, f"{use}: known, without meaning here")

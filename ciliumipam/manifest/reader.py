@@ -237,9 +237,7 @@ class Reader:
             self.problem(f"{path}.{error.expression}".rstrip("."), error.reason)
             return None
 
-    def pool(
-        self, path_of: PathOf, name: str | None, selector: NodeSelector | None, **fields: Any
-    ) -> list[PoolSpec]:
+    def pool(self, path_of: PathOf, name: str | None, selector: NodeSelector | None, **fields: Any) -> list[PoolSpec]:
         """The pool, or its problems with their fields turned into paths of the manifest.
 
         A name or selector that was not usable is stood in for, so that the problems of the other fields are told as well.
