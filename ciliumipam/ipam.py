@@ -264,7 +264,7 @@ class Ipam:
     def repair(self) -> Applied:
         """Finish or undo what crashed calls left, and name again in claims what is held and lost them. Frees nothing that is held.
 
-        Safe beside other writers: a call that is under way tries again. `audit` says what there is to repair, and what nothing
+        Nodes get the blocks that they should have, as by an empty `apply`. Safe beside other writers: a call that is under way tries again. `audit` says what there is to repair, and what nothing
         but a backup does. O(everything).
         """
         with self._lock:
