@@ -146,7 +146,7 @@ class DrainTask(TakeBackTask):
 
     def _mark(self, view: View, draft: Draft) -> None:
         kind, name, cancel = self.request.kind, self.request.name, self.request.cancel
-        change = Change("drain", kind, name, "takes new ones again" if cancel else "takes nothing new")
+        change = Change("change" if cancel else "drain", kind, name, "takes new ones again" if cancel else "takes nothing new")
         if kind == "pool":
             pool = view.pools.get(name)
             if pool is None:

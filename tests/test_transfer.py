@@ -127,7 +127,7 @@ def test_a_target_that_holds_anything_else_is_refused_before_anything_is_written
     source, target = lived_in(1), MemoryStore()
     target.put(Key("node", "stranger"), NodeRecord(Node("stranger"), 1.0), expect=ABSENT)
 
-    with pytest.raises(TargetInUseError, match="node stranger.*nothing was written") as caught:
+    with pytest.raises(TargetInUseError, match=r"node stranger.*nothing was written") as caught:
         copy(source, target)
 
     assert caught.value.keys == ("node stranger",)
@@ -187,7 +187,7 @@ def test_a_source_that_changes_while_it_is_read_or_copied_is_found_out(at: int) 
 
 @pytest.mark.parametrize("at", [1, 40, 120])
 def test_a_target_that_somebody_else_writes_to_is_found_out(at: int) -> None:
-    with pytest.raises(TargetInUseError, match="node late.*somebody else writes to it"):
+    with pytest.raises(TargetInUseError, match=r"node late.*somebody else writes to it"):
         copy(lived_in(1), Meddled(MemoryStore(), "put", at))
 
 
