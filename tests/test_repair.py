@@ -6,7 +6,7 @@ with it, has to find nothing broken and nothing begun.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -16,9 +16,9 @@ from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, Store
 from ciliumipam.audit import audit
 from ciliumipam.cidr import parse_prefix
 from ciliumipam.errors import NotFoundError, NotHeldError
-from ciliumipam.records import KINDS, ClaimPage, Holding, Key, Kind, Record, Revision
+from ciliumipam.records import KINDS, ClaimPage, Holding, Key, Kind, Page, Record
 from ciliumipam.requests import Allocation, Applied, ExistingBlock
-from ciliumipam.store import ABSENT, Expect
+from ciliumipam.store import ABSENT
 from ciliumipam.testing.faults import Crash, Fault, FaultyStore, crash_after
 from ciliumipam.testing.raw import Told, judge
 
@@ -275,3 +275,133 @@ def test_a_repair_of_what_a_call_left_is_right_although_the_same_call_comes_betw
             if paused.writes <= at:
                 break
             at += 1
+
+
+# ------------------------------------------------------------------------------------------------- damaged stores
+
+
+def lose(store: Store, keys: Iterable[Key]) -> None:
+    for key in keys:
+        entry = store.get(key)
+        assert entry is not None
+        store.delete(key, expect=entry.revision)
+
+
+def claim_keys(store: Store) -> list[Key]:
+    kinds: tuple[Kind, ...] = ("block-claims", "address-claims")
+    return [key for kind in kinds for key, _ in store.scan(kind).entries]
+
+
+@pytest.mark.parametrize("lost", [*range(len(claim_keys(filled()))), -1])
+def test_claims_that_are_lost_are_named_again_and_everything_can_be_released_then(lost: int) -> None:
+    store = filled()
+    before = counted(store)
+    keys = claim_keys(store)
+    lose(store, keys if lost < 0 else [keys[lost]])
+
+    changes = new(store, "repairs").repair().changes
+
+    assert wrong(store) == []
+    assert counted(store) == before
+    assert all(change.action == "repair" and change.detail.endswith("no claim named it; it does again") for change in changes)
+    ipam = new(store, "user")
+    for node, owners in (("m", ("x", "y")), ("far", ("x",))):
+        assert [each.owner for each in ipam.release(node, *owners)] == [owner for owner in owners for _ in (4, 6)]
+    for node in ("m", "n", "far"):
+        ipam.remove_node(node)
+    assert counted(store) == frozenset()
+    assert wrong(store) == []
+
+
+def test_each_claim_that_is_named_again_is_told() -> None:
+    store = filled()
+    lose(store, claim_keys(store))
+
+    changes = new(store, "repairs").repair().changes
+
+    assert sorted(map(str, changes)) == [
+        "repair address 10.0.0.1: of x: on far, no claim named it; it does again",
+        "repair address 10.0.0.1: of x: on m, no claim named it; it does again",
+        "repair address 10.0.0.2: of y: on m, no claim named it; it does again",
+        "repair address fd00::1: of x: on far, no claim named it; it does again",
+        "repair address fd00::1: of x: on m, no claim named it; it does again",
+        "repair address fd00::2: of y: on m, no claim named it; it does again",
+        "repair block 10.0.0.0/24: of far: no claim named it; it does again",
+        "repair block 10.0.0.0/24: of m: no claim named it; it does again",
+        "repair block 10.0.1.0/24: of n: no claim named it; it does again",
+        "repair block fd00:0:0:1::/64: of n: no claim named it; it does again",
+        "repair block fd00::/64: of far: no claim named it; it does again",
+        "repair block fd00::/64: of m: no claim named it; it does again",
+    ]
+
+
+def test_a_claim_that_is_named_again_leaves_the_marks_of_others_in_its_page_alone() -> None:
+    store = filled()
+    ipam = new(store, "user")
+    ipam.drain("block", "10.0.0.0/24")
+    key = next(key for key in claim_keys(store) if "m" in getattr(contents(store)[key], "claims", {}) and key.kind == "block-claims")
+    entry = store.get(key)
+    assert entry is not None
+    assert isinstance(entry.record, ClaimPage)
+    lost = next(piece for piece in entry.record.claims["m"] if piece.family == 6)
+    kept = tuple(piece for piece in entry.record.claims["m"] if piece != lost)
+    store.put(key, entry.record._replace(claims={**entry.record.claims, "m": kept}), expect=entry.revision)
+    assert [each[1:] for each in wrong(store)] == [
+        ("block fd00::/64", f"node m holds the block (fence {lost.fence}), but no claim names it, so no call gives it back")
+    ]
+
+    new(store, "repairs").repair()
+
+    repaired = contents(store)[key]
+    assert isinstance(repaired, ClaimPage)
+    assert set(repaired.claims["m"]) == {*kept, lost}
+    assert {piece.piece for piece in repaired.draining} == {"10.0.0.0/24"}
+    assert wrong(store) == []
+
+
+def test_a_second_address_of_an_owner_that_no_claim_names_is_left_to_people() -> None:
+    """Which of the two the owner uses is not to be seen."""
+    store = filled()
+    page = Key("address-page", "10.0.0.0/24")
+    entry = store.get(page)
+    assert entry is not None
+    assert isinstance(entry.record, Page)
+    second = Holding(4, (10 << 24) + 9, 32, 50, "x", "", NOW)
+    slots = tuple(second if index == 9 else slot for index, slot in enumerate(entry.record.slots))
+    store.put(page, entry.record._replace(slots=slots), expect=entry.revision)
+
+    assert new(store, "repairs").repair().changes == ()
+    assert [where for _, where, _ in wrong(store)] == ["address 10.0.0.9", "owner x on node m"]
+    new(store, "user").release_fenced("10.0.0.9", 50)
+    assert wrong(store) == []
+
+
+def test_what_a_node_that_is_gone_had_only_begun_to_take_is_undone() -> None:
+    store = filled()
+    with pytest.raises(Crash):
+        new(FaultyStore(store, crash_after(2)), "dies").apply(nodes=[Node("o")])
+    lose(store, [Key("node", "o")])
+    assert [each[1] for each in wrong(store)] == ["block 10.0.2.0/24", "block fd00:0:0:2::/64"]
+
+    changes = new(store, "repairs").repair().changes
+
+    assert [str(change) for change in changes] == [
+        "repair block 10.0.2.0/24: of o: the node is gone; what was begun for it is undone",
+        "repair block fd00:0:0:2::/64: of o: the node is gone; what was begun for it is undone",
+    ]
+    assert wrong(store) == []
+
+
+def test_two_stores_are_repaired_together() -> None:
+    cluster, local = filled(), MemoryStore()
+    for kind in ("address-page", "address-claims"):
+        for key, entry in cluster.scan(kind).entries:
+            local.put(key, entry.record, expect=ABSENT)
+            cluster.delete(key, expect=entry.revision)
+    lose(local, [key for key, _ in local.scan("address-claims").entries])
+    lose(cluster, claim_keys(cluster))
+
+    Ipam(cluster, local, clock=lambda: NOW).repair()
+
+    assert [each for each in audit(cluster, local, clock=lambda: NOW).findings if each.severity != "notice"] == []
+    assert len(local.scan("address-claims").entries) == 3
