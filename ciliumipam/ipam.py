@@ -270,7 +270,10 @@ class Ipam:
         with self._lock:
             self._restored = False
             self._restore()
-            nodes = {key.name.partition("/")[0] for key in self._view.entries if key.kind == "address-claims"}
+            view = self._view
+            nodes = {key.name.partition("/")[0] for key in view.entries if key.kind == "address-claims"}
+            # a node may have lost all its claims
+            nodes |= {block.holder for block in view.blocks() if any(view.page(key) is not None for key in view.address_pages(block))}
         now = self._clock()
         done = [self._do(task).outcome for task in (RepairBlocksTask(now), ApplyTask(Apply(), now, self._token()))]
         done += [self._do(RepairAddressesTask(node, now)).outcome for node in sorted(nodes)]
