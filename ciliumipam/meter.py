@@ -51,7 +51,9 @@ class Meter:
         self._begin = self.timer()
         self._retries = 0
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         events, self._events = self._events, []
         self._lock.release()
         for event in events:
@@ -162,7 +164,9 @@ class _Asked:
     def __enter__(self) -> None:
         self._begin = self._meter.timer()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._meter.asked(self._store, self._verb, self._begin, error)
 
 

@@ -45,20 +45,27 @@ class PrometheusObserver:
         def histogram(name: str, what: str, labels: Sequence[str] = (), bounds: Sequence[float] = SECONDS) -> Histogram:
             return Histogram(f"ciliumipam_{name}", what, labels, buckets=bounds, registry=registry)
 
-        calls = counter("calls_total", "Calls of an Ipam that have ended, by method and by how they ended.", ["call", "outcome"])
+        calls = counter(
+            "calls_total", "Calls of an Ipam that have ended, by method and by how they ended.", ["call", "outcome"]
+        )
         errors = counter("call_errors_total", "Errors that calls of an Ipam have raised, by class.", ["error"])
         self._call_seconds = histogram(
             "call_seconds", "What callers of an Ipam waited, their turn and the stores included.", ["call"]
         )
-        self._refusals = counter("refusals_total", "Times that a pool refused a node in a call, which `explain` gives reasons for.")
+        self._refusals = counter(
+            "refusals_total", "Times that a pool refused a node in a call, which `explain` gives reasons for."
+        )
         self._batch_calls = histogram(
-            "batch_calls", "Calls that were decided and written in one go, since they waited together.", bounds=CALLS_AT_ONCE
+            "batch_calls",
+            "Calls that were decided and written in one go, since they waited together.",
+            bounds=CALLS_AT_ONCE,
         )
         self._batch_seconds = histogram(
             "batch_seconds", "Time that deciding and writing one batch of calls took, during which other calls wait."
         )
         self._retries = counter(
-            "retries_total", "Times that a batch was decided anew, since another writer was faster or an answer was lost."
+            "retries_total",
+            "Times that a batch was decided anew, since another writer was faster or an answer was lost.",
         )
         self._store_calls = counter(
             "store_operations_total",
@@ -66,15 +73,18 @@ class PrometheusObserver:
             " `unknown` a write whose answer was lost.",
             ["store", "verb", "outcome"],
         )
-        self._store_seconds = histogram("store_operation_seconds", "Time that operations on the stores took.", ["store", "verb"])
+        self._store_seconds = histogram(
+            "store_operation_seconds", "Time that operations on the stores took.", ["store", "verb"]
+        )
 
         # a counter that first appears at 1 was never seen to rise, so what may be counted later is there from the start
         self._calls = {(call, outcome): calls.labels(call, outcome) for call in CALLS for outcome in OUTCOMES}
         self._errors = {name: errors.labels(name) for name in (*sorted(error_names), "unexpected")}
+        self._waits: dict[str, Histogram] = {}
         self._stores: dict[tuple[str, str], tuple[dict[str, Counter], Histogram]] = {}
 
     def observe(self, event: Event) -> None:
-        """Count an event. Some 5 µs."""
+        """Count an event."""
         if type(event) is StoreCalled:
             outcomes, seconds = self._stores.get((event.store, event.verb)) or self._add_store(event.store, event.verb)
             outcomes[event.outcome].inc()
@@ -86,7 +96,7 @@ class PrometheusObserver:
                 self._retries.inc(event.retries)
         elif type(event) is Called:
             self._calls[(event.call, event.outcome)].inc()
-            self._call_seconds.labels(event.call).observe(event.seconds)
+            (self._waits.get(event.call) or self._add_call(event.call)).observe(event.seconds)
             if event.error is not None:
                 # a store may raise a class of its own: it counts as the nearest of ours
                 known = (each.__name__ for each in event.error.__mro__ if issubclass(each, IpamError))
@@ -94,8 +104,14 @@ class PrometheusObserver:
             if event.refusals:
                 self._refusals.inc(event.refusals)
 
+    def _add_call(self, call: str) -> Histogram:
+        known = self._waits[call] = self._call_seconds.labels(call)
+        return known
+
     def _add_store(self, store: str, verb: str) -> tuple[dict[str, Counter], Histogram]:
-        outcomes: dict[str, Counter] = {outcome: self._store_calls.labels(store, verb, outcome) for outcome in STORE_OUTCOMES}
+        outcomes: dict[str, Counter] = {
+            outcome: self._store_calls.labels(store, verb, outcome) for outcome in STORE_OUTCOMES
+        }
         known = self._stores[(store, verb)] = (outcomes, self._store_seconds.labels(store, verb))
         return known
 
@@ -105,13 +121,21 @@ _SPACE = ("pool", "family")
 _STATES = ("available", "in_use", "cooling", "reserved")
 
 _GAUGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("state_readable", "1 if the other gauges could be read at this scrape, 0 if not, and then they are not there.", ()),
+    (
+        "state_readable",
+        "1 if the other gauges could be read at this scrape, 0 if not, and then they are not there.",
+        (),
+    ),
     ("pool_blocks", "Blocks that the CIDRs of a pool make, at its block length.", _SPACE),
     ("pool_blocks_held", "Blocks of a pool that nodes hold; their lengths may differ from its present one.", _SPACE),
     ("pool_blocks_available", "Blocks that a pool could give to nodes now.", _SPACE),
     ("pool_cooling_addresses", "Addresses of blocks that were given back to a pool and that no node gets yet.", _SPACE),
     ("pool_largest_free_addresses", "Size of the largest free prefix of a pool, 0 if nothing is free.", _SPACE),
-    ("pool_fragmentation_ratio", "Share of the free addresses of a pool that is not in its largest free prefix.", _SPACE),
+    (
+        "pool_fragmentation_ratio",
+        "Share of the free addresses of a pool that is not in its largest free prefix.",
+        _SPACE,
+    ),
     (
         "pool_addresses",
         "Addresses of the blocks of a pool that nodes hold, by state: available, in_use, cooling, reserved. All four are the capacity.",
@@ -178,7 +202,9 @@ class StateCollector(Collector):
             for node in nodes:
                 for family, counts in node.utilization.items():
                     for state in _STATES:
-                        gauges["node_addresses"].add_metric((node.node.name, _ip(family), state), getattr(counts, state))
+                        gauges["node_addresses"].add_metric(
+                            (node.node.name, _ip(family), state), getattr(counts, state)
+                        )
         return list(gauges.values())
 
     def _empty(self) -> dict[str, GaugeMetricFamily]:
@@ -203,7 +229,11 @@ def _of_pools(pools: Iterable[PoolStatus], blocks: Iterable[Block]) -> Iterator[
             yield "pool_blocks_held", labels, space.held
             yield "pool_blocks_available", labels, space.available
             yield "pool_cooling_addresses", labels, space.cooling
-            yield "pool_largest_free_addresses", labels, 0 if space.largest is None else 1 << (WIDTH[family] - space.largest)
+            yield (
+                "pool_largest_free_addresses",
+                labels,
+                0 if space.largest is None else 1 << (WIDTH[family] - space.largest),
+            )
             yield "pool_fragmentation_ratio", labels, space.fragmentation
         yield "pool_draining", (pool.spec.name,), pool.spec.draining
         yield "pool_conflicting", (pool.spec.name,), pool.conflicting is not None
