@@ -15,7 +15,7 @@ from ciliumipam.cli.diff import write_diff
 from ciliumipam.cli.progress import Progress
 from ciliumipam.cli.store import both, reading, writing
 from ciliumipam.cli.style import CHANGES, DOCUMENTS, LISTED, Style, write_document
-from ciliumipam.cli.tables import ADDRESSES, BLOCKS, NODES, POOLS, Listed, NodeRow, dies_first, write_table
+from ciliumipam.cli.tables import ADDRESSES, BLOCKS, NODES, POOLS, ROUTES, Listed, NodeRow, dies_first, write_table
 from ciliumipam.cli.text import Colour, paint, plain, say, say_some
 from ciliumipam.cli.tree import as_tree
 from ciliumipam.cli.watch import watch
@@ -164,6 +164,14 @@ def explain(arguments: Namespace) -> int:
     return codes.DONE
 
 
+def routes(arguments: Namespace) -> int:
+    """Show what routers announce."""
+    with reading(arguments.store) as store:
+        found = Ipam(store).routes(arguments.pool, arguments.by)
+    ROUTES.write(arguments.output, found)
+    return codes.DONE
+
+
 def check(arguments: Namespace) -> int:
     """Verify the store, and on request repair what can be repaired."""
     from ciliumipam.audit import audit  # noqa: PLC0415 - no other command needs it
@@ -258,6 +266,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "release": changing.release,
     "get": get,
     "explain": explain,
+    "routes": routes,
     "grow": changing.grow,
     "drain": changing.drain,
     "migrate": changing.migrate,
@@ -269,7 +278,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
 }
 STYLES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(COMMANDS, CHANGES),
-    **dict.fromkeys(("get", "allocate", "release"), LISTED),
+    **dict.fromkeys(("get", "allocate", "release", "routes"), LISTED),
     "export": ("yaml", *(style for style in DOCUMENTS if style != "yaml")),
     "completion": ("table",),
 }

@@ -157,6 +157,9 @@ def _of_looking(words: _Words) -> None:
     get.add_argument("-w", "--watch", action="store_true", help="then show what changes, until interrupted")
     get.add_argument("--interval", type=_seconds, metavar="SECONDS", help="time between two looks of --watch (default: 2)")
     _node(words.command("explain", "say pool by pool why a node was served or refused"))
+    routes = words.command("routes", "what routers announce for a pool's blocks, by group of nodes, and what grouping them saves")
+    completed(routes.add_argument("pool", metavar="POOL"), names("pool"))
+    routes.add_argument("--by", metavar="LABEL", help="the label whose values are the groups (default: the pool's groupBy)")
 
 
 def _of_blocks(words: _Words) -> None:

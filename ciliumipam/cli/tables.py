@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from ciliumipam import Allocation, Block, NodeStatus, PoolStatus, Utilization
+from ciliumipam import Allocation, Block, GroupRoutes, NodeStatus, PoolStatus, Utilization
 from ciliumipam.cli import values
 from ciliumipam.cli.style import Style, write_document
 from ciliumipam.cli.text import Colour, drawable, paint, plain, say
@@ -262,4 +262,18 @@ ADDRESSES: Listed[Allocation] = Listed(
         "FENCE": lambda item: item.fence,
         "SINCE": lambda item: values.moment(item.since),
     },
+)
+ROUTES: Listed[GroupRoutes] = Listed(
+    "blocks in that pool",
+    "group",
+    lambda item: item.group,
+    values.routes,
+    {
+        "GROUP": lambda item: item.group or "-",
+        "BLOCKS": lambda item: item.blocks,
+        "ANNOUNCED": lambda item: len(item.announced),
+        "WITH FREE SPACE": lambda item: _unique(map(str, item.supernets)),
+        "UNGROUPED": lambda item: item.ungrouped,
+    },
+    {"ROUTES": lambda item: _unique(map(str, item.announced))},
 )

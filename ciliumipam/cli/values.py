@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ciliumipam import Allocation, Applied, Block, NodeStatus, PoolStatus, Utilization
+from ciliumipam import Allocation, Applied, Block, GroupRoutes, NodeStatus, PoolStatus, Utilization
 from ciliumipam.plan_file import outcome_to_document
 from ciliumipam.requests import Space
 
@@ -108,6 +108,17 @@ def counts(use: Utilization) -> Row:
         "reserved": use.reserved,
         "cooling": use.cooling,
         "available": use.available,
+    }
+
+
+def routes(item: GroupRoutes) -> Row:
+    """The routes of a group."""
+    return {
+        "group": item.group,
+        "blocks": item.blocks,
+        "announced": [str(prefix) for prefix in item.announced],
+        "supernets": [str(prefix) for prefix in item.supernets],
+        "ungrouped": item.ungrouped,
     }
 
 
