@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from ciliumipam.audit.findings import BACKUP, HARMLESS, REPAIR, Findings, in_space, moment
 from ciliumipam.cidr import WIDTH, Family, Prefix, parse_prefix
-from ciliumipam.errors import InvalidCidrError
+from ciliumipam.errors import InvalidCidrError, InvalidNameError
+from ciliumipam.names import validate_name
 from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.records import Cooling, Holding, Key, Kind, Page, Slot, Split
 
@@ -91,8 +92,10 @@ def _place(key: Key) -> _Place:
         if length % 8 or not root.length < length < width or not root.covers(prefix):
             raise ValueError("no page of addresses of that block begins there")
         place = _Place(key.kind, space, root, prefix, length + 8)
-    if not space:
-        raise ValueError("it names no address space before the @")
+    try:
+        validate_name("address space", space)
+    except InvalidNameError as error:
+        raise ValueError("what stands before the @ is not the name of an address space") from error
     spelling = str(prefix) if key.kind == "block-page" or prefix == root else f"{root}+{prefix}"
     if key.name != (spelling if space == DEFAULT_SPACE else f"{space}@{spelling}"):
         raise ValueError("it is not in the one spelling that is looked for")
