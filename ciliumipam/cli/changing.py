@@ -49,8 +49,6 @@ def plan(arguments: Namespace) -> int:
 
 def apply(arguments: Namespace) -> int:
     """Read all manifests, then apply them in one request; or carry out a plan."""
-    if (arguments.plan is None) == (arguments.files is None):
-        raise InvalidRequestError("apply needs one of -f FILE (manifests) and --plan FILE (what `plan -o json` printed)")
     if arguments.plan is not None:
         return _execute(arguments)
     with Progress() as progress:

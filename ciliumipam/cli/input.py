@@ -16,19 +16,19 @@ MAX_PLAN_BYTES = 512 * 1024 * 1024
 SUFFIXES = (".json", ".yaml", ".yml")
 
 
-def read_documents(argument: str, most: int = MAX_BYTES) -> Iterator[tuple[str, object]]:
+def read_documents(argument: str, most: int | None = None) -> Iterator[tuple[str, object]]:
     """Every document behind one `-f` argument, each with where it stands: "file", or "file:line".
 
     Args:
         argument: A file, a directory (its manifests by name, not those of directories in it), or "-" for standard input.
-        most: Size of a file in bytes.
+        most: Size of a file in bytes; `MAX_BYTES` if not given.
 
     Raises:
         InvalidManifestError: A file that cannot be read, or does not hold what its name says; the line is named where there is one.
     """
     for path in _files(argument):
         name = "standard input" if path is None else str(path)
-        text = _text(name, path, most)
+        text = _text(name, path, MAX_BYTES if most is None else most)
         found = False
         for source, document in [(name, _json(name, text))] if name.endswith(".json") else _yaml(name, text):
             found = True

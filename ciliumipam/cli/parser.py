@@ -107,7 +107,8 @@ def _node(parser: _Command) -> None:
 def _of_manifests(words: _Words) -> None:
     plan = words.command("plan", "say what applying manifests would do, and write nothing")
     apply = words.command("apply", "apply pools and nodes from manifests and give nodes their blocks, or carry out a plan")
-    for each in (plan, apply):
+    one_of = apply.add_mutually_exclusive_group(required=True)
+    for each in (plan, one_of):
         each.add_argument(
             "-f",
             dest="files",
@@ -116,7 +117,7 @@ def _of_manifests(words: _Words) -> None:
             required=each is plan,
             help="YAML or JSON, or - for standard input; repeatable",
         )
-    apply.add_argument(
+    one_of.add_argument(
         "--plan", metavar="FILE", help="do exactly what this plan says (JSON or YAML, or -), or nothing if it is stale"
     )
 
