@@ -92,12 +92,15 @@ class Bitset:
             return False
         word = self.leaves.get(position >> 8)
         if word is None:
-            return self._stands_for_full(0, position >> 8)
+            return self._stands_for_full(position >> 8)
         return word & _BIT[position & 255] != 0
 
     def word(self, index: int) -> int:
         """The leaf word of positions 256 * index to 256 * index + 255: bit *s* is slot *s*."""
-        return self._word(0, index)
+        word = self.leaves.get(index)
+        if word is not None:
+            return word
+        return self._full if self._stands_for_full(index) else 0
 
     # ------------------------------------------------------------------------------------------------ change
 
@@ -117,7 +120,7 @@ class Bitset:
         leaves = self.leaves
         word = leaves.get(index)
         if word is None:
-            if index != self.lowest and self._stands_for_full(0, index):
+            if index != self.lowest and self._stands_for_full(index):
                 return False
             word = bit
         elif word & bit:
@@ -269,29 +272,40 @@ class Bitset:
         """The lowest clear position that is at least `start`, None if there is none.
 
         Complexity:
-            O(levels), with one more factor of levels where the search must climb over words that are not stored.
+            O(levels) from any start: up to the first word with room ahead, and down again. O(1) if the leaf word of `start`
+            is stored and has room ahead.
         """
         if start >= self.capacity:
             return None
-        index, slot = start >> 8, start & 255
         lowest = self.lowest_open()
-        if index < lowest:
-            index, slot = lowest, 0
-        level = 0
-        while not index >> max(0, self.size_bits - STRIDE * (level + 1)):
-            word = self._word(level, index) | (_BIT[slot] - 1)
-            if word != self._levels[level][1]:
-                child = index << 8 | (word ^ (word + 1)).bit_length() - 1
-                if level == 0:
-                    return child
-                leaf = self._descend(level - 1, child)
-                word = self.leaves.get(leaf, 0)
-                return leaf << 8 | (word ^ (word + 1)).bit_length() - 1
+        if lowest == self.words:
+            return None
+        start = max(start, lowest << STRIDE)
+        levels = self._levels
+        level, index, slot = 0, start >> 8, start & 255
+        word = self.leaves.get(index)
+        while word is None:  # full or empty, as the first stored word above says
             level += 1
-            if level == len(self._levels):
+            if level == len(levels):
+                return start
+            index, slot = index >> 8, index & 255
+            word = levels[level][0].get(index)
+            if word is not None and not word & _BIT[slot]:
+                return start
+        ahead = word | (_BIT[slot] - 1)
+        while ahead == levels[level][1]:
+            level += 1
+            if level == len(levels):
                 return None
-            index, slot = (index + 1) >> 8, (index + 1) & 255
-        return None
+            index, slot = index >> 8, index & 255
+            # what is not stored here is empty: a word above one that is stored is never full
+            ahead = levels[level][0].get(index, 0) | ((_BIT[slot] << 1) - 1)
+        index = index << 8 | (ahead ^ (ahead + 1)).bit_length() - 1
+        if level == 0:
+            return index
+        leaf = self._descend(level - 1, index)
+        word = self.leaves.get(leaf, 0)
+        return leaf << 8 | (word ^ (word + 1)).bit_length() - 1
 
     def _descend(self, level: int, index: int) -> int:
         """Index of the lowest leaf word with room under a word that is not full."""
@@ -301,16 +315,9 @@ class Bitset:
             level -= 1
         return index
 
-    def _word(self, level: int, index: int) -> int:
-        words, full = self._levels[level]
-        word = words.get(index)
-        if word is not None:
-            return word
-        return full if self._stands_for_full(level, index) else 0
-
-    def _stands_for_full(self, level: int, index: int) -> bool:
-        """Whether a word that is not stored is full; it is empty otherwise."""
-        for words, _ in self._uppers[level:]:
+    def _stands_for_full(self, index: int) -> bool:
+        """Whether a leaf word that is not stored is full; it is empty otherwise."""
+        for words, _ in self._uppers:
             word = words.get(index >> 8)
             if word is not None:
                 return word & _BIT[index & 255] != 0
@@ -341,7 +348,7 @@ class Bitset:
         if recount or not self.count:
             assert recount == self.count, f"counted {self.count}, recounted {recount}"
             assert before_lowest == self.lowest << STRIDE, "a word before the lowest one has room"
-            marked = self.lowest not in self.leaves and self._stands_for_full(0, self.lowest)
+            marked = self.lowest not in self.leaves and self._stands_for_full(self.lowest)
             assert not marked, "the lowest word is marked full"
         else:
             assert self.count == self.capacity, "nothing is stored, so the set is empty or full"
