@@ -207,6 +207,20 @@ class ReservedAddressError(StateError):
         return f"{self.address} is never handed out: {self.reason}"
 
 
+class CoolingAddressError(StateError):
+    """The address asked for was released a short time ago. Nobody gets it before `until`, in seconds since the epoch."""
+
+    def __init__(self, address: str, until: float) -> None:
+        super().__init__(address, until)
+        self.address, self.until = address, until
+
+    def __str__(self) -> str:
+        return (
+            f"{self.address} was released and cools until {_moment(self.until)}, so that nobody gets what is still sent to its last"
+            " owner; wait until then or ask for another address"
+        )
+
+
 class StaleFenceError(StateError):
     """A release or write that names an earlier holding than the present one. Nothing was changed."""
 
@@ -233,17 +247,37 @@ class NotHeldError(StateError):
 
 
 class BlockNotEmptyError(StateError):
-    """A block that still has addresses in use; `holders` names some of them."""
+    """A block that still has addresses in use; `holders` names some of them. Or none in use, but some that cool.
 
-    def __init__(self, block: str, node: str, in_use: int, holders: tuple[str, ...]) -> None:
-        super().__init__(block, node, in_use, holders)
+    `until` is when the last of the `cooling` addresses may be used again, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        block: str,
+        node: str,
+        in_use: int,
+        holders: tuple[str, ...],
+        cooling: int = 0,
+        until: float | None = None,
+    ) -> None:
+        super().__init__(block, node, in_use, holders, cooling, until)
         self.block, self.node, self.in_use, self.holders = block, node, in_use, holders
+        self.cooling, self.until = cooling, until
 
     def __str__(self) -> str:
+        which = f"block {self.block} of node {self.node!r} has"
+        if self.cooling and not self.in_use:
+            last = f", the last until {_moment(self.until)}" if self.until is not None else ""
+            return (
+                f"{which} no address in use, but {_count(self.cooling, 'cooling address', 'cooling addresses')}{last};"
+                " wait, since whoever gets the block next would not know of it"
+            )
         more = ", ..." if self.in_use > len(self.holders) else ""
+        them = "it" if self.in_use == 1 else "them"
         return (
-            f"block {self.block} of node {self.node!r} has {self.in_use} addresses in use"
-            f" ({', '.join(self.holders)}{more}); release them first, or force it, which drops them"
+            f"{which} {_count(self.in_use, 'address', 'addresses')} in use ({', '.join(self.holders)}{more});"
+            f" release {them} first, or force it, which drops {them}"
         )
 
 
@@ -257,7 +291,8 @@ class StalePlanError(StateError):
         self.changed, self.written = changed, written
 
     def __str__(self) -> str:
-        done = f"its first {self.written} writes were done, which is a legal state" if self.written else "nothing was written"
+        first = "its first write was" if self.written == 1 else f"its first {self.written} writes were"
+        done = f"{first} done, which is a legal state" if self.written else "nothing was written"
         return f"the plan is stale: {', '.join(self.changed)} changed since it was made; {done}; plan again"
 
 
@@ -269,21 +304,39 @@ class ExhaustedError(IpamError):
 
 
 class NodeExhaustedError(ExhaustedError):
-    """No address of a family is left in the blocks of a node. The counts say what was looked at."""
+    """No address of a family is left in the blocks of a node. The counts say what was looked at.
+
+    `cooling` addresses were released a short time ago; `due` is when the first of them is available, in seconds since the epoch.
+    """
 
     def __init__(
-        self, node: str, family: int, blocks: tuple[str, ...], capacity: int, in_use: int, reserved: int, wanted: int
+        self,
+        node: str,
+        family: int,
+        blocks: tuple[str, ...],
+        capacity: int,
+        in_use: int,
+        reserved: int,
+        wanted: int,
+        cooling: int = 0,
+        due: float | None = None,
     ) -> None:
-        super().__init__(node, family, blocks, capacity, in_use, reserved, wanted)
+        super().__init__(node, family, blocks, capacity, in_use, reserved, wanted, cooling, due)
         self.node, self.family, self.blocks = node, family, blocks
         self.capacity, self.in_use, self.reserved, self.wanted = capacity, in_use, reserved, wanted
+        self.cooling, self.due = cooling, due
 
     def __str__(self) -> str:
-        free = self.capacity - self.in_use - self.reserved
+        free = self.capacity - self.in_use - self.cooling - self.reserved
+        cooling = f" {self.cooling} cooling," if self.cooling else ""
+        if self.cooling and self.due is not None:
+            cooling = f" {self.cooling} cooling (the first until {_moment(self.due)}),"
         return (
-            f"node {self.node!r} has {free} free IPv{self.family} addresses, {self.wanted} wanted:"
-            f" looked at {', '.join(self.blocks)}: {self.capacity} addresses, {self.in_use} in use, {self.reserved} reserved;"
-            " release addresses that are no longer used, or give the node's pool a shorter block length"
+            f"node {self.node!r} has {_count(free, f'free IPv{self.family} address', f'free IPv{self.family} addresses')},"
+            f" {self.wanted} wanted: looked at {', '.join(self.blocks)}: {_count(self.capacity, 'address', 'addresses')},"
+            f" {self.in_use} in use,{cooling} {self.reserved} reserved;"
+            f" {'wait for those that cool, ' if self.cooling else ''}release addresses that are no longer used,"
+            " or give the node's pool a shorter block length"
         )
 
 
@@ -391,7 +444,24 @@ class RetriesExhaustedError(StoreError):
         self.attempts, self.key = attempts, key
 
     def __str__(self) -> str:
-        return f"gave up after {self.attempts} attempts: other writers kept changing {self.key}; try again"
+        return f"gave up after {_count(self.attempts, 'attempt', 'attempts')}: other writers kept changing {self.key}; try again"
+
+
+# ------------------------------------------------------------------------------------------------ words
+
+
+def _count(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def _moment(seconds: float) -> str:
+    """Seconds since the epoch as UTC in RFC 3339, to the second, never too early."""
+    from datetime import UTC, datetime  # noqa: PLC0415 - loaded only for an error
+
+    try:
+        return datetime.fromtimestamp(-(-seconds // 1), tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # some clock was far off
+        return f"{seconds} s after 1970"
 
 
 __all__ = [name for name, value in list(globals().items()) if isinstance(value, type) and issubclass(value, IpamError)]
