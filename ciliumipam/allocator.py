@@ -1,97 +1,22 @@
-"""Addresses of one node over all its blocks: who holds which, and under which fence.
+"""Addresses of one node over all its blocks: who holds which, under which fence, and which still cool.
 
-Takes blocks from the carver and keeps a free index (`addresses`) for each. Holds everything in memory and decides alone: the
-facade keeps its holdings in a store instead. Not thread-safe; the caller serialises.
+Takes blocks from the carver and keeps one `side` for each family. Holds everything in memory and decides alone: the
+facade keeps its holdings in a store instead. Reads no clock: where time matters, the caller says what time it is, always in seconds
+since the epoch. Not thread-safe; the caller serialises.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable
-from itertools import pairwise
-from typing import NamedTuple
 
 from ciliumipam import errors
-from ciliumipam.addresses import BlockAddresses, Policy
-from ciliumipam.cidr import (
-    Address,
-    AddressLike,
-    Family,
-    Network,
-    Prefix,
-    PrefixLike,
-    format_address,
-    parse_address,
-    parse_prefix,
-    to_address,
-)
+from ciliumipam.addresses import BlockAddresses, Policy, draw
+from ciliumipam.cidr import AddressLike, Family, Prefix, PrefixLike, format_address, parse_address, parse_prefix
+from ciliumipam.side import AddressCooling, AddressHolding, Side, SideBlock, Utilization
 
+__all__ = ["AddressCooling", "AddressHolding", "NodeAllocator", "Utilization"]
 
-class AddressHolding(NamedTuple):
-    """One address held by one owner.
-
-    Attributes:
-        owner: Id of the owner.
-        label: Name of the owner for people, as given when the address was allocated.
-        address: The address.
-        family: 4 or 6.
-        block: The block that it comes from.
-        fence: Number of this holding among all of this address, from 1; a release that names it can hit no other.
-    """
-
-    owner: str
-    label: str
-    address: Address
-    family: Family
-    block: Network
-    fence: int
-
-
-class Utilization(NamedTuple):
-    """Counts of addresses over all blocks of one family; capacity is the sum of the others."""
-
-    capacity: int
-    available: int
-    in_use: int
-    reserved: int
-
-
-class _NodeBlock:
-    """A block of a node, with what every allocation out of it needs at hand."""
-
-    __slots__ = ("addresses", "first", "last", "network", "order")
-
-    def __init__(self, addresses: BlockAddresses, order: int) -> None:
-        self.addresses = addresses
-        self.first = addresses.block.network
-        self.last = addresses.block.last
-        self.network = addresses.block.to_network()
-        self.order = order
-
-
-class _Side:
-    """What a node has of one family: blocks in the order given and by first address, and holdings by owner and address."""
-
-    __slots__ = ("blocks", "by_first", "family", "fences", "firsts", "held", "numbers", "open")
-
-    def __init__(self, family: Family) -> None:
-        self.family: Family = family
-        self.blocks: list[_NodeBlock] = []
-        self.by_first: list[_NodeBlock] = []
-        self.firsts: list[int] = []
-        self.open = 0  # every block before this one is full
-        self.numbers: dict[str, int] = {}
-        self.held: dict[int, AddressHolding] = {}
-        self.fences: dict[int, int] = {}  # last fence of addresses no longer held
-
-    def block_of(self, number: int) -> _NodeBlock | None:
-        at = bisect_right(self.firsts, number) - 1
-        if at < 0 or self.by_first[at].last < number:
-            return None
-        return self.by_first[at]
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(str(block.network) for block in self.blocks)
+_NEVER = float("inf")
 
 
 class NodeAllocator:
@@ -100,14 +25,28 @@ class NodeAllocator:
     Blocks serve in the order given, the first with room: early ones fill, late ones run empty. An owner has at most one address
     of a family. Every holding of an address has a higher fence than the one before, also across `remove_block` and `add_block`.
 
-    * blocks: `add_block`, `remove_block`
-    * addresses: `allocate`, `allocate_many`, `release`, `release_fenced`, and `occupy` on restore
-    * look: `holdings`, `utilization`
+    With a reuse delay, a released address cools: it is in nobody's hands, not available, and not given out before its time. Time is
+    what the calls say: each one that gets `now`, in seconds since the epoch, first makes available what is due by then.
 
-    Every call raises InvalidCidrError or InvalidAddressError for what it cannot parse; what raises changes nothing.
+    * blocks: `add_block`, `remove_block`
+    * addresses: `allocate`, `allocate_many`, `release`, `release_fenced`, `expire`
+    * restore: `occupy` for each of `holdings`, `cool` for each of `coolings`
+    * look: `holdings`, `coolings`, `utilization`
+
+    Every call raises InvalidCidrError or InvalidAddressError for what it cannot parse; what raises changes nothing, but for what
+    is due by the time that it was given.
 
     Complexity:
-        `allocate` and `release` are O(1) in addresses and holdings, O(log b) in blocks.
+        `allocate` and `release` are O(1) in addresses and holdings, O(log b) in blocks, and O(log c) for each of c cooling
+        addresses once when it is released and once when it is due.
+
+    Example:
+        >>> node = NodeAllocator(["10.0.1.0/29"], policy="lowest", reuse_delay=30)
+        >>> node.allocate("a", now=1000).address
+        IPv4Address('10.0.1.1')
+        >>> _ = node.release("a", now=1010)
+        >>> [str(node.allocate(owner, now=now).address) for owner, now in (("b", 1039), ("c", 1040))]
+        ['10.0.1.2', '10.0.1.1']
     """
 
     def __init__(
@@ -118,6 +57,8 @@ class NodeAllocator:
         allow_first: bool = False,
         allow_last: bool = False,
         policy: Policy = "next",
+        seed: int = 0,
+        reuse_delay: float = 0,
         node: str = "",
     ) -> None:
         """Take over blocks, none of their addresses held.
@@ -127,17 +68,25 @@ class NodeAllocator:
             reserved: Prefixes, or pairs of first and last address, both inclusive. They may stick out of the blocks.
             allow_first: Hand out the first address of a block too.
             allow_last: Hand out the last address of a block too.
-            policy: "next" or "lowest".
+            policy: "next", "lowest" or "random"; see `addresses`.
+            seed: What "random" starts from: this and the owner's id decide where the search for its address begins.
+            reuse_delay: Seconds before a released address is given out again. With it `allocate` and `release` need `now`.
             node: Name of the node, for errors.
 
         Raises:
-            InvalidRequestError: Blocks overlap, a reserved range is upside down, or there is no such policy.
+            InvalidRequestError: Blocks overlap, a reserved range is upside down, there is no such policy, or the delay is negative
+                or no finite number.
         """
+        if not 0 <= reuse_delay < _NEVER:
+            raise errors.InvalidRequestError(f"a reuse delay is a finite number of seconds, 0 or more, not {reuse_delay}")
         self.node = node
+        self._seed = seed
+        self._reuse_delay = reuse_delay
+        self._timed = reuse_delay > 0
         self._allow_first, self._allow_last = allow_first, allow_last
         self._policy: Policy = policy
-        self._sides: dict[int, _Side] = {4: _Side(4), 6: _Side(6)}
-        self._only: _Side | None = None
+        self._sides: dict[int, Side] = {4: Side(4), 6: Side(6)}
+        self._only: Side | None = None
         self._reserved: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
         for value in reserved:
             family, low, high = _parse_range(value)
@@ -170,15 +119,17 @@ class NodeAllocator:
             allow_last=self._allow_last,
             policy=self._policy,
         )
-        self._set_blocks(side, [*side.blocks, _NodeBlock(addresses, len(side.blocks))])
+        self._set_blocks(side, [*side.blocks, SideBlock(addresses, len(side.blocks))])
 
-    def remove_block(self, block: PrefixLike) -> None:
-        """Take a block away that has no address in use.
+    def remove_block(self, block: PrefixLike, *, now: float | None = None) -> None:
+        """Take a block away that has no address in use, and none that cools: whoever gets the block next would not know.
 
         Raises:
             NotFoundError: The node has no such block.
-            BlockNotEmptyError: Addresses of it are in use; three holders are named.
+            BlockNotEmptyError: Addresses of it are in use (three holders are named), or cool.
         """
+        if now is not None:
+            self.expire(now)
         prefix = parse_prefix(block)
         side = self._sides[prefix.family]
         found = side.block_of(prefix.network)
@@ -188,22 +139,26 @@ class NodeAllocator:
             inside = sorted(number for number in side.held if found.first <= number <= found.last)
             holders = tuple(side.held[number].owner for number in inside[:3])
             raise errors.BlockNotEmptyError(str(prefix), self.node, found.addresses.in_use, holders)
+        if found.addresses.cooling:
+            last = max(until for _, until in found.addresses.coolings())
+            raise errors.BlockNotEmptyError(str(prefix), self.node, 0, (), found.addresses.cooling, last)
         self._set_blocks(side, [other for other in side.blocks if other is not found])
 
-    def _set_blocks(self, side: _Side, blocks: list[_NodeBlock]) -> None:
-        side.blocks = blocks
-        for order, block in enumerate(blocks):
-            block.order = order
-        side.by_first = sorted(blocks, key=lambda block: block.first)
-        side.firsts = [block.first for block in side.by_first]
-        side.open = 0
+    def _set_blocks(self, side: Side, blocks: list[SideBlock]) -> None:
+        side.set_blocks(blocks)
         there = [side for side in self._sides.values() if side.blocks]
         self._only = there[0] if len(there) == 1 else None
 
     # ------------------------------------------------------------------------------------------------ allocate
 
     def allocate(
-        self, owner: str, *, family: Family | None = None, address: AddressLike | None = None, label: str = ""
+        self,
+        owner: str,
+        *,
+        family: Family | None = None,
+        address: AddressLike | None = None,
+        label: str = "",
+        now: float | None = None,
     ) -> AddressHolding:
         """Give an owner an address of a family: the one it holds, else a given one, else the next one.
 
@@ -212,17 +167,21 @@ class NodeAllocator:
             family: Which family; None if the address says it or the blocks are of one family only.
             address: The very address wanted.
             label: Name of the owner for people. Kept from the first call if the owner already holds an address.
+            now: What time it is. Needed with a reuse delay, and after `cool`.
 
         Raises:
-            InvalidRequestError: The family is needed, or contradicts the address.
+            InvalidRequestError: The family is needed, or contradicts the address, or the time is needed.
             InvalidNameError: The owner is empty.
             NoBlockError: The node has no block of the family.
-            NodeExhaustedError: All blocks of the family are full.
+            NodeExhaustedError: No address of the family is available.
             OwnerHoldsError: The owner holds another address of that family than the given one.
             OutOfRangeError: The given address is in no block.
             AlreadyAllocatedError: Another owner holds the given address.
             ReservedAddressError: The given address is reserved.
+            CoolingAddressError: The given address was released and still cools.
         """
+        if self._timed:
+            self._at(now)
         if address is not None:
             return self._allocate_given(owner, family, address, label)
         side = self._only if family is None else self._sides.get(family)
@@ -231,15 +190,10 @@ class NodeAllocator:
         number = side.numbers.get(owner)
         if number is not None:
             return side.held[number]
-        blocks = side.blocks
-        for at in range(side.open, len(blocks)):
-            block = blocks[at]
-            number = block.addresses.pick()
-            if number is not None:
-                side.open = at
-                return self._hold(side, block, number, owner, label)
-        side.open = len(blocks)
-        raise self._no_room(side, 1)
+        holding = side.take(owner, label, draw(self._seed, owner) if self._policy == "random" else 0)
+        if holding is None:
+            raise self._no_room(side, 1)
+        return holding
 
     def _allocate_given(self, owner: str, family: Family | None, address: AddressLike, label: str) -> AddressHolding:
         found, number = parse_address(address)
@@ -258,33 +212,40 @@ class NodeAllocator:
             raise errors.AlreadyAllocatedError(text, holder.owner, holder.label)
         if block.addresses.is_reserved(number):
             raise errors.ReservedAddressError(text, self._why_reserved(block, number))
-        return self._hold(side, block, number, owner, label)
+        until = block.addresses.until(number)
+        if until is not None:
+            raise errors.CoolingAddressError(text, until)
+        return side.hold(block, number, owner, label)
 
-    def allocate_many(self, owners: Iterable[str], *, family: Family | None = None) -> tuple[AddressHolding, ...]:
+    def allocate_many(
+        self, owners: Iterable[str], *, family: Family | None = None, now: float | None = None
+    ) -> tuple[AddressHolding, ...]:
         """Give every owner an address of one family, or raise and give none. Owners that hold one keep it.
 
         Returns:
             A holding for each owner, in the order given.
 
         Raises:
-            InvalidRequestError: The family is needed.
+            InvalidRequestError: The family or the time is needed; see `allocate`.
             InvalidNameError: An owner is empty.
             NoBlockError: The node has no block of the family.
             NodeExhaustedError: There is not room for all.
         """
+        if self._timed:
+            self._at(now)
         side = self._only if family is None else self._sides.get(family)
         if side is None:
             raise self._which_family(family)
         wanted = list(owners)
         if "" in wanted:
-            raise _empty_owner()
+            raise errors.InvalidNameError("owner id", "", "it is empty")
         new = len(set(wanted) - side.numbers.keys())
         if new > sum(block.addresses.available for block in side.blocks):
             raise self._no_room(side, new)
-        return tuple(self.allocate(owner, family=side.family) for owner in wanted)
+        return tuple(self.allocate(owner, family=side.family, now=now) for owner in wanted)
 
     def occupy(self, address: AddressLike, owner: str, fence: int, label: str = "") -> AddressHolding:
-        """Take down a holding that is known from elsewhere, on restore. A reserved address is taken too.
+        """Take down a holding that is known from elsewhere, on restore. A reserved or cooling address is taken too.
 
         The owner's own holding of that address may be given again, or with a higher fence, which then replaces it.
 
@@ -311,7 +272,7 @@ class NodeAllocator:
             last = side.fences.get(number, 0)
             if fence <= last:
                 raise errors.StaleFenceError(text, fence, last)
-            return self._hold(side, block, number, owner, label, fence=fence)
+            return side.hold(block, number, owner, label, fence=fence)
         if present.owner != owner:
             raise errors.AlreadyAllocatedError(text, present.owner, present.label)
         if fence < present.fence:
@@ -320,64 +281,104 @@ class NodeAllocator:
             side.held[number] = present._replace(fence=fence, label=label)
         return side.held[number]
 
-    def _hold(
-        self, side: _Side, block: _NodeBlock, number: int, owner: str, label: str, *, fence: int = 0
-    ) -> AddressHolding:
-        """Take an address that nobody holds. Without a fence it is a new holding: next fence, and the cursor moves on."""
-        if not owner:
-            raise _empty_owner()
-        addresses = block.addresses
-        addresses.occupy(number)
-        last = side.fences.pop(number, 0)
-        if not fence:
-            fence = last + 1
-            position = number - block.first
-            addresses.set_cursor(position >> 8, (position & 255) + 1)
-        side.numbers[owner] = number
-        side.held[number] = holding = AddressHolding(
-            owner, label, to_address(side.family, number), side.family, block.network, fence
-        )
-        return holding
-
-    def release(self, owner: str) -> tuple[AddressHolding, ...]:
-        """Take back whatever an owner holds.
+    def release(self, owner: str, *, now: float | None = None) -> tuple[AddressHolding, ...]:
+        """Take back whatever an owner holds. With a reuse delay it cools from `now` on.
 
         Returns:
             What it held, IPv4 first; empty if it held nothing.
+
+        Raises:
+            InvalidRequestError: The time is needed; see `allocate`.
         """
+        until = self._until(now)
         released = []
         for side in self._sides.values():
             number = side.numbers.get(owner)
             if number is not None:
-                released.append(self._vacate(side, number))
+                released.append(side.vacate(number, until))
         return tuple(released)
 
-    def release_fenced(self, address: AddressLike, fence: int) -> AddressHolding:
-        """Take back one holding of an address, and no other.
+    def release_fenced(self, address: AddressLike, fence: int, *, now: float | None = None) -> AddressHolding:
+        """Take back one holding of an address, and no other. With a reuse delay it cools from `now` on.
 
         Raises:
+            InvalidRequestError: The time is needed; see `allocate`.
             StaleFenceError: The address has had holdings, but that fence is not the one of a present holding.
             NotHeldError: Nobody has held the address so far.
         """
+        until = self._until(now)
         family, number = parse_address(address)
         side = self._sides[family]
         holding = side.held.get(number)
         if holding is not None and holding.fence == fence:
-            return self._vacate(side, number)
+            return side.vacate(number, until)
         text = format_address(family, number)
         last = holding.fence if holding is not None else side.fences.get(number)
         if last is None:
             raise errors.NotHeldError(text, "nobody has held it so far")
         raise errors.StaleFenceError(text, fence, last)
 
-    def _vacate(self, side: _Side, number: int) -> AddressHolding:
-        holding = side.held.pop(number)
-        del side.numbers[holding.owner]
-        side.fences[number] = holding.fence
-        block = side.by_first[bisect_right(side.firsts, number) - 1]
-        block.addresses.vacate(number)
-        side.open = min(side.open, block.order)
-        return holding
+    # ------------------------------------------------------------------------------------------------ cool
+
+    def cool(self, address: AddressLike, fence: int, until: float) -> None:
+        """Take down an address that is known to cool, on restore. Nothing changes for a reserved one, which nobody gets anyway.
+
+        Args:
+            address: The address.
+            fence: That of its last holding, which was released.
+            until: When it becomes available.
+
+        Raises:
+            InvalidRequestError: The fence is below 1, or the time is no finite number.
+            NoBlockError: The node has no block of the family.
+            OutOfRangeError: The address is in no block.
+            AlreadyAllocatedError: Somebody holds the address.
+            StaleFenceError: The address has had a later holding.
+        """
+        family, number = parse_address(address)
+        text = format_address(family, number)
+        if fence < 1:
+            raise errors.InvalidRequestError(f"{text}: what cools was held with a fence of 1 or more, not {fence}")
+        _check_time(until)
+        side = self._sides[family]
+        block = self._block_for(side, number)
+        holder = side.held.get(number)
+        if holder is not None:
+            raise errors.AlreadyAllocatedError(text, holder.owner, holder.label)
+        last = side.fences.get(number, 0)
+        if fence < last:
+            raise errors.StaleFenceError(text, fence, last)
+        side.fences[number] = fence
+        side.cool(block, number, until)
+        self._timed = True
+
+    def expire(self, now: float) -> int:
+        """Make available what is due by a time, as every call does that gets one; `until` itself is late enough.
+
+        Returns:
+            How many addresses became available.
+
+        Raises:
+            InvalidRequestError: The time is no finite number.
+        """
+        _check_time(now)
+        return self._sides[4].expire(now) + self._sides[6].expire(now)
+
+    def _at(self, now: float | None) -> float:
+        if now is None:
+            raise errors.InvalidRequestError(
+                f"node {self.node!r} has a reuse delay of {self._reuse_delay} s or cooling addresses:"
+                " say what time it is, as now=<seconds since the epoch>"
+            )
+        self.expire(now)
+        return now
+
+    def _until(self, now: float | None) -> float | None:
+        """Until when an address cools that is released now; None if it does not."""
+        if not self._timed:
+            return None
+        until = self._at(now) + self._reuse_delay
+        return until if self._reuse_delay else None
 
     # ------------------------------------------------------------------------------------------------ look
 
@@ -385,43 +386,28 @@ class NodeAllocator:
         """Everything held, by family and address."""
         return [side.held[number] for side in self._sides.values() for number in sorted(side.held)]
 
-    def utilization(self, family: Family) -> Utilization:
-        """Counts over all blocks of a family; all zero without blocks. O(blocks)."""
-        blocks = [block.addresses for block in self._sides[family].blocks]
-        return Utilization(
-            sum(block.capacity for block in blocks),
-            sum(block.available for block in blocks),
-            sum(block.in_use for block in blocks),
-            sum(block.reserved for block in blocks),
-        )
+    def coolings(self, *, now: float | None = None) -> list[AddressCooling]:
+        """Everything that cools, by family and address: at a time, or else at the last one that a call named."""
+        if now is not None:
+            self.expire(now)
+        return [cooling for side in self._sides.values() for cooling in side.coolings()]
+
+    def utilization(self, family: Family, *, now: float | None = None) -> Utilization:
+        """Counts over all blocks of a family, at a time, or else at the last one that a call named; all zero without blocks. O(blocks)."""
+        if now is not None:
+            self.expire(now)
+        return self._sides[family].utilization()
 
     def check_invariants(self) -> None:
         """Assert that blocks, holdings and owners agree, and that counts equal a recount. O(holdings + pages stored)."""
         for family, side in self._sides.items():
             assert side.family == family
-            assert [block.order for block in side.blocks] == list(range(len(side.blocks)))
-            assert side.by_first == sorted(side.blocks, key=lambda block: block.first)
-            assert side.firsts == [block.first for block in side.by_first]
-            for left, right in pairwise(side.by_first):
-                assert left.last < right.first, f"{left.network} overlaps {right.network}"
-            for block in side.blocks:
-                block.addresses.check_invariants()
-                if block.order < side.open:
-                    assert block.addresses.pick() is None, f"{block.network} has room, but is passed over"
-            assert side.numbers == {holding.owner: number for number, holding in side.held.items()}
-            assert not side.held.keys() & side.fences.keys(), "held, but also recorded as released"
-            for number, holding in side.held.items():
-                home = side.block_of(number)
-                assert home is not None, f"{holding.address} is held outside all blocks"
-                assert home.addresses.is_used(number), f"{holding.address} is held, but not marked"
-                expected = (to_address(family, number), family, home.network)
-                assert (holding.address, holding.family, holding.block) == expected
-            assert min([1, *side.fences.values(), *(holding.fence for holding in side.held.values())]) == 1
-            assert sum(block.addresses.in_use for block in side.blocks) == len(side.held), "marked, but held by nobody"
+            side.check_invariants()
+        assert self._timed or not self.coolings(), "something cools, but the calls need not say what time it is"
 
     # ------------------------------------------------------------------------------------------------ refuse
 
-    def _block_for(self, side: _Side, number: int) -> _NodeBlock:
+    def _block_for(self, side: Side, number: int) -> SideBlock:
         block = side.block_of(number)
         if block is not None:
             return block
@@ -431,7 +417,7 @@ class NodeAllocator:
             format_address(side.family, number), f"the blocks of node {self.node!r}", side.names()
         )
 
-    def _why_reserved(self, block: _NodeBlock, number: int) -> str:
+    def _why_reserved(self, block: SideBlock, number: int) -> str:
         first = number == block.first and not self._allow_first
         last = number == block.last and not self._allow_last
         if (first or last) and block.addresses.capacity > 2:
@@ -451,17 +437,26 @@ class NodeAllocator:
     def _no_block(self, family: int) -> errors.NoBlockError:
         return errors.NoBlockError(self.node, family, ("it was given none",))
 
-    def _no_room(self, side: _Side, wanted: int) -> Exception:
+    def _no_room(self, side: Side, wanted: int) -> Exception:
         if not side.blocks:
             return self._no_block(side.family)
-        counts = self.utilization(side.family)
+        counts = side.utilization()
         return errors.NodeExhaustedError(
-            self.node, side.family, side.names(), counts.capacity, counts.in_use, counts.reserved, wanted
+            self.node,
+            side.family,
+            side.names(),
+            counts.capacity,
+            counts.in_use,
+            counts.reserved,
+            wanted,
+            counts.cooling,
+            side.cools_until,
         )
 
 
-def _empty_owner() -> errors.InvalidNameError:
-    return errors.InvalidNameError("owner id", "", "it is empty")
+def _check_time(seconds: float) -> None:
+    if not -_NEVER < seconds < _NEVER:
+        raise errors.InvalidRequestError(f"a time is a finite number of seconds since the epoch, not {seconds}")
 
 
 def _parse_range(value: PrefixLike | tuple[AddressLike, AddressLike]) -> tuple[Family, int, int]:
