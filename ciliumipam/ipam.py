@@ -377,7 +377,7 @@ class Ipam:
             held.fence,
             held.since,
             self._view.is_orphan(held),
-            Utilization(index.capacity, index.available, index.in_use, index.reserved),
+            Utilization(index.capacity, index.available, index.in_use, index.cooling, index.reserved),
         )
 
     def allocations(self, node: str | None = None) -> tuple[Allocation, ...]:

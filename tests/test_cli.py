@@ -112,7 +112,7 @@ def test_the_seed_gives_each_node_its_cidr_and_its_pods_addresses_out_of_it(cli:
             "pools": [f"node-{n}-ipam-config"],
             "podCIDRs": [f"10.0.{n}.0/24"],
             "addresses": [f"10.0.{n}.1"],
-            "utilization": {"ipv4": {"capacity": 256, "inUse": 1, "reserved": 2, "available": 253}},
+            "utilization": {"ipv4": {"capacity": 256, "inUse": 1, "cooling": 0, "reserved": 2, "available": 253}},
         }
         for n in (1, 2)
     ]

@@ -136,7 +136,7 @@ def test_an_allocation_says_everything_about_itself(ipam: Ipam) -> None:
     assert min(v4.fence, v6.fence) >= 1
     assert ipam.allocations() == (v4, v6)
     assert ipam.allocations("n2") == ()
-    assert ipam.nodes()[1].utilization[4] == Utilization(256, 237, 1, 18)
+    assert ipam.nodes()[1].utilization[4] == Utilization(256, 237, 1, 0, 18)
 
 
 def test_several_owners_get_their_addresses_in_the_order_in_which_they_were_named(ipam: Ipam) -> None:
@@ -276,7 +276,7 @@ def test_what_is_reserved_later_stays_held_and_is_not_given_again(ipam: Ipam) ->
     ipam.apply([pool("10.0.0.0/22", "fd00::/62", name="green", reserved=["10.0.0.0/29"])])
 
     assert addresses(ipam.allocate("n1", "web")) == ["10.0.0.1", "fd00::1"]
-    assert ipam.nodes()[1].utilization[4] == Utilization(256, 256 - 9, 1, 8)
+    assert ipam.nodes()[1].utilization[4] == Utilization(256, 256 - 9, 1, 0, 8)
     ipam.release("n1", "web")
     with pytest.raises(ReservedAddressError):
         ipam.allocate("n1", "web", address="10.0.0.1")
@@ -398,7 +398,7 @@ REFUSED: list[tuple[str, Callable[[Ipam], object], type[IpamError], str]] = [
     ("force of nothing", lambda ipam: ipam.force_release("10.0.0.2"), NotHeldError, "nobody holds it"),
     ("force of no address", lambda ipam: ipam.force_release("10.0.0.0/24"), InvalidAddressError, "a single address is wanted"),
     ("remove no node", lambda ipam: ipam.remove_node("n7", force=True), NotFoundError, "no node 'n7'; known: lost, n1, n2"),
-    ("remove what is used", lambda ipam: ipam.remove_node("n1"), BlockNotEmptyError, "block 10.0.0.0/24 of node 'n1' has 1 addresses in use (10.0.0.1 default/web)"),
+    ("remove what is used", lambda ipam: ipam.remove_node("n1"), BlockNotEmptyError, "block 10.0.0.0/24 of node 'n1' has 1 address in use (10.0.0.1 default/web)"),
     ("remove no pool", lambda ipam: ipam.remove_pool("red"), NotFoundError, "no pool 'red'; known: green"),
     ("explain no node", lambda ipam: ipam.explain("n7"), NotFoundError, "no node 'n7'"),
     ("list no node", lambda ipam: ipam.allocations("n7"), NotFoundError, "no node 'n7'"),

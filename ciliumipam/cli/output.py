@@ -205,7 +205,7 @@ def write_audit(style: Format, result: Audit) -> None:
 
 def counts(use: Utilization) -> Row:
     """The numbers of addresses; capacity is the sum of the others where no holding is reserved."""
-    return {"capacity": use.capacity, "inUse": use.in_use, "reserved": use.reserved, "available": use.available}
+    return {"capacity": use.capacity, "inUse": use.in_use, "cooling": use.cooling, "reserved": use.reserved, "available": use.available}
 
 
 def size(count: int) -> str:
