@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from types import MappingProxyType
 
-from ciliumipam.draft import CLAIM, Draft
+from ciliumipam.draft import CLAIM, UNCLAIM, Draft
 from ciliumipam.ledger import holdings
 from ciliumipam.levels import AddressLevel, BlockLevel
-from ciliumipam.protocol import Standing, cancel, look, release
+from ciliumipam.protocol import Standing, cancel, forget, look, release
 from ciliumipam.records import ClaimPage, Holding, Key
 from ciliumipam.requests import Change
 from ciliumipam.tasks import AddressTask, Task

@@ -330,7 +330,9 @@ def _unfit(level: AddressLevel, pending: tuple[Holding, ...]) -> tuple[Holding, 
 def mark(draft: Draft, level: AddressLevel, piece: Holding) -> None:
     """Keep others of this round from picking an address that a claim names and no page shows yet."""
     block = level.block_of(piece.family, piece.network)
-    if block is not None and block.addresses.occupy(piece.network):
+    if block is None or block.addresses.until(piece.network) is not None:
+        return  # what cools is not picked anyway
+    if block.addresses.occupy(piece.network):
         draft.undo.append(partial(block.addresses.vacate, piece.network))
 
 

@@ -334,10 +334,10 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_counts_add_up(self) -> None:
         for block in self.fresh().blocks():
-            capacity, available, in_use, reserved = block.utilization
+            capacity, available, in_use, cooling, reserved = block.utilization
             held = [each for facts in self.oracle.held.values() for each in facts.values() if each.address in block.prefix]
             assert (capacity, in_use) == (block.prefix.num_addresses, len(held))
-            assert capacity == available + in_use + reserved
+            assert capacity == available + in_use + cooling + reserved
 
 
 class TwoStoresMachine(Machine):
