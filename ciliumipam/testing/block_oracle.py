@@ -86,6 +86,7 @@ class BlockOracle:
         ghosts: Owners of whom a call broke off and none was acknowledged since.
         limbo: Nodes of which a call that takes blocks back broke off.
         unapplied: Whether a call that carves broke off, and no `apply` was acknowledged since.
+        faulty: Whether writes of the present call failed: then it may not tell everything that it did.
     """
 
     def __init__(self) -> None:
@@ -102,6 +103,7 @@ class BlockOracle:
         self.ghosts: set[Pod] = set()
         self.limbo: set[str] = set()
         self.unapplied = False
+        self.faulty = False
         self._ever: list[OraclePool] = []
         self._block_fences: dict[tuple[str, Network], int] = {}
 
@@ -154,24 +156,23 @@ class BlockOracle:
         found: list[tuple[OraclePool, dict[int, int]]] = []
         lacks: dict[int, int] = {}
         for pool in pools:
-            if pool.draining or (first is not None and pool.space != first.space):
+            elsewhere = first is not None and pool.space != first.space
+            ours = not lacks  # the node's own pool, or the first that serves it, says what it lacks
+            if (pool.draining or elsewhere) and pool is not own:
                 continue
-            if not lacks:  # the node's own pool, or the first that serves it, says what it lacks
+            if ours and not pool.draining:
                 have = [block.network.version for block in kept]
                 lacks = {each: max(pool.per_node, least) - have.count(each) for each in pool.families()}
                 lacks = {family: count for family, count in lacks.items() if count > 0}
                 if not lacks:
                     return [], False
-                ours = True
-            else:
-                ours = False
             counts = [sum((block.pool, block.network.version) == (pool.name, family) for block in kept) for family in lacks]
             over = pool.most is not None and any(have + more > pool.most for have, more in zip(counts, lacks.values(), strict=True))
-            if not over and set(lacks) <= set(pool.families()):
+            if not (pool.draining or over or elsewhere) and set(lacks) <= set(pool.families()):
                 found.append((pool, lacks))
                 if not pool.overflow:
                     break
-            elif ours and not pool.overflow:
+            elif ours and not pool.draining and not pool.overflow:
                 break
         return found, True
 
@@ -237,11 +238,11 @@ class BlockOracle:
             seen.setdefault(each.node, []).append(HeldBlock(each.pool, each.network, each.fence, each.space))
         return seen
 
-    def _settle_limbo(self, seen: Mapping[str, list[HeldBlock]]) -> None:
+    def _settle_limbo(self, seen: Mapping[str, list[HeldBlock]], leaving: Collection[tuple[str, HeldBlock]] = ()) -> None:
         """What a call began to take back that broke off, another one may have taken back by now."""
         for node in self.limbo:
             for block in list(self.blocks.get(node, ())):
-                if block not in seen.get(node, ()):
+                if block not in seen.get(node, ()) and (node, block) not in leaving:
                     self._give_back(node, block)
 
     def _served(self, node: str, new: Sequence[HeldBlock], refused: Collection[str], least: int = 0) -> None:
@@ -261,9 +262,9 @@ class BlockOracle:
             assert len({block.pool for block in new}) <= len(known), f"{node} got {new} of pools that never were"
         elif not new:
             assert not must, f"{node} got nothing, but {[pool.name for pool, _ in offers]} could serve it"
-            assert not lacking or node in refused, f"{node} was not told why it has less than it should"
+            assert not lacking or node in refused or not self.pools or self.faulty, f"{node} was not told why it has less than it should"
             alone = not self.blocks.get(node) and node not in self.draining
-            assert not alone or node in refused or not self.pools, f"{node} was not told why it has nothing"
+            assert not alone or node in refused or not self.pools or self.faulty, f"{node} was not told why it has nothing"
         else:
             right = [each for each in allowed if all(block.pool == each[0].name and block.space == each[0].space for block in new)]
             assert right, f"{node} got {new}, but may have {[(pool.name, lacks) for pool, lacks, _ in allowed]}"
@@ -399,11 +400,10 @@ class BlockOracle:
             for _, block in leaving:
                 (self.marked.discard if cancel else self.marked.add)(block)
         seen = self._seen(reading)
-        self._settle_limbo(seen)
+        self._settle_limbo(seen, leaving)
         if cancel:
             self._expect_kept(seen)
             return
-        leaving = [(node, block) for node, block in leaving if block in self.blocks.get(node, ())]
         for node in sorted({node for node, _ in leaving} & self.nodes.keys()):
             self._served(node, [block for block in seen.get(node, ()) if block not in self.blocks[node]], answer.refused)
         self._taken_back(leaving, answer, seen, bare=kind == "node")
@@ -418,11 +418,12 @@ class BlockOracle:
             others = [
                 each
                 for each in self.blocks[node]
-                if each.network.version == block.network.version and each not in gone and not self.is_orphan(each)
+                if each.network.version == block.network.version and each not in gone
+                if not self.is_orphan(each) or self.is_orphan(block)  # an orphan gives out nothing, so it is no replacement
             ]
             if (others or bare) and not in_use:
                 assert block not in seen.get(node, ()), f"{node} keeps {block}, which is empty and has a replacement"
-            else:
+            elif node not in self.limbo or block in seen.get(node, ()):
                 assert block in seen.get(node, ()), f"{block} was taken from {node}, in use: {in_use}, others: {others}"
                 assert (node, block.network) in told, f"{node} keeps {block}, but nobody was told why"
                 told.discard((node, block.network))
