@@ -55,7 +55,12 @@ class TakeBackTask(BlockTask):
             standing = standings[block.holder]
             if block not in standing.held:
                 continue
-            others = [each for each in standing.held if each.family == block.family and each not in leaving]
+            bad = view.is_orphan(block)  # an orphan gives out nothing: it replaces nothing but another one
+            others = [
+                each
+                for each in standing.held
+                if each.family == block.family and each not in leaving and (bad or not view.is_orphan(each))
+            ]
             inside = list(holdings(draft, view.address_ledger(block), block.fence))
             if inside:
                 self.blockers += [_held_by(block, piece) for piece in inside]
