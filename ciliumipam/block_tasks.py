@@ -77,6 +77,11 @@ class BlockTask(Task):
         adopted: Sequence[Holding] = (),
     ) -> tuple[Holding, ...]:
         """Give a node what the first pool can that is able to give everything. Returns what the node has then."""
+        # what this call chose in an earlier round and still has is what was decided: a pool that it overflowed into does not
+        # become the node's own, and lack something, only because a write has to be tried again
+        mine = [piece for piece in self.call.added.get(node.name, ()) if piece not in self.adopted]
+        if mine and all(piece in standing.good for piece in mine):
+            offers = ()
         chosen: list[Holding] | None = None
         refused: list[Refusal] = []
         for offer in offers:
@@ -87,9 +92,8 @@ class BlockTask(Task):
         if offers and chosen is None:
             self.refusals += refused
             if self.call.owns(standing):
-                mine = [piece for piece in standing.good if piece in self.call.added.get(standing.holder, ())]
-                release(draft, level, standing, mine)
-                return ()
+                release(draft, level, standing, [piece for piece in standing.good if piece in mine])
+                return tuple([piece for piece in standing.good if piece not in mine])
         pieces = (*adopted, *(chosen or ()))
         if pieces or standing.pending or standing.good != standing.pieces or standing.tentative:
             take(draft, level, standing, pieces, self.call, group=False)
