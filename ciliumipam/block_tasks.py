@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from ciliumipam.adopt import adopt
@@ -107,20 +107,19 @@ class BlockTask(Task):
         pool = offer.pool
         group_name = view.free.group_of(pool.name, node.name)
         chosen: list[Holding] = []
-        marks: list[Callable[[], object]] = []
+        marked = len(draft.undo)
         for family, count in offer.blocks:
             for _ in range(count):
                 found = view.free.choose(pool, node, family, (*have, *chosen))
                 if found is None:
-                    for undo in reversed(marks):
-                        undo()
+                    while len(draft.undo) > marked:
+                        draft.undo.pop()()
                     refused.append(Refusal(node.name, pool.name, family, str(exhausted(view, pool, node, family))))
                     return None
                 group, prefix = found
                 group.occupy(prefix, group_name)
-                marks.append(partial(group.give_back, prefix))
+                draft.undo.append(partial(group.give_back, prefix))
                 chosen.append(level.next(draft, node.name, pool.name, pool.address_space, prefix))
-        draft.undo += marks
         return chosen
 
 
