@@ -76,7 +76,8 @@ def adopt(
             taken.add(piece)
     for each in sorted(existing, key=lambda each: (each.since or inf, each.node, each.prefix)):
         known = standings.get(each.node)
-        pool = _pool_of(pools, each)
+        mine = (*(known.good if known is not None else ()), *result.pieces.get(each.node, ()))
+        pool = _pool_of(pools, each, mine[0].space if mine else None)
         space = pool.address_space if pool is not None else each.address_space or DEFAULT_SPACE
         name = pool.name if pool is not None else each.pool or ""
         reason = _reason(each, known, result.pieces.get(each.node, ()), space)
@@ -111,10 +112,12 @@ def _reason(each: ExistingBlock, standing: Standing | None, adopted: Sequence[Ho
     return ""
 
 
-def _pool_of(pools: Pools, each: ExistingBlock) -> PoolSpec | None:
-    found = [
+def _pool_of(pools: Pools, each: ExistingBlock, space: str | None) -> PoolSpec | None:
+    """The pool that it is said to be from, or the first that covers it: of the space that the node is in, where there is one."""
+    covering = [
         spec
         for spec in pools.ordered
         if spec.covers(each.prefix) and spec.name not in pools.conflicting and each.address_space in (None, spec.address_space)
     ]
-    return next((spec for spec in found if spec.name == each.pool), next(iter(found), None))
+    named = next((spec for spec in covering if spec.name == each.pool), None)
+    return named or next((spec for spec in covering if spec.address_space == space), covering[0] if covering else None)

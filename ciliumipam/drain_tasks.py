@@ -55,8 +55,11 @@ class TakeBackTask(BlockTask):
             standing = standings[block.holder]
             if block not in standing.held:
                 continue
+            bad = view.is_orphan(block)  # an orphan gives out nothing: it replaces nothing but another one
             others = [
-                each for each in standing.held if each.family == block.family and each not in leaving and not view.is_orphan(each)
+                each
+                for each in standing.held
+                if each.family == block.family and each not in leaving and (bad or not view.is_orphan(each))
             ]
             inside = list(holdings(draft, view.address_ledger(block), block.fence))
             if inside:

@@ -176,7 +176,7 @@ def want(record: NodeRecord, pools: Pools, held: Held, least: int = 0) -> Want:
         lacks = _lacks(own, kept, least)
         if not lacks:
             return Want(node.name, (), ())
-        reason = pools.why_not(own) or _limit(own, kept, lacks)
+        reason = pools.why_not(own) or _elsewhere(own, held.blocks[0].space) or _limit(own, kept, lacks)
         if reason and not (own.overflow and own.name not in pools.conflicting):
             return Want(node.name, (), (_refuse(node, own, reason),))
         if reason:
@@ -185,7 +185,7 @@ def want(record: NodeRecord, pools: Pools, held: Held, least: int = 0) -> Want:
             offers.append(Offer(own, lacks))
         if not own.overflow:
             return Want(node.name, tuple(offers), ())
-        _extend(node, pools, kept, lacks, own.address_space, offers, reasons, {own.name})
+        _extend(node, pools, kept, lacks, held.blocks[0].space, offers, reasons, {own.name})
         return Want(node.name, tuple(offers), () if offers else (*_refusals(node, pools, reasons),))
     space = held.blocks[0].space if held.blocks else None
     for spec, _ in pools.matching(node):
