@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -58,7 +58,7 @@ def copied(store: Store) -> MemoryStore:
 
 def counted(store: Store) -> frozenset[Told]:
     """What the records alone show as held."""
-    records = {(kind, key.name): entry.record for kind in KINDS for key, entry in store.scan(kind).entries}
+    records: dict[tuple[str, str], Any] = {(kind, key.name): entry.record for kind in KINDS for key, entry in store.scan(kind).entries}
     return frozenset(judge(records, 8))
 
 
