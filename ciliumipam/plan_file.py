@@ -86,8 +86,7 @@ def plan_from_document(document: object, source: str) -> Plan:
         raise InvalidManifestError(source, "", reason)
     codec = Codec(0)
     try:
-        if document["digest"] != _digest(document):
-            raise ValueError("it was edited, its digest is that of another one")
+        _check_digest(document)
         return Plan(
             tuple(_each(document, "steps", lambda item: _step(codec, item))),
             tuple(_each(document, "before", lambda item: _before(codec, item))),
@@ -110,6 +109,11 @@ def _digest(document: Mapping[str, Any]) -> str:
     """Over everything but itself, however it is laid out."""
     fields = {name: value for name, value in document.items() if name != "digest"}
     return sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _check_digest(document: Mapping[str, Any]) -> None:
+    if document["digest"] != _digest(document):
+        raise ValueError("it was edited, its digest is that of another one")
 
 
 def _key(key: Key) -> dict[str, Any]:

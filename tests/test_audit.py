@@ -839,8 +839,8 @@ def test_what_cools_for_more_than_ten_years_is_noticed(spaces: MemoryStore, unti
         (
             "address-page tenant-b@10.0.0.0/24",
             f"a slot cools until {when}, which is more than ten years from now: a clock was wrong when it was released",
-            "set the clocks of all writers right, and to use it before: ciliumipam drain block 10.0.0.0/24 --space tenant-b,"
-            " which gives it back once it is empty",
+            ("set the clocks of all writers right, and to use it before: ciliumipam drain block 10.0.0.0/24 --space tenant-b,"
+            " which gives it back once it is empty"),
         ),
         (
             str(BLOCKS),
@@ -902,8 +902,8 @@ def test_a_pool_that_drains_is_noticed_with_what_keeps_it_until_it_has_drained()
     assert notices(store) == [
         (
             "pool old",
-            "it drains, and 2 blocks are still held; 2 addresses are in use, the oldest 10.0.1.1 by 'first' (default/web) on node n"
-            " since 2023-11-14 22:14:20 UTC",
+            ("it drains, and 2 blocks are still held; 2 addresses are in use, the oldest 10.0.1.1 by 'first' (default/web) on node n"
+            " since 2023-11-14 22:14:20 UTC"),
             "ciliumipam drain pool old goes on",
         )
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -92,8 +93,9 @@ REQUESTS: dict[str, tuple[Request, Callable[[Ipam], object]]] = {
     "drain a node": (Drain("node", "n"), lambda ipam: ipam.drain("node", "n")),
     "drain a block": (Drain("block", "10.0.0.0/24"), lambda ipam: ipam.drain("block", "10.0.0.0/24")),
     "drain a block in another space": (
-        Drain("block", "10.0.0.0/24", space="tenant-b"), lambda ipam: ipam.drain("block", "10.0.0.0/24", space="tenant-b")
-    ),  # fmt: skip
+        Drain("block", "10.0.0.0/24", space="tenant-b"),
+        lambda ipam: ipam.drain("block", "10.0.0.0/24", space="tenant-b"),
+    ),
     "migrate": (Migrate("n", "pair"), lambda ipam: ipam.migrate("n", "pair")),
     "migrate what is in use": (Migrate("m", "pair"), lambda ipam: ipam.migrate("m", "pair")),
     "remove a node": (RemoveNode("n"), lambda ipam: ipam.remove_node("n")),
@@ -285,15 +287,15 @@ def edits(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     where = document
     for key in above:
         where = where[key]
-    match draw(st.sampled_from(("leave out", "change", "put in", "twice"))):
-        case "leave out":
-            del where[last]
-        case "change":
-            where[last] = draw(VALUES)
-        case "put in" if isinstance(where, dict):
-            where[draw(st.text(max_size=5))] = draw(VALUES)
-        case _ if isinstance(where, list):
-            where.insert(last, where[last])
+    edit = draw(st.sampled_from(("leave out", "change", "put in")))
+    if edit == "leave out":
+        del where[last]
+    elif edit == "change":
+        where[last] = draw(VALUES)
+    elif isinstance(where, dict):
+        where[draw(st.text(max_size=5))] = draw(VALUES)
+    else:
+        where.insert(last, where[last])
     return DOCUMENTS[number], document
 
 
@@ -302,14 +304,11 @@ def test_an_edited_document_is_refused_unless_it_is_the_same(both: tuple[dict[st
     document, edited = both
     same = json.dumps(edited, sort_keys=True) == json.dumps(document, sort_keys=True)
 
-    try:
-        plan = plan_from_document(edited, "plan.json")
-    except InvalidManifestError as error:
-        assert not same
-        assert str(error).startswith("plan.json: ")
+    if same:
+        assert plan_from_document(edited, "plan.json") == plan_from_document(document, "plan.json")
     else:
-        assert same
-        assert plan == plan_from_document(document, "plan.json")
+        with pytest.raises(InvalidManifestError, match=r"^plan\.json: "):
+            plan_from_document(edited, "plan.json")
 
 
 @given(edits())
@@ -317,12 +316,8 @@ def test_a_document_that_was_edited_by_somebody_who_knows_of_the_digest_is_a_pla
     _, edited = both
     edited["digest"] = _digest(edited)
 
-    try:
-        plan = plan_from_document(edited, "plan.json")
-    except InvalidManifestError as error:
-        assert str(error).startswith("plan.json: ")
-    else:
-        assert isinstance(plan, Plan)
+    with suppress(InvalidManifestError):
+        assert isinstance(plan_from_document(edited, "plan.json"), Plan)
 
 
 @pytest.mark.parametrize(

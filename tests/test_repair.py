@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -58,7 +58,7 @@ def copied(store: Store) -> MemoryStore:
 
 def counted(store: Store) -> frozenset[Told]:
     """What the records alone show as held."""
-    records = {(kind, key.name): entry.record for kind in KINDS for key, entry in store.scan(kind).entries}
+    records: dict[tuple[str, str], Any] = {(kind, key.name): entry.record for kind in KINDS for key, entry in store.scan(kind).entries}
     return frozenset(judge(records, 8))
 
 
@@ -185,6 +185,73 @@ def test_wherever_a_call_dies_a_repair_leaves_nothing_begun_and_frees_nothing_th
         with suppress(NotFoundError, NotHeldError):  # what a release or a removal was about is done
             act.call(new(store, "the same call"))
         assert wrong(store) == [], writes
+
+
+# ------------------------------------------------------------------------------------------------------ the judge
+
+
+def judged(store: Store, blocks_per_node: int = 1) -> frozenset[Told]:
+    records: dict[tuple[str, str], Any] = {(kind, key.name): entry.record for kind in KINDS for key, entry in store.scan(kind).entries}
+    return frozenset(judge(records, blocks_per_node))
+
+
+def put(store: Store, key: Key, edit: Callable[[Any], Record]) -> None:
+    entry = store.get(key)
+    assert entry is not None
+    store.put(key, edit(entry.record), expect=entry.revision)
+
+
+def test_the_judge_sees_every_address_space_and_nothing_that_only_cools() -> None:
+    store = filled()
+
+    found = judged(store)
+
+    assert {(each.space, each.holder) for each in found if not each.node} == {("default", "m"), ("default", "n"), ("tenant-b", "far")}
+    assert sorted((each.node, each.holder, each.family) for each in found if each.node) == sorted(
+        (node, owner, family) for node, owner in (("m", "x"), ("m", "y"), ("far", "x")) for family in (4, 6)
+    )
+
+
+def _overlapping(store: Store) -> None:
+    thief = Holding(4, 10 << 24, 26, 99, "thief", "", 0.0, "tenant-b")
+    put(store, Key("block-page", "tenant-b@10.0.0.0/18"), lambda page: page._replace(slots=(thief, *page.slots[1:])))
+
+
+def _in_two_spaces(store: Store) -> None:
+    block = Holding(6, (0xFD00 << 112) + (9 << 64), 64, 99, "m", "", 0.0, "tenant-b")
+    put(store, Key("block-page", "tenant-b@fd00::/58"), lambda page: page._replace(slots=(*page.slots[:36], *[block] * 4, *page.slots[40:])))
+
+
+def _of_another_space(store: Store) -> None:
+    put(store, Key("block-page", "tenant-b@10.0.0.0/18"), lambda page: page._replace(slots=tuple(slot._replace(space="c") if isinstance(slot, Holding) else slot for slot in page.slots)))
+
+
+def _marked(store: Store, **marks: frozenset[Holding]) -> None:
+    key = store.scan("block-claims").entries[0][0]
+    put(store, key, lambda page: page._replace(**marks))
+
+
+STRAY = Holding(4, 10 << 24, 24, 99, "m", "", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_overlapping, "does not fill its run|overlap"),
+        (_in_two_spaces, "blocks in address spaces"),
+        (_of_another_space, "lies in a page of the space 'tenant-b'"),
+        (lambda store: _marked(store, draining=frozenset({STRAY})), "is marked as draining"),
+        (lambda store: _marked(store, closing=frozenset({STRAY})), "is marked as closing"),
+        (lambda store: lose(store, claim_keys(store)[:1]), "no claim names it"),
+        (lambda store: new(store, "grows").grow("m", 2), "holds 2 pieces, allowed are 1"),
+    ],
+)
+def test_the_judge_refuses_what_cannot_be(damage: Callable[[Store], object], says: str) -> None:
+    store = filled()
+    damage(store)
+
+    with pytest.raises(AssertionError, match=says):
+        judged(store)
 
 
 # ------------------------------------------------------------------------------------------- beside other writers

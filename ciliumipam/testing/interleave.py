@@ -450,6 +450,6 @@ def _set(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
 def _hashable(record: Record | None) -> Any:
     """A record as something that can be a key: claim pages have a mapping."""
     if isinstance(record, ClaimPage):
-        return (tuple(sorted(record.claims.items())), tuple(sorted(record.tentative.items())), record.closing)
+        return (tuple(sorted(record.claims.items())), tuple(sorted(record.tentative.items())), record.closing, record.draining)
     return record
 

@@ -83,7 +83,10 @@ def _walk(
 
 
 class Told(NamedTuple):
-    """A caller was told that a holder holds something. `node` is empty for a block."""
+    """A caller was told that a holder holds something. `node` is empty for a block.
+
+    An address is in the space of its node, so only a block names one.
+    """
 
     family: int
     first: int
@@ -124,7 +127,7 @@ def judge(records: dict[tuple[str, str], Any], blocks_per_node: int) -> Iterable
             if (each.node, each.holder, each.family, each.first, each.fence, space) not in claims[kind]:
                 raise AssertionError(f"{each} counts, but no claim names it")
     for each in (*blocks, *(address for _, address in addresses)):
-        yield Told(each.family, each.first, each.fence, each.holder, each.node, each.space)
+        yield Told(each.family, each.first, each.fence, each.holder, each.node, DEFAULT if each.node else each.space)
 
 
 def _check_disjoint(holdings: list[Counted]) -> None:
