@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from ciliumipam.adopt import adopt
@@ -77,6 +77,11 @@ class BlockTask(Task):
         adopted: Sequence[Holding] = (),
     ) -> tuple[Holding, ...]:
         """Give a node what the first pool can that is able to give everything. Returns what the node has then."""
+        # what this call chose in an earlier round and still has is what was decided: a pool that it overflowed into does not
+        # become the node's own, and lack something, only because a write has to be tried again
+        mine = [piece for piece in self.call.added.get(node.name, ()) if piece not in self.adopted]
+        if mine and all(piece in standing.good for piece in mine):
+            offers = ()
         chosen: list[Holding] | None = None
         refused: list[Refusal] = []
         for offer in offers:
@@ -87,9 +92,8 @@ class BlockTask(Task):
         if offers and chosen is None:
             self.refusals += refused
             if self.call.owns(standing):
-                mine = [piece for piece in standing.good if piece in self.call.added.get(standing.holder, ())]
-                release(draft, level, standing, mine)
-                return ()
+                release(draft, level, standing, [piece for piece in standing.good if piece in mine])
+                return tuple([piece for piece in standing.good if piece not in mine])
         pieces = (*adopted, *(chosen or ()))
         if pieces or standing.pending or standing.good != standing.pieces or standing.tentative:
             take(draft, level, standing, pieces, self.call, group=False)
@@ -103,20 +107,19 @@ class BlockTask(Task):
         pool = offer.pool
         group_name = view.free.group_of(pool.name, node.name)
         chosen: list[Holding] = []
-        marks: list[Callable[[], object]] = []
+        marked = len(draft.undo)
         for family, count in offer.blocks:
             for _ in range(count):
                 found = view.free.choose(pool, node, family, (*have, *chosen))
                 if found is None:
-                    for undo in reversed(marks):
-                        undo()
+                    while len(draft.undo) > marked:
+                        draft.undo.pop()()
                     refused.append(Refusal(node.name, pool.name, family, str(exhausted(view, pool, node, family))))
                     return None
                 group, prefix = found
                 group.occupy(prefix, group_name)
-                marks.append(partial(group.give_back, prefix))
+                draft.undo.append(partial(group.give_back, prefix))
                 chosen.append(level.next(draft, node.name, pool.name, pool.address_space, prefix))
-        draft.undo += marks
         return chosen
 
 
@@ -155,7 +158,7 @@ class ApplyTask(BlockTask):
         if draft:
             return False
         self.refusals = []
-        pools = Pools(view.pools.values())
+        pools = Pools.of(view)
         level = BlockLevel(view, self.confirmed, self.now)
         standings = {name: look(draft, level, name) for name in view.nodes}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
@@ -257,7 +260,7 @@ class GrowTask(BlockTask):
             return False
         standing = next(each for each in standings if each.holder == self.request.node)
         held = Held(standing.good, view.claims(standing.key).draining)
-        wanted: Want = want(record, Pools(view.pools.values()), held, self.request.blocks)
+        wanted: Want = want(record, Pools.of(view), held, self.request.blocks)
         self.refusals += wanted.refusals
         kept = self.serve(view, draft, level, standing, record.node, wanted.offers)
         self.carved = [piece for piece in self.tried if piece in kept]

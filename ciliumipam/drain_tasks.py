@@ -55,7 +55,12 @@ class TakeBackTask(BlockTask):
             standing = standings[block.holder]
             if block not in standing.held:
                 continue
-            others = [each for each in standing.held if each.family == block.family and each not in leaving]
+            bad = view.is_orphan(block)  # an orphan gives out nothing: it replaces nothing but another one
+            others = [
+                each
+                for each in standing.held
+                if each.family == block.family and each not in leaving and (bad or not view.is_orphan(each))
+            ]
             inside = list(holdings(draft, view.address_ledger(block), block.fence))
             if inside:
                 self.blockers += [_held_by(block, piece) for piece in inside]
@@ -125,7 +130,7 @@ class DrainTask(TakeBackTask):
         self.refusals = []
         if self.request.cancel:
             return True
-        pools = Pools(view.pools.values())
+        pools = Pools.of(view)
         level = BlockLevel(view, self.confirmed, self.now)
         standings = {name: look(draft, level, name) for name in {*view.nodes, *(block.holder for block in self.leaving(view))}}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
@@ -144,7 +149,7 @@ class DrainTask(TakeBackTask):
 
     def _mark(self, view: View, draft: Draft) -> None:
         kind, name, cancel = self.request.kind, self.request.name, self.request.cancel
-        change = Change("drain", kind, name, "takes new ones again" if cancel else "takes nothing new")
+        change = Change("change" if cancel else "drain", kind, name, "takes new ones again" if cancel else "takes nothing new")
         if kind == "pool":
             pool = view.pools.get(name)
             if pool is None:
@@ -193,7 +198,7 @@ class MigrateTask(TakeBackTask):
         if pool is None:
             raise NotFoundError("pool", self.request.pool, tuple(sorted(view.pools)[:8]))
         node, spec = record.node, pool.spec
-        pools = Pools(view.pools.values())
+        pools = Pools.of(view)
         level = BlockLevel(view, self.confirmed, self.now)
         standings = {name: look(draft, level, name) for name in view.nodes}
         if self.finish_what_was_begun(view, draft, level, standings.values()):

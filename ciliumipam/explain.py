@@ -57,7 +57,7 @@ def _block(view: View, block: Holding, *, serves: bool) -> str:
 
 
 def _pools(view: View, record: NodeRecord, held: Held) -> Iterator[str]:
-    pools = Pools(view.pools.values())
+    pools = Pools.of(view)
     if not pools.ordered:
         yield "no pool has been applied"
     wanted = want(record, pools, held)
@@ -105,6 +105,8 @@ def _verdict(
         return f"matches ({why}), but the node keeps pool {own.name}, where its blocks came from"
     if offered:
         return f"matches ({why}), but pool {offered[-1]} comes first, and it does not overflow"
+    if held.blocks and own is None:
+        return f"matches ({why}), but the node holds orphans; move it with: ciliumipam migrate {node.name} --to {spec.name}"
     return f"matches ({why})"
 
 

@@ -264,13 +264,16 @@ class Ipam:
     def repair(self) -> Applied:
         """Finish or undo what crashed calls left, and name again in claims what is held and lost them. Frees nothing that is held.
 
-        Safe beside other writers: a call that is under way tries again. `audit` says what there is to repair, and what nothing
+        Nodes get the blocks that they should have, as by an empty `apply`. Safe beside other writers: a call that is under way tries again. `audit` says what there is to repair, and what nothing
         but a backup does. O(everything).
         """
         with self._lock:
             self._restored = False
             self._restore()
-            nodes = {key.name.partition("/")[0] for key in self._view.entries if key.kind == "address-claims"}
+            view = self._view
+            nodes = {key.name.partition("/")[0] for key in view.entries if key.kind == "address-claims"}
+            # a node may have lost all its claims
+            nodes |= {block.holder for block in view.blocks() if any(view.page(key) is not None for key in view.address_pages(block))}
         now = self._clock()
         done = [self._do(task).outcome for task in (RepairBlocksTask(now), ApplyTask(Apply(), now, self._token()))]
         done += [self._do(RepairAddressesTask(node, now)).outcome for node in sorted(nodes)]
@@ -413,7 +416,7 @@ class Ipam:
         """All pools by name, with what became of them. O(blocks + pools)."""
         with self._lock:
             view = self._now()
-            pools = Pools(view.pools.values())
+            pools = Pools.of(view)
             held: dict[tuple[str, Family], int] = {}
             orphans: dict[str, int] = {}
             for block in view.blocks():

@@ -105,7 +105,7 @@ def _orphans(view: View, name: str, blocks: list[Holding]) -> str:
 def _reserved(view: View, spec: PoolSpec, blocks: list[Holding]) -> str:
     if not spec.reserved:
         return ""
-    count = sum(len(view.addresses(block)._held_reserved) for block in blocks)
+    count = sum(view.addresses(block).held_reserved for block in blocks)
     if not count:
         return ""
     return f"{counted(count, 'address is', 'addresses are')} held inside reserved ranges; they stay until they are released"

@@ -330,7 +330,9 @@ def _unfit(level: AddressLevel, pending: tuple[Holding, ...]) -> tuple[Holding, 
 def mark(draft: Draft, level: AddressLevel, piece: Holding) -> None:
     """Keep others of this round from picking an address that a claim names and no page shows yet."""
     block = level.block_of(piece.family, piece.network)
-    if block is not None and block.addresses.occupy(piece.network):
+    if block is None or block.addresses.until(piece.network) is not None:
+        return  # what cools is not picked anyway
+    if block.addresses.occupy(piece.network):
         draft.undo.append(partial(block.addresses.vacate, piece.network))
 
 
@@ -347,7 +349,7 @@ def why_no_block(view: View, node: str) -> tuple[str, ...]:
         return (*orphans, "the node is not known; apply it")
     if record.draining:
         return (*orphans, "the node is draining; let it take new ones again with 'ciliumipam drain node --cancel'")
-    pools = Pools(view.pools.values())
+    pools = Pools.of(view)
     claims = Held(held, view.claims(block_claims_key(node)).draining)
     wanted = want(record, pools, claims)
     if wanted.offers:

@@ -16,9 +16,13 @@ from ciliumipam import (
     Allocate,
     Allocation,
     Apply,
+    Drain,
+    ExistingBlock,
     ForceRelease,
+    Grow,
     Ipam,
     MemoryStore,
+    Migrate,
     Node,
     NodeSelector,
     PoolSpec,
@@ -31,7 +35,7 @@ from ciliumipam import (
     Utilization,
 )
 from ciliumipam.audit import audit
-from ciliumipam.cidr import parse_prefix
+from ciliumipam.cidr import Prefix, parse_prefix
 from ciliumipam.errors import (
     AlreadyAllocatedError,
     BlockNotEmptyError,
@@ -541,7 +545,17 @@ REQUESTS: list[Request] = [
     RemoveNode("n2"),
     RemoveNode("n1", force=True),
     RemovePool("green"),
+    Apply(existing=(ExistingBlock("n1", Prefix(4, int(IPv4Address("10.0.3.0")), 24)), ExistingBlock("n2", Prefix(4, int(IPv4Address("10.0.3.0")), 25)))),
+    Grow("n1", 2),
+    Drain("pool", "green"),
+    Drain("node", "n2"),
+    Drain("block", "10.0.1.0/24"),
+    Migrate("n2", "other"),
 ]
+
+
+OTHER = pool("10.7.0.0/22", "fd07::/62", name="other", priority=-1)
+"""A pool for every node that no other one serves."""
 
 
 def seen(ipam: Ipam) -> tuple[object, ...]:
@@ -556,6 +570,9 @@ def test_a_plan_writes_nothing_and_executing_it_does_what_the_call_does(ipam: Ip
     twin = Ipam(twin_store, clock=lambda: 100.0)
     twin.apply([POOL], NODES)
     twin.allocate("n1", "web", label="default/web")
+    if isinstance(request_, Drain | Migrate):
+        ipam.apply([OTHER])
+        twin.apply([OTHER])
     before, known = dump(store), seen(ipam)
 
     plan = ipam.plan(request_)
@@ -568,9 +585,14 @@ def test_a_plan_writes_nothing_and_executing_it_does_what_the_call_does(ipam: Ip
     result = ipam.execute(plan)
     assert result == plan.result
     match request_:
-        case Apply(pools, nodes):
-            applied = twin.apply(pools, nodes)
-            assert (applied.changes, applied.refusals) == (plan.changes, plan.refusals)
+        case Apply(pools, nodes, existing):
+            assert twin.apply(pools, nodes, existing) == plan.outcome
+        case Grow(name, count):
+            assert twin.grow(name, count) == plan.outcome
+        case Drain(kind, name):
+            assert twin.drain(kind, name) == plan.outcome
+        case Migrate(name, to):
+            assert twin.migrate(name, to) == plan.outcome
         case Allocate():
             assert twin.allocate("n1", *request_.owners, address=request_.address, label=request_.label) == result
         case Release():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ciliumipam.cidr import WIDTH, Prefix
 from ciliumipam.errors import InvalidManifestError, InvalidPoolError
-from ciliumipam.manifest import API_VERSION, Item, pool_to_manifest, read_manifest
+from ciliumipam.manifest import API_VERSION, Item, pool_to_manifest, read_manifest, read_manifests
 from ciliumipam.node import Node
 from ciliumipam.pool import BlockLengths, PoolSpec
 from ciliumipam.requests import ExistingBlock
@@ -130,7 +130,12 @@ def green(**fields: Any) -> PoolSpec:
     return PoolSpec(**known)
 
 
-TERMS = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "cpus", "operator": "Gt", "values": ["15"]}]}, {"matchExpressions": [{"key": "big", "operator": "Exists"}]}]}
+TERMS = {
+    "nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "cpus", "operator": "Gt", "values": ["15"]}]},
+        {"matchExpressions": [{"key": "big", "operator": "Exists"}]},
+    ]
+}
 LENGTHS = [{"nodeSelector": {"matchLabels": {"a": "b"}}, "ipv4": 20}, {"nodeSelector": TERMS, "ipv4": 28}]
 MORE: list[tuple[dict[str, Any], PoolSpec | Node]] = [
     (cidr_pool(nodeSelector=TERMS), green(selector=NodeSelector.from_terms(TERMS))),
@@ -197,8 +202,24 @@ def test_what_is_known_and_means_nothing_here_is_listed_and_does_not_get_in_the_
     assert (items, refused) == ((green(),), ())
     assert ignored == tuple(
         f"x.yaml: items[0].{path}: known, without meaning here"
-        for path in ("metadata.labels", "metadata.namespace", "metadata.annotations['example.com/owner']", "spec.defaults")
+        for path in (
+            "metadata.labels",
+            "metadata.namespace",
+            "metadata.annotations['example.com/owner']",
+            "spec.defaults",
+        )
     )
+
+
+def test_paths_of_several_documents_are_each_documents_own() -> None:
+    labelled = cidr_pool()
+    labelled["metadata"]["labels"] = {"a": "b"}
+
+    found = read_manifests(
+        [("x.yaml", {"apiVersion": "v1", "kind": "List", "items": [core_node()]}), ("y.yaml", labelled)]
+    )
+
+    assert found == ((Node("node-1"), green()), ("y.yaml: metadata.labels: known, without meaning here",), ())
 
 
 @pytest.mark.parametrize("document", [cidr_pool(), node_config()], ids=["pool", "config"])
@@ -249,7 +270,12 @@ SELECTORS = st.one_of(
         st.sampled_from(
             [
                 {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["3"]}]},
-                {"matchExpressions": [{"key": "b", "operator": "Exists"}, {"key": "c", "operator": "In", "values": ["", "x"]}]},
+                {
+                    "matchExpressions": [
+                        {"key": "b", "operator": "Exists"},
+                        {"key": "c", "operator": "In", "values": ["", "x"]},
+                    ]
+                },
                 {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["node-1"]}]},
             ]
         ),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ciliumipam.errors import InvalidManifestError, InvalidSelectorError
 from ciliumipam.manifest import Item, read_manifest
 from ciliumipam.manifest.calico_selector import MAX_DEPTH, MAX_LENGTH, translate
-from ciliumipam.manifest.label_logic import MAX_TERMS
+from ciliumipam.manifest.label_logic import MAX_TERMS, Values, both, everything, inverse, where
 from ciliumipam.pool import PoolSpec
 from ciliumipam.selector import NodeSelector
 
@@ -112,6 +112,7 @@ def selects(expression: str) -> NodeSelector | None:
 @example("(!has(a) || a == 'x') && (!has(in) || in == '')")
 @example("a != 'x' && has(a)")
 @example("has(a) && a in {'x'} || a not in {'x'}")
+@example("a == 'x' && in == 'x' || a == 'y' && in == 'y'")
 def test_an_expression_selects_exactly_the_nodes_that_it_selects_in_calico(expression: str) -> None:
     selector = selects(expression)
 
@@ -198,7 +199,7 @@ def test_what_it_cannot_say_comes_out_as_terms() -> None:
         ("a", "a", "expected ==, !=, in or not in after 'a', found the end"),
         ("a = 'x'", "a = 'x'", "found \"= 'x'\""),
         ("a == x", "a == x", "expected a value in quotes, found 'x'"),
-        ("a == 'x", "a == 'x", "found \"'x\""),
+        ("a == 'x", "a == 'x", 'found "\'x"'),
         ("a == 'x' &&", "a == 'x' &&", "expected a label, has(label), all() or '(', found the end"),
         ("a == 'x' & b == 'y'", "a == 'x' & b == 'y'", "found \"& b == 'y'\""),
         ("a == 'x' b == 'y'", "a == 'x' b == 'y'", "expected &&, || or the end, found"),
@@ -238,13 +239,26 @@ def test_terms_are_multiplied_out_up_to_a_bound() -> None:
             translate(beyond)
 
 
+def test_terms_count_on_the_way_too() -> None:
+    with pytest.raises(InvalidSelectorError, match="multiplied out it has more than 64 terms"):
+        translate(f"{choices(7)} || all()")
+
+
+def test_what_no_node_meets_is_no_term() -> None:
+    one, other = (where("a", Values(frozenset(value), listed=True, missing=False)) for value in "xy")
+
+    assert both(one, other) == []
+    assert inverse(everything()) == []
+
+
 def test_conditions_that_kubernetes_needs_two_terms_for_count_as_two() -> None:
     def either(count: int) -> str:
         return " && ".join(f"(!has(a{i}) || a{i} == 'x')" for i in range(count))
 
     assert len(translate(either(6))["nodeSelectorTerms"]) == 64
-    with pytest.raises(InvalidSelectorError, match="multiplied out it has more than 64 terms"):
-        translate(either(7))
+    for count in (7, 80):
+        with pytest.raises(InvalidSelectorError, match="multiplied out it has more than 64 terms"):
+            translate(either(count))
 
 
 def test_many_conditions_on_one_label_are_one() -> None:
@@ -267,6 +281,10 @@ def test_an_expression_beyond_the_bounds_is_refused_in_a_short_sentence(expressi
 
     assert reason in caught.value.reason
     assert len(str(caught.value)) < 300
+
+
+def test_parentheses_side_by_side_are_not_nested() -> None:
+    assert translate(" && ".join(["(has(a))"] * 60)) == {"matchExpressions": [requirement("a", "Exists")]}
 
 
 def test_the_deepest_expression_that_is_read_is_read() -> None:
@@ -314,9 +332,17 @@ def read(document: object) -> tuple[Item, ...]:
         (ip_pool(), green()),
         (ip_pool("crd.projectcalico.org/v1"), green()),
         (ip_pool(blockSize=28), green(block_length_v4=28)),
-        (ip_pool(blockSize=0, nodeSelector=None, disabled=None, allowedUses=None, assignmentMode=None), green()),
+        (
+            ip_pool(
+                blockSize=0, nodeSelector=None, disabled=None, allowedUses=None, assignmentMode=None, natOutgoing=None
+            ),
+            green(),
+        ),
         (ip_pool(cidr="fd00::/64"), green(cidrs=["fd00::/64"], block_length_v4=None, block_length_v6=122)),
-        (ip_pool(cidr="fd00::/64", blockSize=116), green(cidrs=["fd00::/64"], block_length_v4=None, block_length_v6=116)),
+        (
+            ip_pool(cidr="fd00::/64", blockSize=116),
+            green(cidrs=["fd00::/64"], block_length_v4=None, block_length_v6=116),
+        ),
         (ip_pool(nodeSelector=""), green()),
         (ip_pool(nodeSelector="rack == 'r1'"), green(selector=NodeSelector.parse("rack=r1"))),
         (ip_pool(disabled=True), green(draining=True)),
@@ -340,7 +366,14 @@ def test_a_pool_that_is_being_deleted_takes_nothing_new() -> None:
 
 
 def test_what_only_tells_calico_how_to_carry_packets_is_listed_as_ignored() -> None:
-    idle: dict[str, Any] = {"ipipMode": "Never", "vxlanMode": "Always", "natOutgoing": True, "disableBGPExport": False, "nat-outgoing": True, "ipip": {}}
+    idle: dict[str, Any] = {
+        "ipipMode": "Never",
+        "vxlanMode": "Always",
+        "natOutgoing": True,
+        "disableBGPExport": False,
+        "nat-outgoing": True,
+        "ipip": {},
+    }
     document = ip_pool(**idle, allowedUses=["Tunnel", "Workload"], namespaceSelector="all()")
 
     items, ignored, refused = read_manifest(document, "x.yaml")
@@ -365,9 +398,17 @@ def test_what_only_tells_calico_how_to_carry_packets_is_listed_as_ignored() -> N
         ({"blockSize": False}, "spec.blockSize", "expected a whole number, found the boolean false"),
         ({"blockSize": 122}, "spec.blockSize", "the number 122 is not a prefix length of IPv4"),
         ({"nodeSelector": {}}, "spec.nodeSelector", "expected text, found a mapping"),
-        ({"nodeSelector": "rack contains 'r'"}, "spec.nodeSelector", "\"rack contains 'r'\": Kubernetes' selectors have no 'contains'"),
+        (
+            {"nodeSelector": "rack contains 'r'"},
+            "spec.nodeSelector",
+            "\"rack contains 'r'\": Kubernetes' selectors have no 'contains'",
+        ),
         ({"nodeSelector": "!all()"}, "spec.nodeSelector", "it selects no node"),
-        ({"namespaceSelector": "team == 'a'"}, "spec.namespaceSelector", "it selects namespaces, and pools here are chosen by node"),
+        (
+            {"namespaceSelector": "team == 'a'"},
+            "spec.namespaceSelector",
+            "it selects namespaces, and pools here are chosen by node",
+        ),
         ({"namespaceSelector": "team"}, "spec.namespaceSelector", "expected ==, !=, in or not in"),
         ({"disabled": "true"}, "spec.disabled", "expected true or false, found the text 'true'"),
         ({"allowedUses": ["Tunnel"]}, "spec.allowedUses", "without Workload the pool is not for pods"),
@@ -391,7 +432,10 @@ def test_a_problem_is_told_once() -> None:
     with pytest.raises(InvalidManifestError) as caught:
         read_manifest(ip_pool(cidr="10.0.0.0", blockSize=122), "x.yaml")
 
-    assert str(caught.value) == "x.yaml: spec.cidr: '10.0.0.0' is not a usable CIDR: it has no length; write 10.0.0.0/32 or 10.0.0.0/128 for a single address"
+    assert (
+        str(caught.value)
+        == "x.yaml: spec.cidr: '10.0.0.0' is not a usable CIDR: it has no length; write 10.0.0.0/32 or 10.0.0.0/128 for a single address"
+    )
 
 
 def test_the_example_dump_is_three_pools() -> None:
@@ -402,7 +446,10 @@ def test_the_example_dump_is_three_pools() -> None:
     flags = {"allow_first": True, "allow_last": True, "overflow": True}
     zones = NodeSelector.parse("topology.kubernetes.io/zone in (zone-1,zone-2),!example.com/legacy")
     host = {"key": "kubernetes.io/hostname", "operator": "Exists"}
-    racks = [{"key": "dedicated", "operator": "NotIn", "values": ["storage"]}, {"key": "rack", "operator": "In", "values": ["r1", "r2"]}]
+    racks = [
+        {"key": "dedicated", "operator": "NotIn", "values": ["storage"]},
+        {"key": "rack", "operator": "In", "values": ["r1", "r2"]},
+    ]
     assert items == (
         PoolSpec(name="default-ipv4-ippool", cidrs=["192.168.0.0/16"], selector=NodeSelector.everything(), block_length_v4=26, **flags),  # type: ignore[arg-type]  # flags
         PoolSpec(name="zone-1-ipv6", cidrs=["fd00:c:1::/112"], selector=zones, block_length_v6=122, draining=True, **flags),  # type: ignore[arg-type]  # flags

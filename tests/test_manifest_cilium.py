@@ -38,12 +38,22 @@ def pod_ip_pool(version: str = "cilium.io/v2", **spec: Any) -> dict[str, Any]:
 
 
 def green(**fields: Any) -> PoolSpec:
-    known: dict[str, Any] = {"name": "green", "cidrs": ["10.0.0.0/16"], "selector": NodeSelector.everything(), "block_length_v4": 27}
+    known: dict[str, Any] = {
+        "name": "green",
+        "cidrs": ["10.0.0.0/16"],
+        "selector": NodeSelector.everything(),
+        "block_length_v4": 27,
+    }
     return PoolSpec(**known | fields)
 
 
 IPV6 = {"cidrs": ["fd00::/104", "fd01::/104"], "maskSize": 120}
-RESERVED = [{"cidr": "10.0.0.0/16", "reservedRanges": [{"start": "10.0.0.0", "end": "10.0.0.9"}, {"start": "10.0.1.1", "end": "10.0.1.1"}]}]
+RESERVED = [
+    {
+        "cidr": "10.0.0.0/16",
+        "reservedRanges": [{"start": "10.0.0.0", "end": "10.0.0.9"}, {"start": "10.0.1.1", "end": "10.0.1.1"}],
+    }
+]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +74,9 @@ RESERVED = [{"cidr": "10.0.0.0/16", "reservedRanges": [{"start": "10.0.0.0", "en
 )  # fmt: skip
 def test_each_form_of_a_pool_is_read_as_what_it_means(document: dict[str, Any], expected: PoolSpec) -> None:
     assert read(document) == (expected,)
-    assert read({"apiVersion": document["apiVersion"], "kind": "CiliumPodIPPoolList", "items": [document]}) == (expected,)
+    assert read({"apiVersion": document["apiVersion"], "kind": "CiliumPodIPPoolList", "items": [document]}) == (
+        expected,
+    )
 
 
 def test_a_pool_serves_every_node_unless_it_is_being_deleted() -> None:
@@ -77,12 +89,19 @@ def test_a_pool_serves_every_node_unless_it_is_being_deleted() -> None:
 @pytest.mark.parametrize("field", ["podSelector", "namespaceSelector"])
 def test_a_selector_for_pods_is_refused_unless_it_selects_all_of_them(field: str) -> None:
     given: dict[str, Any] = {field: {}}
-    assert read_manifest(pod_ip_pool(**given), "x.yaml") == ((green(),), (f"x.yaml: spec.{field}: it selects everything",), ())
+    assert read_manifest(pod_ip_pool(**given), "x.yaml") == (
+        (green(),),
+        (f"x.yaml: spec.{field}: it selects everything",),
+        (),
+    )
 
     with pytest.raises(InvalidManifestError) as caught:
         read_manifest(pod_ip_pool(**given | {field: {"matchLabels": {"a": "b"}}}), "x.yaml")
 
-    assert str(caught.value) == f"x.yaml: spec.{field}: it selects pods, and pools here are chosen by node; leave it out to let every pod use the pool"
+    assert (
+        str(caught.value)
+        == f"x.yaml: spec.{field}: it selects pods, and pools here are chosen by node; leave it out to let every pod use the pool"
+    )
 
 
 def ipv4(**fields: Any) -> dict[str, Any]:
@@ -165,7 +184,10 @@ def test_a_node_holds_its_pod_cidrs_and_what_its_pools_allocated() -> None:
         labels={"a": "b"},
         podCIDRs=["10.0.0.0/24", "fd00::/120"],
         pools={
-            "allocated": [{"pool": "green", "cidrs": ["10.1.0.0/27", "10.1.0.32/27"], "allowFirstIP": True}, {"pool": "red", "cidrs": None}],
+            "allocated": [
+                {"pool": "green", "cidrs": ["10.1.0.0/27", "10.1.0.32/27"], "allowFirstIP": True},
+                {"pool": "red", "cidrs": None},
+            ],
             "requested": [{"pool": "green", "needed": {"ipv4-addrs": 8}}],
         },
     )
@@ -179,7 +201,17 @@ def test_a_node_holds_its_pod_cidrs_and_what_its_pools_allocated() -> None:
     )
 
 
-@pytest.mark.parametrize("spec", [None, {}, {"ipam": None}, {"ipam": {}}, {"ipam": {"pools": {}, "podCIDRs": []}}, {"ipam": {"pools": {"allocated": None}}}])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        None,
+        {},
+        {"ipam": None},
+        {"ipam": {}},
+        {"ipam": {"pools": {}, "podCIDRs": []}},
+        {"ipam": {"pools": {"allocated": None}}},
+    ],
+)
 def test_a_node_that_holds_nothing_is_a_node(spec: Any) -> None:
     assert read(cilium_node() | {"spec": spec}) == (Node("node-1"),)
 
@@ -194,7 +226,13 @@ def test_what_is_ciliums_own_is_not_looked_at() -> None:
 
 
 def test_a_block_that_is_listed_twice_is_held_once_and_of_the_pool_that_was_named_first() -> None:
-    pools = {"allocated": [{"cidrs": ["10.0.0.0/24"]}, {"pool": "green", "cidrs": ["10.0.0.0/24"]}, {"pool": "red", "cidrs": ["10.0.0.0/24"]}]}
+    pools = {
+        "allocated": [
+            {"cidrs": ["10.0.0.0/24"]},
+            {"pool": "green", "cidrs": ["10.0.0.0/24"]},
+            {"pool": "red", "cidrs": ["10.0.0.0/24"]},
+        ]
+    }
 
     items, ignored, refused = read_manifest(cilium_node(podCIDRs=["10.0.0.0/24", "10.0.0.0/24"], pools=pools), "x.yaml")
 
@@ -228,7 +266,9 @@ def test_a_block_that_is_listed_twice_is_held_once_and_of_the_pool_that_was_name
         ({"ipv6-pool": {"fd00::1": {}}}, "ipv6-pool", "single addresses"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_adopted_is_refused_by_name_and_stops_nothing(ipam: dict[str, Any], path: str, reason: str) -> None:
+def test_what_cannot_be_adopted_is_refused_by_name_and_stops_nothing(
+    ipam: dict[str, Any], path: str, reason: str
+) -> None:
     before, after = cilium_node("node-0", podCIDRs=["10.0.0.0/24"]), cilium_node("node-2", podCIDRs=["10.2.0.0/24"])
     document = {"apiVersion": "v1", "kind": "List", "items": [before, cilium_node(**ipam), after]}
 
@@ -313,7 +353,11 @@ def test_an_object_whose_time_cannot_be_read_makes_the_youngest_claims(given: An
 
 @pytest.mark.parametrize(
     ("metadata", "path"),
-    [({"name": "Node_1"}, "metadata.name"), ({"name": "node-1", "labels": {"a": 5}}, "metadata.labels['a']"), ({"name": "node-1", "lable": {}}, "metadata.lable")],
+    [
+        ({"name": "Node_1"}, "metadata.name"),
+        ({"name": "node-1", "labels": {"a": 5}}, "metadata.labels['a']"),
+        ({"name": "node-1", "lable": {}}, "metadata.lable"),
+    ],
 )
 def test_a_node_that_is_no_node_is_an_error(metadata: Any, path: str) -> None:
     with pytest.raises(InvalidManifestError) as caught:
@@ -323,7 +367,9 @@ def test_a_node_that_is_no_node_is_an_error(metadata: Any, path: str) -> None:
 
 
 def test_only_the_stored_version_of_a_cilium_node_is_read() -> None:
-    with pytest.raises(InvalidManifestError, match=r"CiliumNode \(cilium.io/v2alpha1\) is not a kind that is read here"):
+    with pytest.raises(
+        InvalidManifestError, match=r"CiliumNode \(cilium.io/v2alpha1\) is not a kind that is read here"
+    ):
         read_manifest(cilium_node() | {"apiVersion": "cilium.io/v2alpha1"}, "x.yaml")
 
 
@@ -336,14 +382,19 @@ def core_node(labels: Any = None, **spec: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_labels_of_the_core_node_count_wherever_it_stands(order: int) -> None:
-    documents = [("nodes.yaml", core_node({"a": "core"})), ("cilium.yaml", cilium_node(labels={"a": "cilium"}, podCIDRs=["10.0.0.0/24"]))]
+    documents = [
+        ("nodes.yaml", core_node({"a": "core"})),
+        ("cilium.yaml", cilium_node(labels={"a": "cilium"}, podCIDRs=["10.0.0.0/24"])),
+    ]
 
     items, ignored, refused = read_manifests(documents[::order])
 
     nodes = [item for item in items if isinstance(item, Node)]
     assert nodes == [Node("node-1", {"a": "core"})]
     assert len(items) == 2
-    assert ignored == ("cilium.yaml: CiliumNode node-1: metadata.labels: they differ from those of the Node node-1, which count",)
+    assert ignored == (
+        "cilium.yaml: CiliumNode node-1: metadata.labels: they differ from those of the Node node-1, which count",
+    )
     assert refused == ()
 
 
@@ -356,7 +407,10 @@ def test_a_cilium_node_that_says_the_same_as_the_core_node_is_not_worth_a_word()
 def test_two_manifests_of_one_kind_for_one_node_are_both_read_so_that_apply_can_refuse_them() -> None:
     same: list[dict[str, Any]] = [cilium_node(labels={"a": "1"}), cilium_node(labels={"a": "2"})]
 
-    assert read({"apiVersion": "v1", "kind": "List", "items": same}) == (Node("node-1", {"a": "1"}), Node("node-1", {"a": "2"}))
+    assert read({"apiVersion": "v1", "kind": "List", "items": same}) == (
+        Node("node-1", {"a": "1"}),
+        Node("node-1", {"a": "2"}),
+    )
 
 
 def test_the_example_dump_is_two_nodes_and_what_they_hold() -> None:
@@ -364,7 +418,9 @@ def test_the_example_dump_is_two_nodes_and_what_they_hold() -> None:
 
     assert (items.ignored, items.refused) == ((), ())
     assert [item.name for item in items.items if isinstance(item, Node)] == ["worker-a", "worker-b"]
-    assert [(str(item.prefix), item.node, item.pool, item.since) for item in items.items if isinstance(item, ExistingBlock)] == [
+    assert [
+        (str(item.prefix), item.node, item.pool, item.since) for item in items.items if isinstance(item, ExistingBlock)
+    ] == [
         ("10.244.0.0/24", "worker-a", None, 1714550400.0),
         ("fd00:244::/120", "worker-a", None, 1714550400.0),
         ("10.245.0.0/27", "worker-b", "default", 1718098200.0),
@@ -385,4 +441,7 @@ def test_a_dump_with_duplicates_strays_and_garbage_is_read_to_its_end() -> None:
     assert blocks.count(("10.244.0.0/24", "worker-a")) == blocks.count(("10.244.0.0/24", "worker-b")) == 1
     assert ("203.0.113.0/24", "worker-b") in blocks
     assert ("10.245.0.0/26", "worker-a") in blocks
-    assert [line.split(": ")[2] for line in refused] == ["spec.ipam.pools.allocated[1].cidrs[1]", "spec.ipam.podCIDRs[1]"]
+    assert [line.split(": ")[2] for line in refused] == [
+        "spec.ipam.pools.allocated[1].cidrs[1]",
+        "spec.ipam.podCIDRs[1]",
+    ]

@@ -38,17 +38,25 @@ def node_status(node: Node, *blocks: Block) -> NodeStatus:
     return NodeStatus(node, blocks, {})
 
 
-def block(node: str, cidr: str, pool: str = "green", *, fence: int = 1, since: float = 0.0, space: str = "default") -> Block:
+def block(
+    node: str, cidr: str, pool: str = "green", *, fence: int = 1, since: float = 0.0, space: str = "default"
+) -> Block:
     prefix = ip_network(cidr)
     return Block(node, pool, prefix, 4 if prefix.version == 4 else 6, fence, since, False, EMPTY, space=space)
 
 
-def allocation(of: Block, address: Address, owner: str, label: str = "", fence: int = 1, since: float = 0.0) -> Allocation:
+def allocation(
+    of: Block, address: Address, owner: str, label: str = "", fence: int = 1, since: float = 0.0
+) -> Allocation:
     return Allocation(of.node, owner, label, of.pool, of.prefix, address, of.family, fence, since)
 
 
 def green(**fields: Any) -> PoolSpec:
-    known: dict[str, Any] = {"name": "green", "cidrs": ["10.0.0.0/16", "fd00::/48"], "selector": NodeSelector.everything()}
+    known: dict[str, Any] = {
+        "name": "green",
+        "cidrs": ["10.0.0.0/16", "fd00::/48"],
+        "selector": NodeSelector.everything(),
+    }
     return PoolSpec(**known | fields)
 
 
@@ -68,7 +76,11 @@ def test_pools_nodes_and_blocks_stand_in_one_list_sorted() -> None:
         held,
     )
 
-    assert {name: value for name, value in result.items() if name != "items"} == {"apiVersion": "v1", "kind": "List", "metadata": {}}
+    assert {name: value for name, value in result.items() if name != "items"} == {
+        "apiVersion": "v1",
+        "kind": "List",
+        "metadata": {},
+    }
     assert result["items"][:4] == [
         {"apiVersion": API_VERSION, "kind": "CIDRPool", "metadata": {"name": "blue"}, "spec": {"cidrs": ["10.9.0.0/16"], "nodeSelector": {}}},
         {"apiVersion": API_VERSION, "kind": "CIDRPool", "metadata": {"name": "green"}, "spec": {"cidrs": ["10.0.0.0/16", "fd00::/48"], "nodeSelector": {}}},
@@ -92,8 +104,20 @@ def test_pools_nodes_and_blocks_stand_in_one_list_sorted() -> None:
                 "fence": 3,
                 "since": "1970-01-01T00:01:40.500000Z",
                 "addresses": [
-                    {"address": "10.0.1.9", "owner": "cni/a/eth0", "label": "", "fence": 1, "since": "1970-01-01T00:01:40Z"},
-                    {"address": "10.0.1.10", "owner": "cni/b/eth0", "label": "default/b", "fence": 7, "since": "1970-01-01T00:03:20Z"},
+                    {
+                        "address": "10.0.1.9",
+                        "owner": "cni/a/eth0",
+                        "label": "",
+                        "fence": 1,
+                        "since": "1970-01-01T00:01:40Z",
+                    },
+                    {
+                        "address": "10.0.1.10",
+                        "owner": "cni/b/eth0",
+                        "label": "default/b",
+                        "fence": 7,
+                        "since": "1970-01-01T00:03:20Z",
+                    },
                 ],
             },
         },
@@ -124,7 +148,9 @@ def applied(items: Iterable[Item]) -> Ipam:
 
 
 def test_what_is_exported_and_applied_to_an_empty_store_gives_every_node_its_blocks_back() -> None:
-    dumps = [(path.name, yaml.safe_load(path.read_text(encoding="utf-8"))) for path in sorted(DUMPS.glob("*node*.yaml"))]
+    dumps = [
+        (path.name, yaml.safe_load(path.read_text(encoding="utf-8"))) for path in sorted(DUMPS.glob("*node*.yaml"))
+    ]
     ipam = applied([*read_manifests(dumps).items, green(blocks_per_node=2)])
     ipam.allocate("worker-c", "cni/a/eth0", label="default/a")
     ipam.remove_pool("green")
@@ -142,7 +168,9 @@ def test_what_is_exported_and_applied_to_an_empty_store_gives_every_node_its_blo
     assert [each["owner"] for each in addresses] == ["cni/a/eth0"] * 2
 
 
-NAMES = st.sampled_from(["node-1", "node-2", "a.b", "10-0-0-0-24", "n" * 253, "n" * 220 + ".x", "n" * 219 + "-.x".replace("-.", "-y.")])
+NAMES = st.sampled_from(
+    ["node-1", "node-2", "a.b", "10-0-0-0-24", "n" * 253, "n" * 220 + ".x", "n" * 219 + "-.x".replace("-.", "-y.")]
+)
 SPACES = st.sampled_from(["default", "blue", "s" * 253])
 
 
@@ -166,13 +194,17 @@ def holdings(draw: st.DrawFn) -> tuple[list[Block], list[Allocation]]:
         blocks.append(each)
         numbers = draw(st.lists(st.integers(0, network.num_addresses - 1), max_size=3, unique=True))
         allocations += [
-            allocation(each, network[number], f"owner-{number}", "a/b", draw(st.integers(1, 9)), since) for number in numbers
+            allocation(each, network[number], f"owner-{number}", "a/b", draw(st.integers(1, 9)), since)
+            for number in numbers
         ]
     return blocks, allocations
 
 
 NODES = st.dictionaries(NAMES, st.dictionaries(st.sampled_from(["a", "b.c/d"]), st.sampled_from(["", "x"])), max_size=4)
-POOLS = st.lists(st.sampled_from([green(), green(name="red", priority=3, draining=True), green(name="blue", address_space="blue")]), unique=True)
+POOLS = st.lists(
+    st.sampled_from([green(), green(name="red", priority=3, draining=True), green(name="blue", address_space="blue")]),
+    unique=True,
+)
 
 
 @given(POOLS, NODES, holdings(), st.randoms(use_true_random=False))
@@ -205,18 +237,29 @@ def test_what_is_exported_reads_back_as_equal_pools_nodes_and_blocks(
 @given(holdings())
 def test_every_address_stands_in_the_status_of_its_block_only(held: tuple[list[Block], list[Allocation]]) -> None:
     blocks, allocations = held
-    kept = {each.node: each for each in blocks}  # one block a node, as pool and prefix name a block of a node in one space only
+    kept = {
+        each.node: each for each in blocks
+    }  # one block a node, as pool and prefix name a block of a node in one space only
     mine = [each for each in allocations if kept[each.node].prefix == each.block and kept[each.node].pool == each.pool]
 
     result = export([], [], kept.values(), mine)
 
     told = [
-        (item["spec"]["node"], item["spec"]["cidr"], each["address"], each["owner"], each["label"], each["fence"], each["since"])
+        (
+            item["spec"]["node"],
+            item["spec"]["cidr"],
+            each["address"],
+            each["owner"],
+            each["label"],
+            each["fence"],
+            each["since"],
+        )
         for item in result["items"]
         for each in item["status"]["addresses"]
     ]
     assert sorted(told) == sorted(
-        (each.node, str(each.block), str(each.address), each.owner, each.label, each.fence, moment(each.since)) for each in mine
+        (each.node, str(each.block), str(each.address), each.owner, each.label, each.fence, moment(each.since))
+        for each in mine
     )
 
 
@@ -225,7 +268,9 @@ def moment(since: float) -> str:
 
 
 @given(holdings())
-def test_names_of_blocks_are_names_in_kubernetes_and_no_two_are_the_same(held: tuple[list[Block], list[Allocation]]) -> None:
+def test_names_of_blocks_are_names_in_kubernetes_and_no_two_are_the_same(
+    held: tuple[list[Block], list[Allocation]],
+) -> None:
     blocks, _ = held
 
     names = [item["metadata"]["name"] for item in export([], [], blocks, [])["items"]]
@@ -235,12 +280,22 @@ def test_names_of_blocks_are_names_in_kubernetes_and_no_two_are_the_same(held: t
 
 
 def test_one_prefix_in_two_address_spaces_of_one_long_named_node_has_two_names() -> None:
-    blocks = [block("n" * 250 + end, "10.0.0.0/24", space=space) for end in ("aaa", "bbb") for space in ("default", "blue", "red")]
+    blocks = [
+        block("n" * 250 + end, "10.0.0.0/24", space=space)
+        for end in ("aaa", "bbb")
+        for space in ("default", "blue", "red")
+    ]
 
     names = [item["metadata"]["name"] for item in export([], [], blocks, [])["items"]]
 
     assert len({*names}) == 6
     assert {len(name) for name in names} == {253}
+
+
+def test_a_long_name_is_cut_where_a_name_may_end() -> None:
+    (item,) = export([], [], [block("n" * 227 + "." + "x" * 20, "10.0.0.0/24")], [])["items"]
+
+    assert validate_name("block name", item["metadata"]["name"]).startswith("n" * 227 + "-")
 
 
 # -------------------------------------------------------------------------------------------------------- CIDRBlock
@@ -263,7 +318,11 @@ def cidr_block(**spec: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_a_block_is_read_and_its_status_is_not(document: dict[str, Any], expected: ExistingBlock) -> None:
     assert read_manifest(document, "x.yaml") == ((expected,), (), ())
-    assert read_manifest({"apiVersion": API_VERSION, "kind": "CIDRBlockList", "items": [document]}, "x.yaml") == ((expected,), (), ())
+    assert read_manifest({"apiVersion": API_VERSION, "kind": "CIDRBlockList", "items": [document]}, "x.yaml") == (
+        (expected,),
+        (),
+        (),
+    )
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,9 @@ def look(document: object) -> Manifest | InvalidManifestError:
         for line in (*found.ignored, *found.refused):
             assert line.startswith("x.yaml: ")
             assert len(line) < 600
-    assert [document] == [before], "reading changed the document"  # in lists, as a number that is none equals itself there
+    assert [document] == [before], (
+        "reading changed the document"
+    )  # in lists, as a number that is none equals itself there
     return found
 
 
@@ -148,7 +150,9 @@ def test_whatever_is_changed_in_a_manifest_it_is_read_or_refused(document: dict[
 
 
 @given(edited())
-def test_a_broken_object_in_a_list_breaks_the_list_with_the_same_words_and_a_good_one_is_read_the_same(document: dict[str, Any]) -> None:
+def test_a_broken_object_in_a_list_breaks_the_list_with_the_same_words_and_a_good_one_is_read_the_same(
+    document: dict[str, Any],
+) -> None:
     alone = look(document)
     listed = look({"apiVersion": "v1", "kind": "List", "items": [document]})
 

@@ -47,9 +47,15 @@ def held(cidr: str, path: str) -> ExistingBlock:
         ({}, []),
         ({"podCIDR": "", "podCIDRs": []}, []),
         ({"podCIDR": "10.0.0.0/24"}, [held("10.0.0.0/24", "podCIDR")]),
-        ({"podCIDRs": ["10.0.0.0/24", "fd00::/120"]}, [held("10.0.0.0/24", "podCIDRs[0]"), held("fd00::/120", "podCIDRs[1]")]),
+        (
+            {"podCIDRs": ["10.0.0.0/24", "fd00::/120"]},
+            [held("10.0.0.0/24", "podCIDRs[0]"), held("fd00::/120", "podCIDRs[1]")],
+        ),
         ({"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24"]}, [held("10.0.0.0/24", "podCIDRs[0]")]),
-        ({"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.1.0/24"]}, [held("10.0.1.0/24", "podCIDRs[0]"), held("10.0.0.0/24", "podCIDR")]),
+        (
+            {"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.1.0/24"]},
+            [held("10.0.1.0/24", "podCIDRs[0]"), held("10.0.0.0/24", "podCIDR")],
+        ),
     ],
 )
 def test_a_node_holds_its_pod_cidrs(spec: dict[str, Any], blocks: list[ExistingBlock]) -> None:
@@ -99,7 +105,9 @@ def test_dumps_of_nodes_and_of_cilium_nodes_go_together() -> None:
     assert sorted(item.name for item in items if isinstance(item, Node)) == ["worker-a", "worker-b", "worker-c"]
     by_name = {item.name: item for item in items if isinstance(item, Node)}
     assert by_name["worker-a"].labels["node-role.kubernetes.io/worker"] == ""
-    assert ignored == ("ciliumnodes.yaml: CiliumNode worker-a: metadata.labels: they differ from those of the Node worker-a, which count",)
+    assert ignored == (
+        "ciliumnodes.yaml: CiliumNode worker-a: metadata.labels: they differ from those of the Node worker-a, which count",
+    )
     assert refused == ()
 
 
@@ -110,11 +118,22 @@ ZONES = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator":
 
 def cluster_cidr(version: str = "networking.x-k8s.io/v1", **spec: Any) -> dict[str, Any]:
     fields = {"ipv4": "10.0.0.0/16", "perNodeHostBits": 8} | spec
-    return {"apiVersion": version, "kind": "ClusterCIDR", "metadata": {"name": "green", "finalizers": ["x"]}, "spec": fields}
+    return {
+        "apiVersion": version,
+        "kind": "ClusterCIDR",
+        "metadata": {"name": "green", "finalizers": ["x"]},
+        "spec": fields,
+    }
 
 
 def green(**fields: Any) -> PoolSpec:
-    known: dict[str, Any] = {"name": "green", "cidrs": ["10.0.0.0/16"], "selector": NodeSelector.everything(), "block_length_v4": 24, "overflow": True}
+    known: dict[str, Any] = {
+        "name": "green",
+        "cidrs": ["10.0.0.0/16"],
+        "selector": NodeSelector.everything(),
+        "block_length_v4": 24,
+        "overflow": True,
+    }
     return PoolSpec(**known | fields)
 
 
@@ -126,8 +145,14 @@ def green(**fields: Any) -> PoolSpec:
         (cluster_cidr(nodeSelector=None), green()),
         (cluster_cidr(nodeSelector=ZONES), green(selector=NodeSelector.from_terms(ZONES))),
         (cluster_cidr(ipv6="fd00::/104"), green(cidrs=["10.0.0.0/16", "fd00::/104"], block_length_v6=120)),
-        (cluster_cidr(ipv4="", ipv6="fd00::/104"), green(cidrs=["fd00::/104"], block_length_v4=None, block_length_v6=120)),
-        (cluster_cidr(ipv4=None, ipv6="fd00::/64", perNodeHostBits=64), green(cidrs=["fd00::/64"], block_length_v4=None, block_length_v6=64)),
+        (
+            cluster_cidr(ipv4="", ipv6="fd00::/104"),
+            green(cidrs=["fd00::/104"], block_length_v4=None, block_length_v6=120),
+        ),
+        (
+            cluster_cidr(ipv4=None, ipv6="fd00::/64", perNodeHostBits=64),
+            green(cidrs=["fd00::/64"], block_length_v4=None, block_length_v6=64),
+        ),
         (cluster_cidr(perNodeHostBits=4), green(block_length_v4=28)),
         (cluster_cidr(perNodeHostBits=16, ipv6=""), green(block_length_v4=16)),
     ],

@@ -46,9 +46,7 @@ def ip_pool(reader: Reader, document: Mapping[Any, object]) -> list[PoolSpec]:
         return []
     length = _block_length(cidr, spec.get("blockSize"))
 
-    def path_of(field: str, _index: str, inner: str) -> str:
-        if field == "selector":
-            return f"spec.nodeSelector{inner}"
+    def path_of(field: str, _index: str, _inner: str) -> str:
         return "spec.cidr" if field == "cidrs" else "spec.blockSize"
 
     flags = {"allow_first": True, "allow_last": True, "overflow": True, "draining": draining}
@@ -88,7 +86,9 @@ def _check_namespaces(reader: Reader, value: object) -> None:
     if mapping == {} and value:
         reader.ignore(path, "it selects everything")
     elif mapping:
-        reader.problem(path, "it selects namespaces, and pools here are chosen by node; leave it out to serve every namespace")
+        reader.problem(
+            path, "it selects namespaces, and pools here are chosen by node; leave it out to serve every namespace"
+        )
 
 
 def _check_uses(reader: Reader, value: object) -> None:
@@ -98,7 +98,9 @@ def _check_uses(reader: Reader, value: object) -> None:
     if not uses or None in uses:
         return
     if "Workload" not in uses:
-        reader.problem(path, "without Workload the pool is not for pods, and here it would serve them; leave the pool out")
+        reader.problem(
+            path, "without Workload the pool is not for pods, and here it would serve them; leave the pool out"
+        )
     for use in uses:
         if use != "Workload":
             reader.ignore(path, f"{use}: known, without meaning here")

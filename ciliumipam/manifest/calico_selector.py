@@ -61,7 +61,9 @@ def translate(text: str) -> dict[str, Any]:
     try:
         terms = requirements(_Parser(text).expression())
     except TooManyTermsError:
-        reason = f"multiplied out it has more than {MAX_TERMS} terms; make several pools of it, or put a label on the nodes"
+        reason = (
+            f"multiplied out it has more than {MAX_TERMS} terms; make several pools of it, or put a label on the nodes"
+        )
         raise InvalidSelectorError(shorten(text), reason) from None
     if not terms:
         raise InvalidSelectorError(shorten(text), "it selects no node, whatever its labels")

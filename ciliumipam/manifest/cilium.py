@@ -110,9 +110,7 @@ def cilium_pod_ip_pool(reader: Reader, document: Mapping[Any, object]) -> list[P
     )
 
 
-def _cidrs(
-    reader: Reader, places: Mapping[Family, str], family: Family, value: object
-) -> list[tuple[str, str]] | None:
+def _cidrs(reader: Reader, places: Mapping[Family, str], family: Family, value: object) -> list[tuple[str, str]] | None:
     """The CIDRs of one family with their paths; None if one is no text or of the other family."""
     path = places[family]
     texts = reader.texts(path, value)

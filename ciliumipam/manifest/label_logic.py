@@ -10,6 +10,8 @@ An expression can have exponentially many terms, so `TooManyTermsError` ends it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice, product
 from typing import Any, NamedTuple, TypeAlias
 
 MAX_TERMS = 64
@@ -116,28 +118,26 @@ def inverse(terms: Terms) -> Terms:
 
 def requirements(terms: Terms) -> list[list[dict[str, Any]]]:
     """Terms as lists of Kubernetes' requirements, sorted; one empty list selects every node, no list none."""
-    found = [each for term in terms for each in _requirements(term)]
+    found = [*islice((each for term in terms for each in _requirements(term)), MAX_TERMS + 1)]
     if len(found) > MAX_TERMS:
         raise TooManyTermsError
     return sorted(found, key=repr)
 
 
-def _requirements(term: Term) -> list[list[dict[str, Any]]]:
+def _requirements(term: Term) -> Iterator[list[dict[str, Any]]]:
     """One term; "missing, or one of" is two in Kubernetes, everything else one."""
-    found: list[list[dict[str, Any]]] = [[]]
+    choices: list[list[list[dict[str, Any]]]] = []
     for key, (values, listed, missing) in sorted(term.items()):
         gone: list[dict[str, Any]] = [{"key": key, "operator": "DoesNotExist"}]
         there: list[dict[str, Any]] = []
         if values:
             there.append({"key": key, "operator": "In" if listed else "NotIn", "values": sorted(values)})
         if listed:
-            choices = ([there] if there else []) + ([gone] if missing else [])
+            choices.append(([there] if there else []) + ([gone] if missing else []))
         else:
-            choices = [there if missing else [{"key": key, "operator": "Exists"}, *there]]
-        if len(found) * len(choices) > MAX_TERMS:
-            raise TooManyTermsError
-        found = [some + choice for some in found for choice in choices]
-    return found
+            choices.append([there if missing else [{"key": key, "operator": "Exists"}, *there]])
+    for chosen in product(*choices):
+        yield [each for some in chosen for each in some]
 
 
 def _add(found: Terms, new: Term) -> None:

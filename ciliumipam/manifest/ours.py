@@ -40,7 +40,11 @@ _PATHS = {
     "selector": "nodeSelector",
     "block_lengths": "blockLengths",
 }
-_INNER = {".selector": ".nodeSelector", ".block_length": "", **{f".{field}": f".{name}" for field, name in _LENGTHS.items()}}
+_INNER = {
+    ".selector": ".nodeSelector",
+    ".block_length": "",
+    **{f".{field}": f".{name}" for field, name in _LENGTHS.items()},
+}
 
 
 def pool_to_manifest(spec: PoolSpec) -> dict[str, Any]:

@@ -8,7 +8,6 @@ adopted is listed as refused, and stops nothing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,7 +37,6 @@ _METADATA = (
 )
 _WRITTEN_BY_TOOLS = ("kubectl.kubernetes.io/last-applied-configuration", "projectcalico.org/metadata")
 _NO_SELECTOR = "it is required, since a selector that is absent selects nothing; write {} to select every node"
-_POOL_PROBLEM = re.compile(r"(\w+)((?:\[\d+\])?)((?:\.\w+)?): (.*)", re.DOTALL)
 
 PathOf = Callable[[str, str, str], str]
 """The manifest's path of a field of PoolSpec: its name, "[index]" or "", and ".inner" or "" of an entry."""
@@ -239,9 +237,7 @@ class Reader:
             self.problem(f"{path}.{error.expression}".rstrip("."), error.reason)
             return None
 
-    def pool(
-        self, path_of: PathOf, name: str | None, selector: NodeSelector | None, **fields: Any
-    ) -> list[PoolSpec]:
+    def pool(self, path_of: PathOf, name: str | None, selector: NodeSelector | None, **fields: Any) -> list[PoolSpec]:
         """The pool, or its problems with their fields turned into paths of the manifest.
 
         A name or selector that was not usable is stood in for, so that the problems of the other fields are told as well.
@@ -252,11 +248,10 @@ class Reader:
         except InvalidPoolError as error:
             self.cause = error
             for problem in error.problems:
-                found = _POOL_PROBLEM.fullmatch(problem)
-                if found:
-                    self.problem(path_of(found[1], found[2], found[3]), found[4])
-                else:
-                    self.problem("spec", problem)
+                place, _, reason = problem.partition(": ")
+                field, bracket, rest = place.partition("[")
+                index, end, inner = rest.partition("]")
+                self.problem(path_of(field, bracket + index + end, inner), reason)
             return []
 
     def is_of_family(self, path: str, text: str, family: Family, right_place: str) -> bool:

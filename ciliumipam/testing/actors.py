@@ -115,7 +115,7 @@ def call(*tasks: Callable[[str], Task], name: str = "", attempts: int = 6) -> Ca
 
 
 def _told(piece: Holding, node: str) -> Told:
-    return Told(piece.family, piece.network, piece.fence, piece.holder, node)
+    return Told(piece.family, piece.network, piece.fence, piece.holder, node, piece.space)
 
 
 @dataclass

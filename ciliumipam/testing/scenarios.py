@@ -446,9 +446,9 @@ def _repairs() -> list[Scenario]:
             "a repair beside two calls that are under way, over both families",
             (_DUAL,),
             (
-                actor("A", allocate("n1", "o"), may_end=_LATE),
-                actor("B", repair("n1"), may_end=_LATE),
-                actor("C", release("n1", "o"), may_end=_LATE),
+                actor("A", allocate("n1", "o"), may_end=_LATE, attempts=2),
+                actor("B", repair("n1"), may_end=_LATE, attempts=2),
+                actor("C", release("n1", "o"), may_end=_LATE, attempts=2),
             ),
         ),
         Scenario(
