@@ -19,7 +19,7 @@ from typing import Literal, Self, TypeVar
 
 from ciliumipam.allocator import Utilization
 from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
-from ciliumipam.cidr import AddressLike, Family, parse_address, range_to_prefixes, to_address
+from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.errors import IpamError, NotFoundError, StalePlanError
 from ciliumipam.executor import DryRun, Executor, drive
@@ -29,8 +29,7 @@ from ciliumipam.meter import Meter, observed
 from ciliumipam.node import Node
 from ciliumipam.observer import UNOBSERVED, Observer
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
-from ciliumipam.pool_status import concerns, space_of
-from ciliumipam.reconcile import Pools
+from ciliumipam.pool_status import routes, statuses
 from ciliumipam.records import Holding, Key, Kind
 from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
 from ciliumipam.repair_tasks import RepairAddressesTask, RepairBlocksTask
@@ -55,7 +54,7 @@ from ciliumipam.requests import (
     RemovePool,
     Request,
 )
-from ciliumipam.routes import GroupBlock, GroupRoutes, group_routes
+from ciliumipam.routes import GroupRoutes
 from ciliumipam.session import restore, run
 from ciliumipam.store import Store
 from ciliumipam.tasks import AddressTask, AllocateTask, ReleaseAddressTask, ReleaseTask, Task, to_allocation
@@ -415,26 +414,7 @@ class Ipam:
     def pools(self) -> tuple[PoolStatus, ...]:
         """All pools by name, with what became of them. O(blocks + pools)."""
         with self._lock:
-            view = self._now()
-            pools = Pools.of(view)
-            held: dict[tuple[str, Family], int] = {}
-            orphans: dict[str, int] = {}
-            for block in view.blocks():
-                held[(block.label, block.family)] = held.get((block.label, block.family), 0) + 1
-                orphans[block.label] = orphans.get(block.label, 0) + view.is_orphan(block)
-            known: dict[str, list[str]] = {}
-            for concern in concerns(view, pools):
-                known.setdefault(concern.pool, []).append(concern.what)
-            return tuple(
-                PoolStatus(
-                    record.spec,
-                    {family: space_of(view, record.spec, family, held.get((name, family), 0)) for family in record.spec.families},
-                    orphans.get(name, 0),
-                    pools.conflicting.get(name),
-                    tuple(known.get(name, ())),
-                )
-                for name, record in sorted(view.pools.items())
-            )
+            return statuses(self._now())
 
     def nodes(self) -> tuple[NodeStatus, ...]:
         """All nodes by name, with their blocks and counts."""
@@ -491,20 +471,7 @@ class Ipam:
             O(n log n) for n blocks.
         """
         with self._lock:
-            view = self._now()
-            record = view.pools.get(pool)
-            if record is None:
-                raise NotFoundError("pool", pool, tuple(sorted(view.pools)[:8]))
-            spec = record.spec
-            key = spec.group_by if group_by is None else group_by
-            labels = {name: known.node.labels for name, known in view.nodes.items()}
-            blocks = [
-                GroupBlock(block.prefix, labels.get(block.holder, {}).get(key, ""), block.since)
-                for block in view.blocks()
-                if block.space == spec.address_space and any(cidr.overlaps(block.prefix) for cidr in spec.cidrs)
-            ]
-            reserved = [prefix for each in spec.reserved for prefix in range_to_prefixes(*each)]
-            return tuple(group_routes(blocks, spec.cidrs, reserved))
+            return routes(self._now(), pool, group_by)
 
     def allocations(self, node: str | None = None) -> tuple[Allocation, ...]:
         """All addresses held, or those on one node, in address order.
