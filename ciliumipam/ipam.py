@@ -22,7 +22,7 @@ from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
 from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.errors import ConflictError, IpamError, NotFoundError, StalePlanError
-from ciliumipam.executor import DryRun, Executor, drive
+from ciliumipam.executor import DryRun, Executor, cooling_later, drive
 from ciliumipam.explain import explain
 from ciliumipam.ledger import holdings
 from ciliumipam.node import Node
@@ -277,7 +277,7 @@ class Ipam:
             before = {key: entry for key, entry in self._view.entries.items() if key.kind == "pool" or key.kind in lists}
         if task.failed is not None:
             raise task.failed
-        return Plan(tuple(dry.steps), tuple(sorted({**before, **dry.replaced}.items())), lists, task.outcome, task.result)
+        return Plan(tuple(dry.steps), tuple(sorted({**before, **dry.replaced}.items())), lists, task.outcome, task.result, task.now)
 
     def execute(self, plan: Plan) -> tuple[Allocation, ...]:
         """Write exactly what a plan says. Returns its result.
@@ -298,7 +298,8 @@ class Ipam:
             if changed:
                 raise StalePlanError(tuple(dict.fromkeys(changed)), 0)
             real: dict[str, Revision] = {}
-            for count, step in enumerate(plan.steps):
+            late = max(0.0, self._clock() - plan.now)
+            for count, step in enumerate(cooling_later(step, before.get(step.key), late) for step in plan.steps):
                 expect = real.get(step.expect, step.expect) if step.expect is not ABSENT else ABSENT
                 try:
                     (revision,) = self._executor.write([step._replace(expect=expect)])
