@@ -486,7 +486,7 @@ class Machine(RuleBasedStateMachine):
         if answer is not None:
             oracle.ghosts.clear()
             oracle.limbo.clear()
-            oracle.unapplied = False
+            oracle.settled()
             assert not self.read().found.loose, f"left over after a repair: {self.read().found.loose}"
 
     @rule(seconds=st.sampled_from((0.5, 4.5, 5.0, 20.25)))

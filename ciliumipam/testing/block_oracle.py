@@ -105,6 +105,7 @@ class BlockOracle:
         self.unapplied = False
         self.faulty = False
         self._ever: list[OraclePool] = []
+        self._begun: set[tuple[str, Network]] = set()
         self._block_fences: dict[tuple[str, Network], int] = {}
 
     # ------------------------------------------------------------------------------------------------- looking
@@ -258,8 +259,8 @@ class BlockOracle:
             if must:
                 break
         if self.unapplied:  # what an earlier call claimed is finished first, whatever became of the pool
-            known = [pool for pool in self._ever for block in new if pool.name == block.pool]
-            assert len({block.pool for block in new}) <= len(known), f"{node} got {new} of pools that never were"
+            known = {pool.name for pool in self._ever} | {""}
+            assert known.issuperset(block.pool for block in new), f"{node} got {new} of pools that never were"
         elif not new:
             assert not must, f"{node} got nothing, but {[pool.name for pool, _ in offers]} could serve it"
             assert not lacking or node in refused or not self.pools or self.faulty, f"{node} was not told why it has less than it should"
@@ -273,7 +274,7 @@ class BlockOracle:
             assert counts == lacks, f"{node} got {new}, but lacks {lacks}"
             assert all(block.network in networks for block in new), f"{node} got {new}, of which not all is legal"
         for block in new:
-            self._new_block(node, block)
+            self._new_block(node, block, adopted=(node, block.network) in self._begun)
 
     def _expect_kept(self, seen: Mapping[str, list[HeldBlock]]) -> None:
         for node, blocks in self.blocks.items():
@@ -318,8 +319,13 @@ class BlockOracle:
                 self._served(node, new, answer.refused)
             else:
                 assert not new, f"{node} is not known, but got {new}"
-        self.unapplied = False
+        self.settled()
         self.limbo.clear()
+
+    def settled(self) -> None:
+        """What calls that carve had begun is finished."""
+        self.unapplied = False
+        self._begun.clear()
 
     def _adopted(self, existing: Sequence[Existing], answer: Told, seen: Mapping[str, list[HeldBlock]]) -> None:
         """Go through what nodes are said to have, the oldest first."""

@@ -320,6 +320,7 @@ class IpamOracle(BlockOracle):
             stale: As in `allocate`.
         """
         self.unapplied |= carving
+        self._begun.update(adopting)
         self._ever += [pool for pool in (pools or {}).values() if pool is not None]
         _learn_names(self.pools, reading.pools, dict(pools or {}))
         _learn_names(self.nodes, reading.nodes, {**(nodes or {}), **({removing: None} if removing else {})})
@@ -339,9 +340,7 @@ class IpamOracle(BlockOracle):
             for block in mine:
                 if block not in self.blocks.get(node, ()):
                     assert self.unapplied, f"{node} got {block} out of nowhere"
-                    known = any(pool.name == block.pool and pool.covers(block.network) for pool in self._ever)
-                    adopted = (node, block.network) in adopting or (self.unapplied and not known)
-                    self._new_block(node, block, adopted=adopted)
+                    self._new_block(node, block, adopted=(node, block.network) in self._begun)
         marked = {HeldBlock(each.pool, each.network, each.fence, each.space) for each in reading.found.blocks if each.draining}
         assert marking or marked == self.marked, f"{marked} drain, acknowledged were {self.marked}"
         self.marked = marked
