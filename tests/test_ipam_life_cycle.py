@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -292,9 +293,9 @@ def test_a_migration_goes_on_where_it_was_stopped(ipam: Ipam, store: MemoryStore
     ipam.apply([pool("10.1.0.0/20", priority=2), pool("10.2.0.0/20", name="q")], [Node("n1")])
     ipam.allocate("n1", "web")
 
-    for writes in range(6):  # killed after each write, asked again each time
+    for writes in (0, 1, 2):  # killed later each time, and asked again
         with pytest.raises(Crash):
-            Ipam(FaultyStore(store, crash_after(writes)), identity=f"c{writes}").migrate("n1", "q") if writes < 3 else _die()
+            Ipam(FaultyStore(store, crash_after(writes))).migrate("n1", "q")
     applied = Ipam(store).migrate("n1", "q")
     assert [blocker.owner for blocker in applied.blockers] == ["web"]
     assert addresses(Ipam(store).allocate("n1", "db")) == ["10.2.0.1"]
@@ -304,10 +305,6 @@ def test_a_migration_goes_on_where_it_was_stopped(ipam: Ipam, store: MemoryStore
     assert loose(store) == []
 
 
-def _die() -> None:
-    raise Crash
-
-
 def test_a_migration_is_refused_with_the_reason_and_changes_nothing(ipam: Ipam, store: MemoryStore) -> None:
     ssd = pool("10.3.0.0/24", name="ssd", selector=NodeSelector.parse("disk=ssd"))
     pools = [pool("10.1.0.0/20", priority=9), ssd, pool("10.4.0.0/24", name="full", reserved=["10.4.0.0/24"]), pool("10.5.0.0/24", name="off", draining=True)]
@@ -315,7 +312,7 @@ def test_a_migration_is_refused_with_the_reason_and_changes_nothing(ipam: Ipam, 
     before = records(store)
 
     for name, reason in (("ssd", "disk in (ssd) but the node has no such label"), ("off", "draining"), ("far", "address space 'blue'")):
-        with pytest.raises(PoolRefusedError, match="(?s).*") as refused:
+        with pytest.raises(PoolRefusedError) as refused:
             ipam.migrate("n1", name)
         assert reason in refused.value.reason
     with pytest.raises(PoolExhaustedError):
@@ -606,16 +603,15 @@ def test_a_plan_to_drain_is_not_carried_out_once_an_address_was_taken_there(ipam
 def test_repair_finishes_or_undoes_what_any_crash_left_and_frees_nothing_that_is_held(store: MemoryStore, writes: int) -> None:
     Ipam(store).apply([pool("10.0.0.0/24", "fd00::/62", block_length_v4=26)], [Node("n1"), Node("n2")])
     Ipam(store).allocate("n1", "kept")
-    for call in (
+    calls: list[Callable[[Ipam], object]] = [
         lambda ipam: ipam.allocate("n1", "a", "b"),
         lambda ipam: ipam.release("n1", "a", "b"),
         lambda ipam: ipam.grow("n2", 2),
         lambda ipam: ipam.drain("node", "n2"),
-    ):
-        try:
+    ]
+    for call in calls:
+        with suppress(Crash, NotFoundError):
             call(Ipam(FaultyStore(store, crash_after(writes))))
-        except (Crash, NotFoundError):
-            pass
         Ipam(store).repair()
         assert loose(store) == []
         kept = [each for each in Ipam(store).allocations() if each.owner == "kept"]
