@@ -22,7 +22,7 @@ from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
 from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.errors import IpamError, NotFoundError, StalePlanError
-from ciliumipam.executor import DryRun, Executor, drive
+from ciliumipam.executor import DryRun, Executor, cooling_later, drive
 from ciliumipam.explain import explain
 from ciliumipam.ledger import holdings
 from ciliumipam.meter import Meter, observed
@@ -301,7 +301,7 @@ class Ipam:
             before = {key: entry for key, entry in self._view.entries.items() if key.kind == "pool" or key.kind in lists}
         if task.failed is not None:
             raise task.failed
-        return Plan(tuple(dry.steps), tuple(sorted({**before, **dry.replaced}.items())), lists, task.outcome, task.result)
+        return Plan(tuple(dry.steps), tuple(sorted({**before, **dry.replaced}.items())), lists, task.outcome, task.result, task.now)
 
     @observed("execute")
     def execute(self, plan: Plan) -> tuple[Allocation, ...]:
@@ -322,7 +322,8 @@ class Ipam:
                     changed.append(f"{key} {'is gone' if found is None else 'is new' if known is None else 'changed'}")
             if changed:
                 raise StalePlanError(tuple(dict.fromkeys(changed)), 0)
-            self._executor.perform(plan.steps, self._view.load)
+            late = max(0.0, self._clock() - plan.now)
+            self._executor.perform([cooling_later(step, before.get(step.key), late) for step in plan.steps], self._view.load)
         return plan.result
 
     def _list(self, kind: Kind) -> list[Key]:
