@@ -157,6 +157,7 @@ class Ipam:
 
         Raises:
             NotFoundError: The node is not known.
+            NoBlockError: It is draining, or holds orphans only: no pool serves it.
         """
         return self._do(GrowTask(Grow(node, blocks), self._clock(), self._token())).outcome
 
