@@ -232,7 +232,7 @@ def test_a_diff_says_what_is_added_changed_orphaned_and_refused_and_sums_it_up(r
     assert planned.lines == [
         "~ pool rack-a cidrs: 10.1.0.0/22 -> 10.1.1.0/24; priority: unset -> 7",
         "! block 10.1.0.0/24 of node node-a: pool rack-a no longer covers it",
-        "~ pool spare nodeSelector: {} -> {'matchLabels': {'rack': 'z'}}",
+        "~ pool spare nodeSelector: every node -> rack=z",
         "+ node node-x rack=x",
         "x node node-x is refused by",
         "pool rack-a: rack in (a) but the node has x",
