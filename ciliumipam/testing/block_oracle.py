@@ -22,6 +22,7 @@ from ciliumipam.errors import (
 from ciliumipam.testing.oracle_values import Existing, Held, HeldBlock, Pod, Reading, Told
 from ciliumipam.testing.pool_oracle import NO_POOL, Address, Network, OraclePool, inside, overlap
 
+
 class BlockOracle:
     """What has been acknowledged of blocks.
 
