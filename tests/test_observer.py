@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import ciliumipam.store
 from ciliumipam import (
     Allocate,
+    Apply,
     Ipam,
     MemoryStore,
     Node,
@@ -30,6 +31,7 @@ from ciliumipam import (
     SqliteStore,
     Store,
 )
+from ciliumipam.block_tasks import ApplyTask
 from ciliumipam.errors import (
     ConflictError,
     ExhaustedError,
@@ -38,11 +40,13 @@ from ciliumipam.errors import (
     NodeExhaustedError,
     NotFoundError,
     OverlapError,
+    StalePlanError,
     StateError,
     StoreError,
     StoreRefusedError,
     StoreUnavailableError,
 )
+from ciliumipam.ipam import _Waiting
 from ciliumipam.meter import Meter
 from ciliumipam.observer import CALLS, OUTCOMES, UNOBSERVED, Called, Decided, Event, Observer, StoreCalled
 from ciliumipam.prometheus import PrometheusObserver, StateCollector
@@ -151,9 +155,9 @@ def test_a_call_is_told_after_what_it_asked_of_the_store_and_times_add_up() -> N
         assert events[-1].seconds == seconds
     assert first[-1]._replace(seconds=0) == Called("apply", "ok", 0)
     assert second == [
-        *(StoreCalled("store", verb, "ok", PlainStore.TAKES[verb]) for verb in store.calls),
+        *(StoreCalled("store", verb, "ok", PlainStore.TAKES[verb]) for verb in store.calls),  # type: ignore[arg-type]  # verbs
         Decided(1, 0, clock.now - sum(event.seconds for event in first if isinstance(event, StoreCalled))),
-        Called("allocate", "ok", second[-2].seconds),  # type: ignore[union-attr]  # a Decided
+        Called("allocate", "ok", second[-2].seconds),
     ]
 
 
@@ -274,6 +278,42 @@ def test_calls_that_waited_together_are_told_as_one_batch() -> None:
     events = recorder.take()
     assert sorted(event.calls for event in events if isinstance(event, Decided)) == [1, 3]
     assert outcomes(events) == [("allocate", "ok")] * 4
+
+
+def test_batches_that_one_caller_decides_are_told_each_by_itself() -> None:
+    clock, recorder = Clock(), Recorder()
+    store = PlainStore(clock)
+    ipam = Ipam(store, observer=recorder, timer=clock)
+    ipam.apply([SMALL], [Node("a")])
+    store.after["put"] = [StoreUnavailableError("put", "no answer", True)]
+    ipam._queue.append(
+        _Waiting(ApplyTask(Apply(nodes=(Node("b"),)), 0.0, "token"))
+    )  # of a caller that waits for the lock
+    begin = clock.now
+    recorder.take()
+
+    ipam.allocate("a", "x")
+
+    first, second = (event for event in recorder.events if isinstance(event, Decided))
+    told = recorder.events.index(first)
+    assert (first.calls, first.retries, second.calls, second.retries) == (1, 1, 1, 0)
+    assert first.seconds == sum(event.seconds for event in recorder.events[:told])
+    assert first.seconds + second.seconds == clock.now - begin
+
+
+def test_a_conflict_of_a_plan_is_no_retry_of_the_next_call() -> None:
+    recorder, store = Recorder(), PlainStore()
+    ipam = Ipam(store, observer=recorder)
+    ipam.apply([SMALL], [Node("a")])
+    plan = ipam.plan(Allocate("a", ("x",)))
+    store.before["put"] = [ConflictError("a key", "1", "2")]
+    with pytest.raises(StalePlanError):
+        ipam.execute(plan)
+    recorder.take()
+
+    ipam.allocate("a", "y")
+
+    assert [event.retries for event in recorder.take() if isinstance(event, Decided)] == [0]
 
 
 def test_two_stores_are_told_apart_and_one_given_twice_is_one() -> None:
@@ -607,9 +647,10 @@ def test_an_error_counts_as_the_nearest_class_that_is_ours() -> None:
     class OutOfTapeError(StoreRefusedError):
         """What a store of somebody else's raises."""
 
+    namesake = type("ConflictError", (Exception,), {})  # of another library
     registry = CollectorRegistry()
     observer = PrometheusObserver(registry)
-    for error in (OutOfTapeError, IpamError, BugError, KeyboardInterrupt):
+    for error in (OutOfTapeError, IpamError, BugError, KeyboardInterrupt, namesake):
         observer.observe(Called("allocate", "unexpected", 0.0, error))
 
     counted = {
@@ -618,7 +659,7 @@ def test_an_error_counts_as_the_nearest_class_that_is_ours() -> None:
     assert {labels[0][1]: value for labels, value in counted.items() if value} == {
         "StoreRefusedError": 1,
         "IpamError": 1,
-        "unexpected": 2,
+        "unexpected": 3,
     }
 
 
@@ -652,6 +693,7 @@ def test_one_observer_serves_several_ipams_and_a_registry_takes_one_observer() -
     observer = PrometheusObserver(registry)
     for _ in range(2):
         Ipam(MemoryStore(), observer=observer).apply()
+    observer.observe(object())  # type: ignore[arg-type]  # of a later version
 
     assert scrape(registry)[("ciliumipam_calls_total", (("call", "apply"), ("outcome", "ok")))] == 2
     with pytest.raises(ValueError, match="ciliumipam"):
@@ -668,7 +710,7 @@ def test_pools_and_nodes_stand_as_they_stand() -> None:
         [
             PoolSpec(
                 name="p",
-                cidrs=["10.0.0.0/26", "fd00::/63"],
+                cidrs=["10.0.0.0/26", "fd00::/62"],
                 selector=rack,
                 block_length_v4=28,
                 reserved=["10.0.0.1"],
@@ -692,15 +734,15 @@ def test_pools_and_nodes_stand_as_they_stand() -> None:
     assert found == {
         ("state_readable",): 1,
         ("pool_blocks", "ipv4", "p"): 4,
-        ("pool_blocks", "ipv6", "p"): 2,
+        ("pool_blocks", "ipv6", "p"): 4,
         ("pool_blocks_held", "ipv4", "p"): 1,
         ("pool_blocks_held", "ipv6", "p"): 1,
         ("pool_blocks_available", "ipv4", "p"): 2,
-        ("pool_blocks_available", "ipv6", "p"): 0,
+        ("pool_blocks_available", "ipv6", "p"): 2,
         ("pool_cooling_addresses", "ipv4", "p"): 16,
         ("pool_cooling_addresses", "ipv6", "p"): 2.0**64,
         ("pool_largest_free_addresses", "ipv4", "p"): 32,
-        ("pool_largest_free_addresses", "ipv6", "p"): 0,
+        ("pool_largest_free_addresses", "ipv6", "p"): 2.0**65,
         ("pool_fragmentation_ratio", "ipv4", "p"): 0,
         ("pool_fragmentation_ratio", "ipv6", "p"): 0,
         ("pool_addresses", "ipv4", "p", "available"): 4,
@@ -744,6 +786,10 @@ def test_a_pool_that_overlaps_or_drains_or_is_in_pieces_shows_it() -> None:
 
     assert metrics("pool_conflicting", pool="young") == 1
     assert metrics("pool_conflicting", pool="small") == 0
+    assert metrics("pool_largest_free_addresses", pool="small", family="ipv4") == 8
+    here.apply(nodes=[Node("a"), Node("b")])
+    metrics.ipam.refresh()
+    assert metrics("pool_largest_free_addresses", pool="small", family="ipv4") == 0, "nothing is free"
 
     metrics = Metrics(MemoryStore())
     pool = PoolSpec(name="p", cidrs=["10.0.0.0/29"], selector=EVERYTHING, block_length_v4=31)
@@ -751,6 +797,8 @@ def test_a_pool_that_overlaps_or_drains_or_is_in_pieces_shows_it() -> None:
     metrics.ipam.remove_node("a")
     assert metrics("pool_fragmentation_ratio", pool="p", family="ipv4") == 0.5
     assert metrics("pool_largest_free_addresses", pool="p", family="ipv4") == 2
+
+    assert metrics("pool_addresses", pool="p", family="ipv4", state="available") == 4, "of both blocks"
 
     metrics.ipam.drain("pool", "p")
     assert metrics("pool_draining", pool="p") == 1
@@ -770,6 +818,13 @@ def test_what_drains_counts_as_taken_only_where_nothing_else_serves() -> None:
     metrics.ipam.allocate("a", "y", "z")
     assert metrics("node_usage_ratio_max", family="ipv4") == 1
     assert metrics("nodes_full", family="ipv4") == 1, "one address of the block that drains is not given out"
+
+    metrics = Metrics(MemoryStore())
+    metrics.ipam.apply([PoolSpec(name="one", cidrs=["10.0.0.0/30"], selector=EVERYTHING)], [Node("a")])
+    metrics.ipam.allocate("a", "x")
+    metrics.ipam.drain("block", "10.0.0.0/30")
+    assert metrics("pool_draining_blocks", pool="one") == 1
+    assert metrics("node_usage_ratio_max", family="ipv4") == 0.5, "there is no other, so it still serves"
 
 
 @given(
@@ -837,6 +892,7 @@ def test_series_do_not_grow_with_nodes_and_owners_and_name_none() -> None:
     assert before == after
     text = generate_latest(metrics.registry).decode()
     assert "zebra" not in text
+    assert "node_addresses" not in text
     assert not re.search(r"10\.0\.\d", text)
     labels = {label for _, each in after for label, _ in each}
     assert labels == {"call", "outcome", "error", "store", "verb", "le", "pool", "family", "state"}

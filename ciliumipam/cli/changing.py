@@ -88,7 +88,8 @@ def _execute(arguments: Namespace) -> int:
     with writing(arguments.store, create=True) as store, Progress() as progress:
         progress.tell(f"writing {len(read.steps)} records")
         Ipam(store).execute(read)
-    return _print_outcome(arguments, read.outcome, read.result)
+    _print_outcome(arguments, read.outcome, read.result)
+    return _unless_blocked(read.outcome)
 
 
 # ---------------------------------------------------------------------------------------------- addresses
@@ -189,7 +190,11 @@ def migrate(arguments: Namespace) -> int:
 def _goes_on(arguments: Namespace, request: Request, call: Callable[[Ipam], Applied]) -> int:
     """Do what ends only when nothing is in its way any more; the exit code says whether it did."""
     applied = _do(arguments, request, call)
-    if not applied.blockers or arguments.dry_run:
+    return codes.DONE if arguments.dry_run else _unless_blocked(applied)
+
+
+def _unless_blocked(applied: Applied) -> int:
+    if not applied.blockers:
         return codes.DONE
     say("not all of it is done: what is in the way is named; when that is gone, the same command takes back the rest")
     return codes.BLOCKED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final, Literal, TypeAlias
 
 from ciliumipam import Ipam
@@ -25,9 +26,10 @@ def script(shell: str) -> str:
 def complete(parser: ArgumentParser) -> None:
     """Answer the shell and end, if it is a shell that asks; else do nothing."""
     if "_ARGCOMPLETE" in os.environ:
-        import argcomplete  # noqa: PLC0415 - optional, and only a shell that read our script asks
+        with suppress(ImportError):
+            import argcomplete  # noqa: PLC0415 - optional, and only a shell that read our script asks
 
-        argcomplete.autocomplete(parser, always_complete_options=False)
+            argcomplete.autocomplete(parser, always_complete_options=False)
 
 
 def completed(action: Action, find: Callable[[Namespace], Iterable[str]]) -> None:

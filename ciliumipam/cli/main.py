@@ -63,8 +63,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except OSError:
         raise
     except Exception as error:  # the last line of defence: a user gets a sentence, whatever we did wrong
-        if isinstance(error, ModuleNotFoundError) and error.name in _OPTIONAL:
-            _complain(f"this needs {error.name}, which comes with the extra 'cli': pip install 'ciliumipam[cli]'")
+        missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if missing in _OPTIONAL:
+            _complain(f"this needs {missing}, which comes with the extra 'cli': pip install 'ciliumipam[cli]'")
             return codes.BAD_INPUT
         if sys.flags.dev_mode:
             raise
