@@ -22,6 +22,7 @@ from ciliumipam.allocator import NodeAllocator, Utilization
 from ciliumipam.carver import CidrCarver
 from ciliumipam.ipam import Ipam
 from ciliumipam.node import Node
+from ciliumipam.observer import Observer
 from ciliumipam.pool import BlockLengths, PoolSpec
 from ciliumipam.requests import (
     Allocate,
@@ -81,6 +82,7 @@ __all__ = [
     "NodeAllocator",
     "NodeSelector",
     "NodeStatus",
+    "Observer",
     "Plan",
     "PoolSpec",
     "PoolStatus",

@@ -91,9 +91,10 @@ class BlockTask(Task):
                 break
         if offers and chosen is None:
             self.refusals += refused
-            if self.call.owns(standing):
-                release(draft, level, standing, [piece for piece in standing.good if piece in mine])
-                return tuple([piece for piece in standing.good if piece not in mine])
+            part = [piece for piece in standing.good if piece in mine]
+            if part and self.call.owns(standing):
+                release(draft, level, standing, part)
+                return tuple([piece for piece in standing.good if piece not in part])
         pieces = (*adopted, *(chosen or ()))
         if pieces or standing.pending or standing.good != standing.pieces or standing.tentative:
             take(draft, level, standing, pieces, self.call, group=False)

@@ -28,6 +28,7 @@ class TakeBackTask(BlockTask):
     def __init__(self, now: float, token: str) -> None:
         super().__init__(now, token)
         self.blockers: list[Blocker] = []
+        self._touched: set[str] = set()
 
     @property
     def outcome(self) -> Applied:
@@ -69,6 +70,11 @@ class TakeBackTask(BlockTask):
                 self.blockers.append(Blocker(block.holder, block.prefix.to_network(), None, "", "", block.since, reason))
             else:
                 by_node.setdefault(block.holder, []).append(block)
+        for node in sorted(self._touched - by_node.keys()):  # a write that was lost: the block is gone, and its claim still there
+            after = standings.get(node)
+            if after is not None and after.pieces != after.good:
+                release(draft, level, after, ())
+        self._touched.update(by_node)
         for node, blocks in by_node.items():
             self.targets.update(dict.fromkeys(blocks, ""))
             forget_owners(draft, node, blocks)

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from ciliumipam.draft import Step
 from ciliumipam.errors import ConflictError, StalePlanError, StoreError
-from ciliumipam.records import ADDRESS_KINDS, Entry, Key, Kind, Revision
+from ciliumipam.records import ADDRESS_KINDS, Cooling, Entry, Key, Kind, Page, Revision
 from ciliumipam.session import Answer, Get, Operation, Pause, Put, Scan, Session, Written
 from ciliumipam.store import ABSENT, Store, SupportsOrderedPuts, Write
 
@@ -151,3 +151,15 @@ class DryRun:
             self.steps.append(step)
             revisions.append(revision)
         return Written(tuple(revisions))
+
+
+def cooling_later(step: Step, before: Entry | None, seconds: float) -> Step:
+    """A planned write that is done later than it was decided: what it lets cool begins to do so then."""
+    if not seconds or not isinstance(step.record, Page):
+        return step
+    known = before.record.slots if before is not None and isinstance(before.record, Page) else ()
+    slots = tuple(
+        slot._replace(until=slot.until + seconds) if type(slot) is Cooling and known[index : index + 1] != (slot,) else slot
+        for index, slot in enumerate(step.record.slots)
+    )
+    return step._replace(record=step.record._replace(slots=slots))

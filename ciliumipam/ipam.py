@@ -19,18 +19,17 @@ from typing import Literal, Self, TypeVar
 
 from ciliumipam.allocator import Utilization
 from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
-from ciliumipam.cidr import AddressLike, Family, parse_address, range_to_prefixes, to_address
+from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.errors import IpamError, NotFoundError, StalePlanError
-from ciliumipam.executor import DryRun, Executor, drive
+from ciliumipam.executor import DryRun, Executor, cooling_later, drive
 from ciliumipam.explain import explain
 from ciliumipam.ledger import holdings
 from ciliumipam.meter import Meter, observed
 from ciliumipam.node import Node
 from ciliumipam.observer import UNOBSERVED, Observer
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
-from ciliumipam.pool_status import concerns, space_of
-from ciliumipam.reconcile import Pools
+from ciliumipam.pool_status import routes, statuses
 from ciliumipam.records import Holding, Key, Kind
 from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
 from ciliumipam.repair_tasks import RepairAddressesTask, RepairBlocksTask
@@ -55,7 +54,7 @@ from ciliumipam.requests import (
     RemovePool,
     Request,
 )
-from ciliumipam.routes import GroupBlock, GroupRoutes, group_routes
+from ciliumipam.routes import GroupRoutes
 from ciliumipam.session import restore, run
 from ciliumipam.store import Store
 from ciliumipam.tasks import AddressTask, AllocateTask, ReleaseAddressTask, ReleaseTask, Task, to_allocation
@@ -302,7 +301,7 @@ class Ipam:
             before = {key: entry for key, entry in self._view.entries.items() if key.kind == "pool" or key.kind in lists}
         if task.failed is not None:
             raise task.failed
-        return Plan(tuple(dry.steps), tuple(sorted({**before, **dry.replaced}.items())), lists, task.outcome, task.result)
+        return Plan(tuple(dry.steps), tuple(sorted({**before, **dry.replaced}.items())), lists, task.outcome, task.result, task.now)
 
     @observed("execute")
     def execute(self, plan: Plan) -> tuple[Allocation, ...]:
@@ -323,7 +322,8 @@ class Ipam:
                     changed.append(f"{key} {'is gone' if found is None else 'is new' if known is None else 'changed'}")
             if changed:
                 raise StalePlanError(tuple(dict.fromkeys(changed)), 0)
-            self._executor.perform(plan.steps, self._view.load)
+            late = max(0.0, self._clock() - plan.now)
+            self._executor.perform([cooling_later(step, before.get(step.key), late) for step in plan.steps], self._view.load)
         return plan.result
 
     def _list(self, kind: Kind) -> list[Key]:
@@ -415,26 +415,7 @@ class Ipam:
     def pools(self) -> tuple[PoolStatus, ...]:
         """All pools by name, with what became of them. O(blocks + pools)."""
         with self._lock:
-            view = self._now()
-            pools = Pools.of(view)
-            held: dict[tuple[str, Family], int] = {}
-            orphans: dict[str, int] = {}
-            for block in view.blocks():
-                held[(block.label, block.family)] = held.get((block.label, block.family), 0) + 1
-                orphans[block.label] = orphans.get(block.label, 0) + view.is_orphan(block)
-            known: dict[str, list[str]] = {}
-            for concern in concerns(view, pools):
-                known.setdefault(concern.pool, []).append(concern.what)
-            return tuple(
-                PoolStatus(
-                    record.spec,
-                    {family: space_of(view, record.spec, family, held.get((name, family), 0)) for family in record.spec.families},
-                    orphans.get(name, 0),
-                    pools.conflicting.get(name),
-                    tuple(known.get(name, ())),
-                )
-                for name, record in sorted(view.pools.items())
-            )
+            return statuses(self._now())
 
     def nodes(self) -> tuple[NodeStatus, ...]:
         """All nodes by name, with their blocks and counts."""
@@ -491,20 +472,7 @@ class Ipam:
             O(n log n) for n blocks.
         """
         with self._lock:
-            view = self._now()
-            record = view.pools.get(pool)
-            if record is None:
-                raise NotFoundError("pool", pool, tuple(sorted(view.pools)[:8]))
-            spec = record.spec
-            key = spec.group_by if group_by is None else group_by
-            labels = {name: known.node.labels for name, known in view.nodes.items()}
-            blocks = [
-                GroupBlock(block.prefix, labels.get(block.holder, {}).get(key, ""), block.since)
-                for block in view.blocks()
-                if block.space == spec.address_space and any(cidr.overlaps(block.prefix) for cidr in spec.cidrs)
-            ]
-            reserved = [prefix for each in spec.reserved for prefix in range_to_prefixes(*each)]
-            return tuple(group_routes(blocks, spec.cidrs, reserved))
+            return routes(self._now(), pool, group_by)
 
     def allocations(self, node: str | None = None) -> tuple[Allocation, ...]:
         """All addresses held, or those on one node, in address order.

@@ -200,9 +200,12 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
     for piece in ending:
         place = level.ledger_of(piece)
         if piece in alive and place is not None:
-            # what was never held has nothing below it; and if it is held by now, only the page that is freed would tell
-            last = piece.fence if piece in standing.pending else level.close_below(draft, piece)
-            free(draft, *place, piece, last, level.cools_until(piece))
+            # what was never held has nothing below it, and nobody was told of it; if it is held by now, only the page that is freed
+            # would tell
+            pending = piece in standing.pending
+            until = None if pending else level.cools_until(piece)
+            last = piece.fence if pending else level.close_below(draft, piece)
+            free(draft, *place, piece, last, until)
     forget(draft, standing, [piece for piece in standing.pieces if piece in ending or piece not in alive])
 
 

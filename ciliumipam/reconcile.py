@@ -190,11 +190,14 @@ def want(record: NodeRecord, pools: Pools, held: Held, least: int = 0) -> Want:
     space = held.blocks[0].space if held.blocks else None
     for spec, _ in pools.matching(node):
         lacks = _lacks(spec, kept, least)
-        reason = pools.why_not(spec) or _elsewhere(spec, space) or _limit(spec, kept, lacks)
+        reason = pools.why_not(spec) or _elsewhere(spec, space)
         if reason:
             reasons[spec.name] = reason
             continue
-        offers.append(Offer(spec, lacks))
+        if limit := _limit(spec, kept, lacks):
+            reasons[spec.name] = limit
+        else:
+            offers.append(Offer(spec, lacks))
         if spec.overflow:
             _extend(node, pools, kept, lacks, spec.address_space, offers, reasons, {*reasons, spec.name})
         break

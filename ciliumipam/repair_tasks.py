@@ -90,7 +90,7 @@ class RepairAddressesTask(AddressTask):
 
     def step(self, view: View, draft: Draft) -> bool:
         view.advance(self.now)
-        level = AddressLevel(view, self.node, self.confirmed)
+        level = AddressLevel(view, self.node, self.confirmed, self.now)
         lost: dict[Key, list[Holding]] = {}
         for block in level.blocks:
             for piece in holdings(view, block.ledger, block.holding.fence):

@@ -413,6 +413,7 @@ class Plan(NamedTuple):
         lists: Kinds of which every record was looked at, so that a new one makes the plan stale as well.
         outcome: What executing it comes to.
         result: The addresses that executing it allocates or releases.
+        now: When it was decided, in seconds since the epoch.
     """
 
     steps: tuple[Step, ...]
@@ -420,6 +421,7 @@ class Plan(NamedTuple):
     lists: tuple[Kind, ...]
     outcome: Applied
     result: tuple[Allocation, ...]
+    now: float
 
     @property
     def changes(self) -> tuple[Change, ...]:

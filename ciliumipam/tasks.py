@@ -175,7 +175,7 @@ class AllocateTask(AddressTask):
     def step(self, view: View, draft: Draft) -> bool:
         view.advance(self.now)
         request = self.request
-        level = AddressLevel(view, self.node, self.confirmed)
+        level = AddressLevel(view, self.node, self.confirmed, self.now)
         blocks = level.blocks
         for block in blocks:
             block.addresses.expire(self.now)

@@ -695,6 +695,25 @@ def test_the_same_block_in_two_address_spaces_is_sound(spaces: MemoryStore) -> N
 
     assert result.findings == ()
     assert (result.counts["blocks"], result.counts["addresses"], result.counts["claims"]) == (4, 4, 4)
+    Ipam(spaces).allocate("m", "y")
+    Ipam(spaces).allocate("far", "z")  # the same addresses for others
+    assert audit(spaces).findings == ()
+
+
+def test_pools_with_the_same_cidr_in_two_address_spaces_are_sound() -> None:
+    store = MemoryStore()
+    Ipam(store).apply([PoolSpec(name=space, cidrs=["10.0.0.0/16"], selector=EVERY, address_space=space) for space in "ab"])
+
+    assert audit(store).findings == ()
+
+
+def test_a_claim_in_one_address_space_explains_no_page_of_another(spaces: MemoryStore) -> None:
+    claimed = Holding(4, (10 << 24) + (9 << 8), 24, 70, "far", "there", 1.0, "tenant-b")
+    put_claims(spaces, claims_key("far"), {"far": (*spaces.get(claims_key("far")).record.claims["far"], claimed)})  # type: ignore[union-attr]  # it is there
+    for space in ("", "tenant-b@"):
+        spaces.put(Key("address-page", f"{space}10.0.9.0/24"), Page(70, 0, (69,) * 256), expect=ABSENT)
+
+    assert [each.where for each in audit(spaces).findings if each.severity == "error"] == ["address-page 10.0.9.0/24"]
 
 
 def test_blocks_that_overlap_within_one_of_several_address_spaces_are_found(spaces: MemoryStore) -> None:
@@ -1058,9 +1077,12 @@ SMALL = {"cidrs": ["10.0.0.0/24"], "block_length_v4": 26}
             id="without-overflow-the-first-is-the-only-one",
         ),
         pytest.param(
-            [PoolSpec(name="p", selector=EVERY, draining=True, priority=1, **SMALL), PoolSpec(name="q", cidrs=["10.1.0.0/16"], selector=EVERY)],  # type: ignore[arg-type]  # the same
+            [PoolSpec(name="p", selector=EVERY, draining=True, priority=1, **SMALL), PoolSpec(name="q", cidrs=["10.1.0.0/24"], block_length_v4=26, selector=EVERY)],  # type: ignore[arg-type]  # the same
             5,
-            {"p": "it drains, and no node holds a block of it any more"},
+            {
+                "p": "it drains, and no node holds a block of it any more",
+                "q": "it makes 4 IPv4 blocks, but 5 nodes are or want to be served by it",
+            },
             id="one-that-drains-is-passed-over",
         ),
         pytest.param(
@@ -1084,10 +1106,13 @@ SMALL = {"cidrs": ["10.0.0.0/24"], "block_length_v4": 26}
                     ),
                     **SMALL,  # type: ignore[arg-type]  # the same
                 ),
-                PoolSpec(name="q", cidrs=["10.1.0.0/16"], selector=EVERY),
+                PoolSpec(name="q", cidrs=["10.1.0.0/24"], block_length_v4=26, selector=EVERY),
             ],
-            9,
-            {"terms": "it makes 4 IPv4 blocks, but 5 nodes are or want to be served by it"},
+            10,
+            {
+                "q": "it makes 4 IPv4 blocks, but 5 nodes are or want to be served by it",
+                "terms": "it makes 4 IPv4 blocks, but 5 nodes are or want to be served by it",
+            },
             id="terms-with-names",
         ),
     ],

@@ -20,6 +20,7 @@ import yaml
 from ciliumipam import Allocate, Ipam, SqliteStore, Store
 from ciliumipam.cli import watch
 from ciliumipam.cli.main import main
+from ciliumipam.cli.style import Style, write_document
 from ciliumipam.cli.tree import as_tree
 from ciliumipam.testing.faults import Crash, FaultyStore, crash_after
 
@@ -121,6 +122,14 @@ def test_a_style_that_is_none_is_bad_input_before_anything_is_read(cli: Cli, sty
     assert phrase in answer.err
 
 
+def test_yaml_writes_a_value_out_each_time_since_our_own_reader_takes_no_alias(capsys: pytest.CaptureFixture[str]) -> None:
+    shared = ["x"]
+
+    write_document(Style("yaml"), {"a": shared, "b": shared})
+
+    assert capsys.readouterr().out == "a:\n- x\nb:\n- x\n"
+
+
 def test_a_template_that_does_not_fit_is_bad_input(seed: Cli) -> None:
     answer = seed("get", "nodes", "-o", "jsonpath={.items[7].name}")
 
@@ -142,24 +151,24 @@ NODE = "apiVersion: v1\nkind: Node\nmetadata: {name: %s, labels: {rack: %s}}\n--
 
 
 def test_the_pool_that_ends_first_stands_first_with_a_bar_of_what_is_used(cli: Cli) -> None:
-    text = POOL % ("roomy", "z", "cidrs: [10.3.0.0/16]") + POOL % ("half", "h", "cidrs: [10.2.0.0/23], priority: 3")
-    text += POOL % ("full", "f", "cidrs: [10.1.0.0/24], draining: true") + NODE % ("n-1", "h")
+    text = POOL % ("a-roomy", "z", "cidrs: [10.3.0.0/16]") + POOL % ("half", "h", "cidrs: [10.2.0.0/23], priority: 3")
+    text += POOL % ("z-full", "f", "cidrs: [10.1.0.0/24], draining: true") + NODE % ("n-1", "h")
     cli.apply(text.replace(", draining: true", "") + NODE % ("n-2", "f"))
-    cli("drain", "pool", "full")
+    cli("drain", "pool", "z-full")
 
     table = cli("get", "pools")
 
     assert table.lines == [
         "NAME | CIDRS | BLOCK | BLOCKS HELD | USED | NODES | STATUS",
-        "full | 10.1.0.0/24 | /24 | 1/1 | ██████████ 100% | rack=f | draining, full",
+        "z-full | 10.1.0.0/24 | /24 | 1/1 | ██████████ 100% | rack=f | draining, full",
         "half | 10.2.0.0/23 | /24 | 1/2 | █████░░░░░ 50% | rack=h | ready",
-        "roomy | 10.3.0.0/16 | /24 | 0/256 | ░░░░░░░░░░ 0% | rack=z | ready",
+        "a-roomy | 10.3.0.0/16 | /24 | 0/256 | ░░░░░░░░░░ 0% | rack=z | ready",
     ]
     wide = cli("get", "pools", "-o", "wide").lines
     assert wide[0].endswith("STATUS | SPACE | PRIORITY | DRAINING | AVAILABLE | COOLING | LARGEST FREE | FRAGMENTATION")
     assert wide[1].endswith("| default | 0 | yes | 0 | 0 | - | 0%")
     assert wide[2].endswith("| default | 3 | no | 1 | 0 | /24 | 0%")
-    assert cli("get", "pools", "-o", "name").out == "pool/full\npool/half\npool/roomy\n"
+    assert cli("get", "pools", "-o", "name").out == "pool/z-full\npool/half\npool/a-roomy\n"
 
 
 def test_a_pool_is_shown_as_full_only_when_nothing_is_left(cli: Cli) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -37,10 +37,10 @@ from ciliumipam.requests import (
     RemovePool,
     Request,
 )
-from ciliumipam.testing.block_oracle import Existing, HeldBlock, Told
 from ciliumipam.testing.faults import Crash, Fault, FaultyStore
-from ciliumipam.testing.ipam_oracle import IpamOracle, Pod, Reading
+from ciliumipam.testing.ipam_oracle import IpamOracle
 from ciliumipam.testing.life_reading import read_records
+from ciliumipam.testing.oracle_values import Existing, HeldBlock, Reading, Told
 from ciliumipam.testing.pool_oracle import OraclePool, Term
 
 T = TypeVar("T")
@@ -486,7 +486,7 @@ class Machine(RuleBasedStateMachine):
         if answer is not None:
             oracle.ghosts.clear()
             oracle.limbo.clear()
-            oracle.unapplied = False
+            oracle.settled()
             assert not self.read().found.loose, f"left over after a repair: {self.read().found.loose}"
 
     @rule(seconds=st.sampled_from((0.5, 4.5, 5.0, 20.25)))
@@ -526,6 +526,8 @@ class Machine(RuleBasedStateMachine):
                 self.remove_pool(1 - index, [], "q")
             case "repair":
                 self.repair(1 - index, [])
+            case _:
+                pass
         before = self.records()
         answer = self.call(index, script, lambda ipam: ipam.execute(plan), blocks=True)
         if isinstance(answer, StalePlanError):

@@ -39,6 +39,8 @@ DUAL = PoolSpec(name="dual", cidrs=["10.0.0.0/20", "fd00::/60"], selector=NodeSe
 PAIR = PoolSpec(name="pair", cidrs=["10.1.0.0/20", "fd01::/60"], selector=NodeSelector.everything(), blocks_per_node=2, priority=-1)
 APART = PoolSpec(name="apart", cidrs=["10.0.0.0/20"], selector=NodeSelector.parse("apart"), address_space="tenant-b", priority=1)
 
+TIGHT = PoolSpec(name="dual", cidrs=["10.0.0.0/23"], selector=NodeSelector.everything())
+
 
 def filled(cidr: str = "10.0.0.0/20") -> MemoryStore:
     """The same every time, with the same revisions; another CIDR gives another store with these revisions."""
@@ -83,6 +85,7 @@ REQUESTS: dict[str, tuple[Request, Callable[[Ipam], object]]] = {
             [], [Node("o")], [ExistingBlock("o", parse_prefix("10.0.9.0/24"), "dual", 5.5, "o.yaml"), ExistingBlock("o", parse_prefix("10.0.0.0/25"))]
         ),
     ),
+    "apply a pool that is too small": (Apply((TIGHT,), (Node("o"),)), lambda ipam: ipam.apply([TIGHT], [Node("o")])),
     "allocate": (Allocate("n", ("a", "b"), label="default/é\U0001f4a5"), lambda ipam: ipam.allocate("n", "a", "b", label="default/é\U0001f4a5")),
     "allocate in another space": (Allocate("far", ("a",)), lambda ipam: ipam.allocate("far", "a")),
     "release": (Release("m", ("x", "y")), lambda ipam: ipam.release("m", "x", "y")),
@@ -129,7 +132,6 @@ def test_a_plan_is_read_back_whole(name: str) -> None:
 
 def test_every_part_of_an_outcome_is_met_in_these_plans() -> None:
     outcomes = [user(filled()).plan(request).outcome for request, _ in REQUESTS.values()]
-    outcomes.append(user(filled()).plan(Apply((PoolSpec(name="dual", cidrs=["10.0.0.0/23"], selector=NodeSelector.everything()),), (Node("o"),))).outcome)
 
     assert {field for outcome in outcomes for field in outcome._fields if getattr(outcome, field)} == {
         "changes", "refusals", "conflicts", "blockers", "concerns",
@@ -348,3 +350,12 @@ def test_a_document_that_contains_itself_is_refused() -> None:
 
     with pytest.raises(InvalidManifestError, match="cannot be read"):
         plan_from_document(document, "file.yaml")
+
+
+def test_a_document_that_is_nested_without_end_is_refused() -> None:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+
+    with pytest.raises(InvalidManifestError, match="cannot be read"):
+        plan_from_document(DOCUMENTS[0] | {"steps": nested}, "file.yaml")

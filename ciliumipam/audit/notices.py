@@ -75,7 +75,7 @@ def _orphaned(snapshot: Snapshot, block: Holding) -> str:
 def _migrate(snapshot: Snapshot, block: Holding) -> str:
     """The command that moves the node of a block to the pool that would serve it now."""
     node = snapshot.nodes[block.holder].node
-    pool = next((spec.name for spec in snapshot.asked(node, block.space) if spec.name != block.label), None)
+    pool = next((spec.name for spec in snapshot.asked(node, block.space)), None)
     command = f"ciliumipam migrate {node.name} --to"
     return f"to move the node: {command} {pool}" if pool is not None else f"to move the node, with another pool that selects it: {command} POOL"
 

@@ -1,4 +1,6 @@
-"""The command `ciliumipam`: a thin rim that reads files, calls the library and prints. It decides nothing::
+"""The command `ciliumipam`: a thin rim that reads files, calls the library and prints. It decides nothing.
+
+Where to look::
 
     parser, completion   words and options
     main, codes          errors to sentences and exit codes
@@ -8,4 +10,6 @@
     diff, tree, watch    changes with a sign, indented lines as a tree, what changes as it changes
     style, jsonpath      the values of -o
     text, progress       what goes to standard error and to a terminal
+
+Everything else is the library's.
 """

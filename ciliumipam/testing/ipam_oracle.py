@@ -29,21 +29,35 @@ from ciliumipam.errors import (
     ReservedAddressError,
     StaleFenceError,
 )
-from ciliumipam.testing.block_oracle import BlockOracle, Held, HeldBlock, Pod, Reading
+from ciliumipam.testing.block_oracle import BlockOracle
 from ciliumipam.testing.life_reading import RawAddress
+from ciliumipam.testing.oracle_values import Held, HeldBlock, Pod, Reading
 from ciliumipam.testing.pool_oracle import Address, Network, OraclePool, inside, overlap
 
 
 class AllocationLike(Protocol):
     """An allocation as `Ipam` shows it."""
 
-    node: str
-    owner: str
-    label: str
-    pool: str
-    block: Network
-    address: Address
-    fence: int
+    @property
+    def node(self) -> str: ...  # noqa: D102 - as the class says
+
+    @property
+    def owner(self) -> str: ...  # noqa: D102 - as the class says
+
+    @property
+    def label(self) -> str: ...  # noqa: D102 - as the class says
+
+    @property
+    def pool(self) -> str: ...  # noqa: D102 - as the class says
+
+    @property
+    def block(self) -> Network: ...  # noqa: D102 - as the class says
+
+    @property
+    def address(self) -> Address: ...  # noqa: D102 - as the class says
+
+    @property
+    def fence(self) -> int: ...  # noqa: D102 - as the class says
 
 
 class IpamOracle(BlockOracle):
@@ -166,16 +180,15 @@ class IpamOracle(BlockOracle):
     def _families(self, node: str) -> list[int]:
         return sorted({block.network.version for block in self.blocks.get(node, ())})
 
-    def _new(self, given: AllocationLike, label: str | None, *, stale: bool, served: bool = True) -> None:
+    def _new(self, given: AllocationLike, label: str | None, *, stale: bool) -> None:
         """Take over an address that was just given, after checking that it could be."""
         mine = self.blocks.get(given.node, [])
         block = next((each for each in mine if given.address in each.network), None)
         assert block is not None, f"{given} is in no block of {given.node}: {mine}"
         assert (block.network, block.pool) == (given.block, given.pool), f"{given} is in {block}"
-        if served:
-            assert not self.is_orphan(block), f"{given} was taken out of an orphan"
-            assert stale or block in self.serving(given.node), f"{given} was taken out of {block}, which takes nothing new"
-            assert not self.pool_of(block).is_reserved(block.network, given.address), f"{given} is reserved"
+        assert not self.is_orphan(block), f"{given} was taken out of an orphan"
+        assert stale or block in self.serving(given.node), f"{given} was taken out of {block}, which takes nothing new"
+        assert not self.pool_of(block).is_reserved(block.network, given.address), f"{given} is reserved"
         place = (block.space, given.address)
         holder = self.holder(*place)
         assert holder is None, f"{given.address} was given to {given.owner}, but {holder} holds it"
@@ -320,6 +333,7 @@ class IpamOracle(BlockOracle):
             stale: As in `allocate`.
         """
         self.unapplied |= carving
+        self._begun.update(adopting)
         self._ever += [pool for pool in (pools or {}).values() if pool is not None]
         _learn_names(self.pools, reading.pools, dict(pools or {}))
         _learn_names(self.nodes, reading.nodes, {**(nodes or {}), **({removing: None} if removing else {})})
@@ -339,9 +353,7 @@ class IpamOracle(BlockOracle):
             for block in mine:
                 if block not in self.blocks.get(node, ()):
                     assert self.unapplied, f"{node} got {block} out of nowhere"
-                    known = any(pool.name == block.pool and pool.covers(block.network) for pool in self._ever)
-                    adopted = (node, block.network) in adopting or (self.unapplied and not known)
-                    self._new_block(node, block, adopted=adopted)
+                    self._new_block(node, block, adopted=(node, block.network) in self._begun)
         marked = {HeldBlock(each.pool, each.network, each.fence, each.space) for each in reading.found.blocks if each.draining}
         assert marking or marked == self.marked, f"{marked} drain, acknowledged were {self.marked}"
         self.marked = marked
@@ -366,11 +378,11 @@ class IpamOracle(BlockOracle):
             if not facts:
                 del self.held[pod]
         self.ghosts.update(pod for pod in before if pod not in self.held)
-        for each in reading.found.addresses:
-            pod = (each.node, each.owner)
-            if each.address.version not in self.held.get(pod, {}):
-                assert pod in gaining or pod in self.ghosts, f"{pod} got {each} out of nowhere"
-                self._new(each, None, stale=True)
+        for given in reading.found.addresses:
+            pod = (given.node, given.owner)
+            if given.address.version not in self.held.get(pod, {}):
+                assert pod in gaining or pod in self.ghosts, f"{pod} got {given} out of nowhere"
+                self._new(given, None, stale=True)
 
 
 def _learn_names(mine: dict, seen: Mapping, possible: Mapping) -> None:  # type: ignore[type-arg]  # pools or labels
