@@ -193,8 +193,10 @@ class MigrateTask(TakeBackTask):
         self._marked: set[Holding] = set()
 
     def leaving(self, view: View) -> list[Holding]:
-        name, pool = self.request.node, self.request.pool
-        return [block for block in view.blocks() if block.holder == name and block.label != pool]
+        return [block for block in view.blocks() if block.holder == self.request.node and self._leaves(view, block)]
+
+    def _leaves(self, view: View, block: Holding) -> bool:
+        return block.label != self.request.pool or view.is_orphan(block)
 
     def step(self, view: View, draft: Draft) -> bool:
         view.advance(self.now)
@@ -220,7 +222,8 @@ class MigrateTask(TakeBackTask):
         if reason:
             raise PoolRefusedError(spec.name, node.name, reason)
         claims = draft.claims(standing.key)
-        have = [block for block in standing.good if block.label == spec.name and block not in claims.draining]
+        old = [block for block in standing.good if self._leaves(view, block)]
+        have = [block for block in standing.good if block not in old]
         lacks = tuple(
             (family, missing)
             for family in spec.families
@@ -230,13 +233,13 @@ class MigrateTask(TakeBackTask):
         chosen = self.carve(view, draft, level, node, Offer(spec, lacks), have, refused)
         if chosen is None:
             raise exhausted(view, spec, node, refused[0].family or 4)
-        old = [block for block in standing.good if block.label != spec.name]
         if chosen or standing.pending or standing.good != standing.pieces or standing.tentative:
             take(draft, level, standing, tuple(chosen), self.call, group=False)
             self.tried.update(dict.fromkeys(chosen))
         claims = draft.claims(standing.key)
-        if not claims.draining.issuperset(old):
-            draft.put(standing.key, claims._replace(draining=claims.draining.union(old)), CLAIM)
+        marked = claims.draining.union(old).difference(have)  # a node that comes back is not to lose what it comes back to
+        if marked != claims.draining:
+            draft.put(standing.key, claims._replace(draining=marked), CLAIM)
             self._marked.update(set(old) - claims.draining)
             for block in old:
                 self._note(Change("drain", "block", block.piece, f"node {node.name} moves to pool {spec.name}"))

@@ -50,7 +50,8 @@ def _block(view: View, block: Holding, *, serves: bool) -> str:
         f" {counts.reserved} reserved{waiting}, {counts.available} available"
     )
     if view.is_orphan(block):
-        return f"{text}; an orphan: its pool is gone or no longer covers it, so it takes nothing new"
+        why = "its pool is gone or no longer covers it" if block.label else "no pool covers it"
+        return f"{text}; an orphan: {why}, so it takes nothing new"
     if view.drains(block):
         return f"{text}; draining: " + ("serves until the node has another one" if serves else "takes nothing new")
     return text

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ciliumipam.cidr import WIDTH, Family, range_to_prefixes
 from ciliumipam.errors import NotFoundError
+from ciliumipam.ledger import holdings
 from ciliumipam.names import counted, some
 from ciliumipam.pool import PoolSpec
 from ciliumipam.reconcile import Pools
@@ -97,7 +98,7 @@ def concerns(view: View, pools: Pools) -> Iterator[Concern]:
                 yield Concern(name, what)
     for name in sorted(held.keys() - pools.by_name.keys()):
         blocks = held[name]
-        where = "the pool is gone" if name else "no pool covers them"
+        where = "the pool is gone" if name else "no pool covers " + ("it" if len(blocks) == 1 else "them")
         yield Concern(name, f"{counted(len(blocks), 'block is an orphan', 'blocks are orphans')} ({where}): {_named(blocks)}")
 
 
@@ -119,7 +120,7 @@ class _Served:
 
 
 def _too_few(view: View, served: _Served, spec: PoolSpec) -> str:
-    for family in spec.families:
+    for family in spec.families if not spec.overflow else ():
         blocks = spec.blocks(family) // spec.blocks_per_node
         if blocks < len(view.nodes) and (nodes := served.count(spec)) > blocks:
             each = f" at {spec.blocks_per_node} each" if spec.blocks_per_node > 1 else ""
@@ -151,10 +152,17 @@ def _orphans(view: View, name: str, blocks: list[Holding]) -> str:
 def _reserved(view: View, spec: PoolSpec, blocks: list[Holding]) -> str:
     if not spec.reserved:
         return ""
-    count = sum(view.addresses(block).held_reserved for block in blocks)
-    if not count:
+    held = [
+        f"{piece.piece} by {piece.label or piece.holder}"
+        for block in blocks
+        if (index := view.addresses(block)).held_reserved
+        for piece in holdings(view, view.address_ledger(block), block.fence)
+        if index.is_reserved(piece.network)
+    ]
+    if not held:
         return ""
-    return f"{counted(count, 'address is', 'addresses are')} held inside reserved ranges; they stay until they are released"
+    stay = "it stays until it is released" if len(held) == 1 else "they stay until they are released"
+    return f"{counted(len(held), 'address is', 'addresses are')} held inside reserved ranges: {some(held)}; {stay}"
 
 
 def _named(blocks: list[Holding]) -> str:

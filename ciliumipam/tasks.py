@@ -340,7 +340,9 @@ def why_no_block(view: View, node: str) -> tuple[str, ...]:
     """Pool by pool why a node has no block, or why its block gives nothing."""
     held = view.claims(block_claims_key(node)).claims.get(node, ())
     orphans = [
-        f"block {block.piece} is an orphan: pool {block.label!r} is gone or no longer covers it, so it takes nothing new"
+        f"block {block.piece} is an orphan: "
+        + (f"pool {block.label!r} is gone or no longer covers it" if block.label else "no pool covers it")
+        + ", so it takes nothing new"
         for block in held
         if view.is_orphan(block)
     ]
@@ -454,7 +456,7 @@ class ReleaseAddressTask(EndTask):
         text = format_address(self._family, self._number)
         outer = block_over(view, self.request.space, self._family, self._number)
         if outer is None:
-            raise NotHeldError(text, "it is in no block that a node holds")
+            raise NotHeldError(text, f"it is in no block that a node holds in the address space {self.request.space!r}")
         self.node = outer.holder
         level = AddressLevel(view, self.node, self.confirmed, self.now)
         block = level.block_of(self._family, self._number)

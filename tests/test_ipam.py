@@ -400,7 +400,7 @@ REFUSED: list[tuple[str, Callable[[Ipam], object], type[IpamError], str]] = [
     ("release elsewhere", lambda ipam: ipam.release("n2", "web"), NotFoundError, "'web'"),
     ("release on no node", lambda ipam: ipam.release("n7", "web"), NotFoundError, "no node 'n7'"),
     ("stale fence", lambda ipam: ipam.release_fenced("10.0.0.1", 10**6), StaleFenceError, "fence 1000000 is not the fence of a present holding"),
-    ("fence of nothing", lambda ipam: ipam.release_fenced("10.9.0.1", 1), NotHeldError, "it is in no block that a node holds"),
+    ("fence of nothing", lambda ipam: ipam.release_fenced("10.9.0.1", 1), NotHeldError, "it is in no block that a node holds in the address space 'default'"),
     ("force of nothing", lambda ipam: ipam.force_release("10.0.0.2"), NotHeldError, "nobody holds it"),
     ("force of no address", lambda ipam: ipam.force_release("10.0.0.0/24"), InvalidAddressError, "a single address is wanted"),
     ("remove no node", lambda ipam: ipam.remove_node("n7", force=True), NotFoundError, "no node 'n7'; known: lost, n1, n2"),
