@@ -109,8 +109,9 @@ class BlockOracle:
             pools = [own, *(pool for pool in pools if pool is not own)]
         found: list[tuple[OraclePool, dict[int, int]]] = []
         lacks: dict[int, int] = {}
+        space = first.space if first is not None else None
         for pool in pools:
-            elsewhere = first is not None and pool.space != first.space
+            elsewhere = space not in (None, pool.space)
             ours = not lacks  # the node's own pool, or the first that serves it, says what it lacks
             if (pool.draining or elsewhere) and pool is not own:
                 continue
@@ -120,6 +121,7 @@ class BlockOracle:
                 lacks = {family: count for family, count in lacks.items() if count > 0}
                 if not lacks:
                     return [], False
+                space = space or pool.space  # what overflows stays in its space
             counts = [sum((block.pool, block.network.version) == (pool.name, family) for block in kept) for family in lacks]
             over = pool.most is not None and any(have + more > pool.most for have, more in zip(counts, lacks.values(), strict=True))
             if not (pool.draining or over or elsewhere) and set(lacks) <= set(pool.families()):
