@@ -598,7 +598,7 @@ T = 1_764_000_000.0  # 2025-11-24T16:00:00Z
             NodeExhaustedError("n", 4, ("10.0.1.0/24",), 256, 254, 2, 1),
             (
                 "node 'n' has 0 free IPv4 addresses, 1 wanted: looked at 10.0.1.0/24: 256 addresses, 254 in use, 2 reserved; release"
-                " addresses that are no longer used, or give the node's pool a shorter block length"
+                " addresses that are no longer used, or give the node another block: ciliumipam grow n --blocks 2"
             ),
         ),
         (
@@ -606,14 +606,14 @@ T = 1_764_000_000.0  # 2025-11-24T16:00:00Z
             (
                 "node 'n' has 1 free IPv6 address, 2 wanted: looked at fd00::/127, fd01::/128: 3 addresses, 1 in use, 1 cooling (the"
                 " first until 2025-11-24T16:00:01Z), 0 reserved; wait for those that cool, release addresses that are no longer used,"
-                " or give the node's pool a shorter block length"
+                " or give the node another block: ciliumipam grow n --blocks 3"
             ),
         ),
         (
             NodeExhaustedError("n", 4, ("10.0.0.1/32",), 1, 0, 0, 1, 1),
             (
                 "node 'n' has 0 free IPv4 addresses, 1 wanted: looked at 10.0.0.1/32: 1 address, 0 in use, 1 cooling, 0 reserved; wait"
-                " for those that cool, release addresses that are no longer used, or give the node's pool a shorter block length"
+                " for those that cool, release addresses that are no longer used, or give the node another block: ciliumipam grow n --blocks 2"
             ),
         ),
         (
@@ -646,7 +646,7 @@ T = 1_764_000_000.0  # 2025-11-24T16:00:00Z
             ),
         ),
         (
-            StalePlanError(("block-page x",), 1),
+            StalePlanError(("block-page x changed",), 1),
             "the plan is stale: block-page x changed since it was made; its first write was done, which is a legal state; plan again",
         ),
         (RetriesExhaustedError(1, "x"), "gave up after 1 attempt: other writers kept changing x; try again"),
