@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from ciliumipam.carver import CidrCarver
 from ciliumipam.cidr import WIDTH, Prefix, merge, parse_prefix
+from ciliumipam.errors import InvalidRequestError
 
 
 class GroupBlock(NamedTuple):
@@ -58,10 +60,17 @@ def group_routes(
         cidrs: The disjoint CIDRs that these blocks were carved out of.
         reserved: What is never carved out of them: nobody holds it here, but somebody else may use it.
 
+    Raises:
+        InvalidRequestError: Two blocks overlap.
+        InvalidCidrError: Two CIDRs overlap.
+
     Complexity:
         O(n log n) for n blocks and reserved prefixes.
     """
     held = sorted(blocks)
+    for lower, upper in pairwise(held):
+        if lower.prefix.covers(upper.prefix):
+            raise InvalidRequestError(f"blocks {lower.prefix} and {upper.prefix} overlap; routes are those of blocks that do not")
     exact: dict[str, list[Prefix]] = {block.group: [] for block in held}
     supernets: dict[str, list[Prefix]] = {group: [] for group in exact}
     lowest_first: dict[str, list[Prefix]] = {group: [] for group in exact}
@@ -138,7 +147,7 @@ def _lowest_first(blocks: list[GroupBlock], roots: list[Prefix], reserved: list[
         trial = CidrCarver(roots, blocked=reserved)
         fixed = {block for block in blocks if not trial.occupy_bits(block.prefix.network, block.prefix.length)}
         carver = CidrCarver(roots, blocked=[*reserved, *(block.prefix for block in fixed)])
-        for block in sorted(blocks, key=lambda block: (block.since, block.prefix)):
+        for block in sorted(blocks, key=lambda block: block.since):  # they come sorted, so of one age the lowest first
             if block not in fixed:
                 family, _, length = block.prefix
                 yield block.group, Prefix(family, carver.take(length), length)

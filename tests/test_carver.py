@@ -222,6 +222,7 @@ def test_within_a_prefix_the_smallest_free_piece_that_fits_is_taken() -> None:
     assert within("10.0.8.0/22", 24) == "10.0.8.0/24"
     assert within("10.0.12.0/23", 26) == "10.0.12.0/26"
     assert within("10.0.13.0/24", 24) == "10.0.13.0/24"
+    assert within("10.0.12.0/22", 22) == "10.0.12.0/22"
     assert within("10.0.0.0/8", 22) == "10.0.12.0/22"
     assert within("10.0.0.0/22", 22) == "none"
     assert within("10.0.13.0/24", 23) == "none"
@@ -230,16 +231,29 @@ def test_within_a_prefix_the_smallest_free_piece_that_fits_is_taken() -> None:
     assert carver.peek_within(number("10.0.13.0/24") + 1, 24, 32) == -1
 
 
+def test_the_first_and_the_last_address_of_a_prefix_are_within_it() -> None:
+    carver = CidrCarver(["10.0.0.0/29"])
+    for address in ("10.0.0.1/32", "10.0.0.2/32", "10.0.0.5/32", "10.0.0.6/32", "10.0.0.4/32"):
+        carver.occupy(address)
+    first = number("10.0.0.0/32")
+
+    assert [carver.peek_within(first, length, 32) - first for length in (30, 31, 32)] == [0, 0, 0]
+    assert [carver.peek_within(first + start, length, 32) - first for start, length in ((2, 31), (4, 30), (6, 31), (7, 32))] == [3, 7, 7, 7]
+    assert carver.peek_within(first + 1, 32, 32) == carver.peek_within(first + 4, 31, 32) == -1
+
+
 def test_beside_a_block_comes_its_buddy_then_what_shares_the_smallest_prefix_with_it() -> None:
     carver = CidrCarver(["10.0.0.0/20"])
     carver.occupy("10.0.5.0/24")
     held = [number("10.0.5.0/24")]
     found = []
 
-    while (network := carver.peek_beside(held, 24)) >= 0:
-        carver.occupy_bits(network, 24)
+    for _ in range(15):
+        network = carver.peek_beside(held, 24)
+        assert carver.occupy_bits(network, 24)
         found.append(Prefix(4, network, 24).to_network())
 
+    assert carver.peek_beside(held, 24) == -1
     assert thirds(found) == [4, 6, 7, 0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15]
 
 
@@ -252,6 +266,7 @@ def test_beside_several_blocks_the_one_with_the_nearest_room_counts_and_then_the
     assert carver.peek_beside([first], 24) == number("10.0.2.0/24")
     assert carver.peek_beside([first, second], 24) == number("10.0.9.0/24")
     assert carver.peek_beside([third, first, second], 24) == number("10.0.9.0/24")
+    assert carver.peek_beside([second, third, first], 24) == number("10.0.9.0/24")
     assert carver.peek_beside([small], 26) == number("10.0.5.0/26")
     assert carver.peek_beside([small], 25) == number("10.0.5.128/25")
     assert carver.peek_beside([small], 24) == number("10.0.4.0/24")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ciliumipam.cidr import Prefix, parse_prefix
+from ciliumipam.errors import InvalidCidrError, InvalidRequestError
 from ciliumipam.routes import GroupBlock, GroupRoutes, group_routes
 from ciliumipam.testing.carver_oracle import group_routes_oracle
 from ciliumipam.testing.carver_strategies import Scenario, inside, scenarios
@@ -110,6 +112,32 @@ def test_without_grouping_the_same_blocks_would_lie_in_the_order_of_their_age() 
     assert [(route.group, len(route.announced), route.ungrouped) for route in group_routes(blocks, cidrs)] == [("a", 1, 3), ("b", 1, 2)]
     reserved = prefixes("10.0.1.0/24")
     assert [route.ungrouped for route in group_routes(blocks, cidrs, reserved)] == [2, 1]
+
+
+def test_what_no_longer_fits_stays_where_it_is_and_keeps_others_out() -> None:
+    blocks = held(a="10.0.2.0/24 10.0.3.0/24", b="10.0.0.0/23")
+
+    routes = group_routes(blocks, prefixes("10.0.0.0/24", "10.0.2.0/23"))
+
+    assert [(route.group, route.announced, route.ungrouped) for route in routes] == [
+        ("a", prefixes("10.0.2.0/23"), 1),
+        ("b", prefixes("10.0.0.0/23"), 1),
+    ]
+
+
+@pytest.mark.parametrize("second", ["10.0.0.0/24", "10.0.0.128/25", "10.0.0.0/26"])
+def test_blocks_that_overlap_have_no_routes(second: str) -> None:
+    blocks = held(a=f"10.0.1.0/24 {second}", b="10.0.0.0/24")
+
+    with pytest.raises(InvalidRequestError) as caught:
+        group_routes(blocks, prefixes("10.0.0.0/16"))
+
+    assert str(caught.value) == f"blocks 10.0.0.0/24 and {second} overlap; routes are those of blocks that do not"
+
+
+def test_cidrs_that_overlap_are_refused() -> None:
+    with pytest.raises(InvalidCidrError):
+        group_routes(held(a="10.0.0.0/24"), prefixes("10.0.0.0/16", "10.0.0.0/20"))
 
 
 def test_nothing_held_is_no_route() -> None:
