@@ -28,6 +28,7 @@ class TakeBackTask(BlockTask):
     def __init__(self, now: float, token: str) -> None:
         super().__init__(now, token)
         self.blockers: list[Blocker] = []
+        self._touched: set[str] = set()
 
     @property
     def outcome(self) -> Applied:
@@ -55,7 +56,12 @@ class TakeBackTask(BlockTask):
             standing = standings[block.holder]
             if block not in standing.held:
                 continue
-            others = [each for each in standing.held if each.family == block.family and each not in leaving]
+            bad = view.is_orphan(block)  # an orphan gives out nothing: it replaces nothing but another one
+            others = [
+                each
+                for each in standing.held
+                if each.family == block.family and each not in leaving and (bad or not view.is_orphan(each))
+            ]
             inside = list(holdings(draft, view.address_ledger(block), block.fence))
             if inside:
                 self.blockers += [_held_by(block, piece) for piece in inside]
@@ -64,7 +70,13 @@ class TakeBackTask(BlockTask):
                 self.blockers.append(Blocker(block.holder, block.prefix.to_network(), None, "", "", block.since, reason))
             else:
                 by_node.setdefault(block.holder, []).append(block)
+        for node in sorted(self._touched - by_node.keys()):  # a write that was lost: the block is gone, and its claim still there
+            after = standings.get(node)
+            if after is not None and after.pieces != after.good:
+                release(draft, level, after, ())
+        self._touched.update(by_node)
         for node, blocks in by_node.items():
+            self.targets.update(dict.fromkeys(blocks, ""))
             forget_owners(draft, node, blocks)
             release(draft, level, standings[node], blocks)
             for block in blocks:
@@ -124,17 +136,18 @@ class DrainTask(TakeBackTask):
         self.refusals = []
         if self.request.cancel:
             return True
-        pools = Pools(view.pools.values())
+        pools = Pools.of(view)
         level = BlockLevel(view, self.confirmed, self.now)
         standings = {name: look(draft, level, name) for name in {*view.nodes, *(block.holder for block in self.leaving(view))}}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
+        kept = {piece for standing in standings.values() for piece in standing.good}
         for name in sorted({block.holder for block in self.leaving(view)} & view.nodes.keys()):
             standing = standings[name]
             wanted = want(view.nodes[name], pools, Held(standing.good, view.claims(standing.key).draining))
             self.refusals += wanted.refusals
-            self.serve(view, draft, level, standing, view.nodes[name].node, wanted.offers)
-        self.carved = list(self.tried)
+            kept.update(self.serve(view, draft, level, standing, view.nodes[name].node, wanted.offers))
+        self.carved = [piece for piece in self.tried if piece in kept]
         if draft:
             return False
         self.take_back(view, draft, level, standings, bare=self.request.kind == "node")
@@ -142,7 +155,7 @@ class DrainTask(TakeBackTask):
 
     def _mark(self, view: View, draft: Draft) -> None:
         kind, name, cancel = self.request.kind, self.request.name, self.request.cancel
-        change = Change("drain", kind, name, "takes new ones again" if cancel else "takes nothing new")
+        change = Change("change" if cancel else "drain", kind, name, "takes new ones again" if cancel else "takes nothing new")
         if kind == "pool":
             pool = view.pools.get(name)
             if pool is None:
@@ -177,6 +190,7 @@ class MigrateTask(TakeBackTask):
     def __init__(self, request: Migrate, now: float, token: str) -> None:
         super().__init__(now, token)
         self.request = request
+        self._marked: set[Holding] = set()
 
     def leaving(self, view: View) -> list[Holding]:
         name, pool = self.request.node, self.request.pool
@@ -190,7 +204,7 @@ class MigrateTask(TakeBackTask):
         if pool is None:
             raise NotFoundError("pool", self.request.pool, tuple(sorted(view.pools)[:8]))
         node, spec = record.node, pool.spec
-        pools = Pools(view.pools.values())
+        pools = Pools.of(view)
         level = BlockLevel(view, self.confirmed, self.now)
         standings = {name: look(draft, level, name) for name in view.nodes}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
@@ -223,10 +237,25 @@ class MigrateTask(TakeBackTask):
         claims = draft.claims(standing.key)
         if not claims.draining.issuperset(old):
             draft.put(standing.key, claims._replace(draining=claims.draining.union(old)), CLAIM)
+            self._marked.update(set(old) - claims.draining)
             for block in old:
                 self._note(Change("drain", "block", block.piece, f"node {node.name} moves to pool {spec.name}"))
-        self.carved = list(self.tried)
+        self.carved = [piece for piece in self.tried if piece in (*standing.good, *chosen)]
         if draft:
             return False
         self.take_back(view, draft, level, standings, bare=False)
+        return True
+
+    def undo(self, view: View, draft: Draft) -> bool:
+        """Give back what this call took, where nobody has relied on it, and let the old blocks serve again."""
+        level = BlockLevel(view, self.confirmed, self.now)
+        standing = look(draft, level, self.request.node)
+        added = self.call.added.get(standing.holder, ())
+        mine = [piece for piece in (standing.pieces if self.call.owns(standing) else standing.pending) if piece in added]
+        if mine:
+            release(draft, level, standing, mine)
+            return False
+        claims = draft.claims(standing.key)
+        if claims.draining & self._marked:
+            draft.put(standing.key, claims._replace(draining=claims.draining - self._marked), CLAIM)
         return True

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from typing import NamedTuple, TypeAlias
 
 from ciliumipam.carver import CidrCarver
-from ciliumipam.cidr import WIDTH, Family, Prefix, range_to_prefixes
+from ciliumipam.cidr import WIDTH, Family, Prefix, parse_prefix, range_to_prefixes
 from ciliumipam.grouping import Grouping
 from ciliumipam.node import Node
 from ciliumipam.pool import PoolSpec
@@ -199,25 +199,42 @@ class FreeBlocks:
         for group in self.carvers(spec, family):
             length = spec.block_length_for(node, group.cidrs[0])
             near = [block.network for block in held if block.space == spec.address_space and group.covers(block.prefix)]
-            if group.grouping is not None:
-                network = group.grouping.choose(length, node.labels.get(spec.group_by, ""), near)
-            else:
-                network = group.carver.peek_beside(near, length) if near else -1
-                if network < 0:
-                    network = group.carver.peek(length, sparse=spec.carving == "sparse")
+            useless: list[Prefix] = []
+            network = self._peek(spec, group, length, node, near)
+            # what is wholly reserved at the pool's own length is blocked in the carver; at a longer one it is passed over here
+            while network >= 0 and length > group.length and _is_reserved(spec, Prefix(family, network, length)):
+                useless.append(Prefix(family, network, length))
+                group.occupy(useless[-1], "")
+                network = self._peek(spec, group, length, node, near)
+            for prefix in useless:
+                group.give_back(prefix)
             if network >= 0:
                 return group, Prefix(family, network, length)
         return None
 
+    def _peek(self, spec: PoolSpec, group: CidrGroup, length: int, node: Node, near: list[int]) -> int:
+        if group.grouping is not None:
+            return group.grouping.choose(length, node.labels.get(spec.group_by, ""), near)
+        network = group.carver.peek_beside(near, length) if near else -1
+        return network if network >= 0 else group.carver.peek(length, sparse=spec.carving == "sparse")
+
     def mark(self, piece: Holding) -> Callable[[], object] | None:
         """Keep a block that a claim names, and no page shows yet, from being chosen; returns what takes that back."""
-        for name, record in self._pools.items():
+        marks: list[Callable[[], object]] = []
+        for name, record in sorted(self._pools.items()):
             spec = record.spec
-            if spec.address_space == piece.space and piece.family in spec.families:
-                for group in self.carvers(spec, piece.family):
-                    if group.occupy(piece.prefix, self.group_of(name, piece.holder)):
-                        return partial(group.give_back, piece.prefix)
-        return None
+            if spec.address_space != piece.space or piece.family not in spec.families:
+                continue
+            for group in self.carvers(spec, piece.family):
+                if not any(cidr.overlaps(piece.prefix) for cidr in group.cidrs):
+                    continue
+                node_group = self.group_of(name, piece.holder)
+                inside = [piece.prefix]
+                if not group.occupy(piece.prefix, node_group):  # larger than the CIDR, or partly reserved: it covers what is free there
+                    free = (parse_prefix(each) for each in group.carver.free_prefixes())
+                    inside = [each for each in free if piece.prefix.covers(each) and group.occupy(each, node_group)]
+                marks += [partial(group.give_back, each) for each in inside]
+        return partial(_undo, marks) if marks else None
 
     def cooling(self, spec: PoolSpec, family: Family) -> int:
         """Addresses of a pool's blocks that were given back and wait. O(what cools)."""
@@ -238,7 +255,12 @@ class FreeBlocks:
                 assert (group.grouping is None) == (rebuilt.grouping is None), f"the groups of pool {name} differ"
                 if group.grouping is not None and rebuilt.grouping is not None:
                     group.grouping.check_invariants()
-                    assert True, f"the groups of pool {name} differ"
+                    assert group.grouping.groups() == rebuilt.grouping.groups(), f"the groups of pool {name} differ"
+
+
+def _undo(marks: list[Callable[[], object]]) -> None:
+    while marks:
+        marks.pop()()
 
 
 def _by_length(spec: PoolSpec, family: Family) -> dict[int, list[Prefix]]:
@@ -262,3 +284,8 @@ def _reserved_blocks(spec: PoolSpec, length: int, family: Family) -> Iterator[Pr
         start, stop = -(-low >> host_bits) << host_bits, (high + 1) >> host_bits << host_bits
         if start < stop:
             yield from range_to_prefixes(family, start, stop - 1)
+
+
+def _is_reserved(spec: PoolSpec, block: Prefix) -> bool:
+    """Whether a block has no address to give."""
+    return any(part.covers(block) for part in _reserved_blocks(spec, block.length, block.family))

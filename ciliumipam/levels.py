@@ -52,8 +52,11 @@ class BlockLevel:
         return close(draft, ledger, piece.length, piece.network, piece.fence, force=self._force)
 
     def cools_until(self, piece: Holding) -> float | None:
-        """As long from now as its pool says."""
-        return self._view.cools_until(piece.label, self._now)
+        """As long from now as its pool says, and as long as an address in it cools that was released before."""
+        until = self._view.cools_until(piece.label, self._now)
+        times = [until] if until is not None else []
+        times += [end for _, end in self._view.addresses(piece).coolings() if end > self._now]
+        return max(times, default=None)
 
     def next(self, draft: Draft, node: str, pool: str, space: str, prefix: Prefix) -> Holding:
         """The holding that a node would get of a block that the carver calls free."""

@@ -45,6 +45,7 @@ def plan_to_document(plan: Plan) -> dict[str, Any]:
         "kind": KIND,
         **outcome_to_document(plan.outcome),
         "addresses": [_plain(each) for each in plan.result],
+        "now": plan.now,
         "lists": list(plan.lists),
         "before": [
             {**_key(key), "revision": None if entry is None else entry.revision, "record": _record(codec, key, entry and entry.record)}
@@ -99,6 +100,7 @@ def plan_from_document(document: object, source: str) -> Plan:
                 tuple(_each(document, "concerns", lambda item: Concern(**item))),
             ),
             tuple(_each(document, "addresses", _allocation)),
+            float(document["now"]),
         )
     except (IpamError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         missing = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)

@@ -474,7 +474,7 @@ def _pair(first: AddressLike, last: AddressLike) -> Range:
 
 def _items(field: str, what: str, value: Any, problems: list[str]) -> list[Any] | None:
     """The items of a collection; a lone value in its place is a problem, also one that Python could iterate over."""
-    if isinstance(value, (str, bytes, dict, Prefix)) or not isinstance(value, Iterable) or hasattr(value, "prefixlen"):
+    if isinstance(value, (str, bytes, dict, Prefix, BlockLengths)) or not isinstance(value, Iterable) or hasattr(value, "prefixlen"):
         problems.append(
             f"{field}: expected a list of {what}, found {describe(str(value) if hasattr(value, 'prefixlen') else value)}"
         )

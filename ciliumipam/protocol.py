@@ -200,10 +200,29 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
     for piece in ending:
         place = level.ledger_of(piece)
         if piece in alive and place is not None:
-            # what was never held has nothing below it; and if it is held by now, only the page that is freed would tell
-            last = piece.fence if piece in standing.pending else level.close_below(draft, piece)
-            free(draft, *place, piece, last, level.cools_until(piece))
+            # what was never held has nothing below it, and nobody was told of it; if it is held by now, only the page that is freed
+            # would tell
+            pending = piece in standing.pending
+            until = None if pending else level.cools_until(piece)
+            last = piece.fence if pending else level.close_below(draft, piece)
+            free(draft, *place, piece, last, until)
     forget(draft, standing, [piece for piece in standing.pieces if piece in ending or piece not in alive])
+
+
+def cancel(draft: Draft, level: Level, standing: Standing, pieces: Collection[Holding]) -> None:
+    """Put what ends pieces that are pending, only if they still are when it is written, and forget with them what is dead.
+
+    Unlike `release` this marks nothing in the claim: by then a piece may be filled, and told to a caller who counts on it. Only its
+    page says so, and there the compare-and-set fails.
+    """
+    if draft.claims_in(standing.key):
+        raise Later
+    for piece in pieces:
+        place = level.ledger_of(piece)
+        if place is not None:
+            free(draft, *place, piece, piece.fence)
+    alive = standing.held + standing.pending + standing.closing
+    forget(draft, standing, [piece for piece in standing.pieces if piece in pieces or piece not in alive])
 
 
 def forget(draft: Draft, standing: Standing, pieces: Collection[Holding], phase: int = UNCLAIM) -> None:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from ciliumipam.draft import CLAIM, UNCLAIM, Draft
 from ciliumipam.ledger import holdings
 from ciliumipam.levels import AddressLevel, BlockLevel
-from ciliumipam.protocol import Standing, forget, look, release
+from ciliumipam.protocol import Standing, cancel, forget, look, release
 from ciliumipam.records import ClaimPage, Holding, Key
 from ciliumipam.requests import Change
 from ciliumipam.tasks import AddressTask, Task
@@ -90,7 +90,7 @@ class RepairAddressesTask(AddressTask):
 
     def step(self, view: View, draft: Draft) -> bool:
         view.advance(self.now)
-        level = AddressLevel(view, self.node, self.confirmed)
+        level = AddressLevel(view, self.node, self.confirmed, self.now)
         lost: dict[Key, list[Holding]] = {}
         for block in level.blocks:
             for piece in holdings(view, block.ledger, block.holding.fence):
@@ -107,15 +107,15 @@ class RepairAddressesTask(AddressTask):
         for key in address_claims_keys(self.node):
             for owner in sorted(draft.claims(key).claims):
                 self._finish(draft, level, look(draft, level, owner))
-        return True
+        return not draft  # a claim may have to be looked at once more
 
     def _finish(self, draft: Draft, level: AddressLevel, standing: Standing) -> None:
-        ending = (*standing.closing, *standing.pending)
-        dead = [piece for piece in standing.pieces if piece not in (*standing.held, *ending)]
-        if ending:
-            release(draft, level, standing, ending)
-        elif dead:
-            forget(draft, standing, dead, UNCLAIM)
+        ending = standing.closing or standing.pending
+        dead = [piece for piece in standing.pieces if piece not in (*standing.held, *standing.closing, *standing.pending)]
+        if standing.closing:
+            release(draft, level, standing, standing.closing)
+        elif ending or dead:
+            cancel(draft, level, standing, standing.pending)
         for piece in ending:
             what = "its release was begun; it is done" if piece in standing.closing else "a call was cut short; what it began is undone"
             self._note(_repaired(piece, "address", f"on {self.node}, {what}"))

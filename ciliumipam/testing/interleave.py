@@ -388,7 +388,9 @@ class Checker:
         told, aimed, ended, before = state.told, state.aimed, state.ended, state.before
         for event in child.events:
             if isinstance(event, Aims):
-                told, aimed = told - {event.at}, aimed | {event.at}
+                aimed |= {event.at}
+                # of what was told together, a part that was aimed at before counts until the rest is aimed at as well
+                told = frozenset(each for each in told if each not in aimed or each[3:] != event.at[3:])
             elif isinstance(event, Begins):
                 before = _set(before, actor, ended)
             elif isinstance(event, Ended):

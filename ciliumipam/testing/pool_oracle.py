@@ -13,8 +13,12 @@ from typing import TypeAlias
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
-MOST_BLOCKS = 4096
-"""Pools are gone through block by block, so they have to be small."""
+MOST_BITS = 12
+"""Pools are gone through block by block, so these must not be more than 4,096 in a CIDR."""
+
+
+Term: TypeAlias = tuple[tuple[str, str, tuple[str, ...]], ...]
+"""Key, operator and values, all of which a node must meet; the key "metadata.name" is its name."""
 
 
 @dataclass(frozen=True)
@@ -24,26 +28,41 @@ class OraclePool:
     Attributes:
         name: Its name.
         cidrs: Disjoint networks.
-        labels: What a node must have: every one of these.
+        terms: Whom it selects: who meets every requirement of one of them.
         lengths: Block length by family; what is missing is the default of the issue.
+        others: Other lengths by family for the nodes that one term selects; the first that does counts.
         reserved: First and last address of each range.
         allow_first, allow_last: Whether the first or last address of a block is given out.
+        priority, space, per_node, most, overflow, draining, delay: As `PoolSpec` has them; `most` is None for no limit.
     """
 
     name: str
     cidrs: tuple[Network, ...]
-    labels: tuple[tuple[str, str], ...] = ()
+    terms: tuple[Term, ...] = ((),)
     lengths: Mapping[int, int] = field(default_factory=dict)
+    others: tuple[tuple[Term, Mapping[int, int]], ...] = ()
     reserved: tuple[tuple[Address, Address], ...] = ()
     allow_first: bool = False
     allow_last: bool = False
+    priority: int = 0
+    space: str = "default"
+    per_node: int = 1
+    most: int | None = None
+    overflow: bool = False
+    draining: bool = False
+    delay: float = 0.0
 
-    def selects(self, labels: Mapping[str, str]) -> bool:
-        """Whether a node with these labels may use it."""
-        return all(labels.get(key) == value for key, value in self.labels)
+    def requirements(self, node: str, labels: Mapping[str, str]) -> int | None:
+        """How many requirements the longest term has that selects a node; None if none does."""
+        return max((len(term) for term in self.terms if _meets(term, node, labels)), default=None)
 
-    def length(self, cidr: Network) -> int:
-        """Block length in a CIDR."""
+    def length(self, cidr: Network, node: str = "", labels: Mapping[str, str] | None = None) -> int:
+        """Block length in a CIDR: the pool's own, or that of a node."""
+        for term, lengths in self.others if labels is not None else ():
+            if _meets(term, node, labels or {}):
+                if cidr.version in lengths:
+                    return lengths[cidr.version]
+                break
         default = 24 if cidr.version == 4 else 64 if cidr.prefixlen <= 64 else 120
         return self.lengths.get(cidr.version, max(default, cidr.prefixlen))
 
@@ -55,16 +74,19 @@ class OraclePool:
         """How many blocks it makes."""
         return sum(1 << (self.length(cidr) - cidr.prefixlen) for cidr in self.cidrs if cidr.version == family)
 
-    def order(self) -> tuple[int, int, str]:
-        """Which pool is asked first."""
-        return -len(self.labels), min(self.count(family) for family in self.families()), self.name
+    def order(self, requirements: int | None = None) -> tuple[int, int, int, str]:
+        """Which pool is asked first: by the term that selects the node, else by the longest."""
+        longest = max(len(term) for term in self.terms)
+        count = longest if requirements is None else requirements
+        return -self.priority, -count, min(self.count(family) for family in self.families()), self.name
 
-    def blocks(self, family: int) -> Iterator[Network]:
-        """Every block that it makes, and that has an address to give."""
-        assert self.count(family) <= MOST_BLOCKS, f"pool {self.name} is too large for an oracle"
+    def blocks(self, family: int, node: str = "", labels: Mapping[str, str] | None = None) -> Iterator[Network]:
+        """Every block that it makes for a node, and that has an address to give."""
         for cidr in self.cidrs:
             if cidr.version == family:
-                for block in cidr.subnets(new_prefix=self.length(cidr)):
+                length = self.length(cidr, node, labels)
+                assert length - cidr.prefixlen <= MOST_BITS, f"pool {self.name} is too large for an oracle"
+                for block in cidr.subnets(new_prefix=length):
                     if self.room(block) > 0:
                         yield block
 
@@ -100,6 +122,29 @@ class OraclePool:
 
 
 NO_POOL = OraclePool("", ())
+
+
+def _meets(term: Term, node: str, labels: Mapping[str, str]) -> bool:
+    for key, operator, values in term:
+        value = node if key == "metadata.name" else labels.get(key)
+        match operator:
+            case "In":
+                met = value in values
+            case "NotIn":
+                met = value not in values
+            case "Exists":
+                met = value is not None
+            case "DoesNotExist":
+                met = value is None
+            case "Gt":
+                met = value is not None and value.isdigit() and int(value) > int(values[0])
+            case "Lt":
+                met = value is not None and value.isdigit() and int(value) < int(values[0])
+            case _:
+                raise ValueError(operator)
+        if not met:
+            return False
+    return True
 
 
 def inside(inner: Network, outer: Network) -> bool:

@@ -1,0 +1,200 @@
+"""What the records say of blocks, addresses and what cools, read without any code of the library that wrote them.
+
+Knows how `docs/explanation/ledger.md` lays pages and claims out, address spaces and cooling slots with it. Slow and plain; the
+oracle of the whole `Ipam` judges by what is found here and not by what an `Ipam` says of itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_network
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from ciliumipam.testing.pool_oracle import Address, Network
+
+_BITS = {4: 32, 6: 128}
+
+
+class RawBlock(NamedTuple):
+    """A block that counts. `draining` is its own mark, not that of its pool or node."""
+
+    space: str
+    node: str
+    pool: str
+    network: Network
+    fence: int
+    draining: bool
+
+
+class RawAddress(NamedTuple):
+    """An address that counts, with its block."""
+
+    space: str
+    node: str
+    owner: str
+    label: str
+    pool: str
+    block: Network
+    address: Address
+    fence: int
+
+
+class Found(NamedTuple):
+    """Everything that counts.
+
+    Attributes:
+        blocks: By node in the order of its claim.
+        addresses: In address order.
+        cooling_blocks: Space, prefix and until when, of every slot of a block ledger that cools.
+        cooling: The same of single addresses in blocks that are held.
+        loose: What claims name and nobody holds, and what is marked as being released: sentences.
+    """
+
+    blocks: list[RawBlock]
+    addresses: list[RawAddress]
+    cooling_blocks: list[tuple[str, Network, float]]
+    cooling: dict[tuple[str, Address], float]
+    loose: list[str]
+
+
+class _Piece(NamedTuple):
+    """A slot or a run of slots: a holding where `holder` is set, else something that cools."""
+
+    family: int
+    first: int
+    length: int
+    fence: int
+    holder: str | None
+    label: str
+    until: float
+
+    @property
+    def network(self) -> Network:
+        return _network(self.family, self.first, self.length)
+
+
+Records = Mapping[tuple[str, str], Any]
+"""Records by kind and name."""
+
+
+def read_records(records: Records) -> Found:
+    """Walk down from all roots.
+
+    Raises:
+        AssertionError: Two holdings overlap, a node is in two address spaces, an owner has two addresses of a family, or something
+            counts that no claim names.
+    """
+    spaces = {"default"} | {name.rpartition("@")[0] for kind, name in records if kind == "block-page" and "@" in name}
+    order = _claimed(records, "block-claims")
+    marks = {_piece_key(piece) for (kind, _), page in records.items() if kind == "block-claims" for piece in page.draining}
+    blocks: list[RawBlock] = []
+    addresses: list[RawAddress] = []
+    cooling_blocks: list[tuple[str, Network, float]] = []
+    cooling: dict[tuple[str, Address], float] = {}
+    counted: set[Any] = set()
+    for space in sorted(spaces):
+        pieces = [piece for family in (4, 6) for piece in _walk(records, "block-page", space, "", family, 0, 0, 1)]
+        held = [piece for piece in pieces if piece.holder is not None]
+        _check_disjoint(held)
+        cooling_blocks += [(space, piece.network, piece.until) for piece in pieces if piece.holder is None]
+        for piece in held:
+            node, network = str(piece.holder), piece.network
+            key = (node, piece.family, piece.first, piece.length, piece.fence, space)
+            assert key in order, f"block {network} of {node} counts, but no claim names it"
+            counted.add(("block-claims", key))
+            blocks.append(RawBlock(space, node, piece.label, network, piece.fence, key in marks))
+            inner = list(_walk(records, "address-page", space, str(network), piece.family, piece.first, piece.length, piece.fence))
+            mine = [each for each in inner if each.holder is not None]
+            _check_disjoint(mine)
+            cooling.update({(space, each.network.network_address): each.until for each in inner if each.holder is None})
+            for each in mine:
+                counted.add(("address-claims", (node, str(each.holder), each.family, each.first, each.length, each.fence)))
+                address = each.network.network_address
+                addresses.append(RawAddress(space, node, str(each.holder), each.label, piece.label, network, address, each.fence))
+    named = _claimed_addresses(records)
+    for kind, key in counted:
+        assert kind == "block-claims" or key in named, f"{key} counts, but no claim names it"
+    _check_holders(blocks, addresses)
+    blocks.sort(key=lambda each: (each.node, order[_block_key(each)]))
+    loose = [f"block claim {key}" for key in order if ("block-claims", key) not in counted]
+    loose += [f"address claim {key}" for key in named if ("address-claims", key) not in counted]
+    loose += [f"closing {piece}" for (kind, _), page in records.items() if kind.endswith("-claims") for piece in page.closing]
+    return Found(blocks, addresses, cooling_blocks, cooling, loose)
+
+
+def _piece_key(piece: Any) -> tuple[Any, ...]:
+    return piece.holder, piece.family, piece.network, piece.length, piece.fence, piece.space
+
+
+def _block_key(block: RawBlock) -> tuple[Any, ...]:
+    network = block.network
+    return block.node, network.version, int(network.network_address), network.prefixlen, block.fence, block.space
+
+
+def _claimed(records: Records, wanted: str) -> dict[tuple[Any, ...], int]:
+    """What claims on blocks name, with its place in the claim of its node."""
+    return {
+        _piece_key(piece): place
+        for (kind, _), page in records.items()
+        if kind == wanted
+        for pieces in page.claims.values()
+        for place, piece in enumerate(pieces)
+    }
+
+
+def _claimed_addresses(records: Records) -> set[tuple[Any, ...]]:
+    return {
+        (name.partition("/")[0], piece.holder, piece.family, piece.network, piece.length, piece.fence)
+        for (kind, name), page in records.items()
+        if kind == "address-claims"
+        for pieces in page.claims.values()
+        for piece in pieces
+    }
+
+
+def _network(family: int, first: int, length: int) -> Network:
+    return ip_network((first, length)) if family == 4 else ip_network((first.to_bytes(16, "big"), length))
+
+
+def _walk(records: Records, kind: str, space: str, root: str, family: int, first: int, length: int, fence: int) -> Iterator[_Piece]:
+    """What is held or cools below one page, if the page counts under the fence that its link names."""
+    own = str(_network(family, first, length))
+    name = own if root in ("", own) else f"{root}+{own}"
+    page = records.get((kind, name if space == "default" else f"{space}@{name}"))
+    if page is None or page.fence != fence:
+        return
+    below = length + (len(page.slots) - 1).bit_length()
+    size = 1 << (_BITS[family] - below)
+    index = 0
+    while index < len(page.slots):
+        slot, start = page.slots[index], first + index * size
+        index += 1
+        if hasattr(slot, "holder"):
+            span = max(1, (1 << (_BITS[family] - slot.length)) // size)
+            assert (slot.family, slot.network) == (family, start), f"{slot} does not lie where it says"
+            assert all(other == slot for other in page.slots[index - 1 : index - 1 + span]), f"{slot} does not fill its run"
+            assert kind == "address-page" or slot.space == space, f"{slot} lies in the pages of {space}"
+            yield _Piece(family, start, slot.length, slot.fence, slot.holder, slot.label, 0.0)
+            index += span - 1
+        elif hasattr(slot, "until"):
+            yield _Piece(family, start, below, slot.fence, None, "", slot.until)
+        elif hasattr(slot, "fence"):
+            yield from _walk(records, kind, space, root, family, start, below, slot.fence)
+
+
+def _check_disjoint(pieces: Iterable[_Piece]) -> None:
+    for lower, upper in pairwise(sorted(pieces, key=lambda each: (each.family, each.first, each.length))):
+        last = lower.first + (1 << (_BITS[lower.family] - lower.length)) - 1
+        assert lower.family != upper.family or upper.first > last, f"{lower} and {upper} overlap"
+
+
+def _check_holders(blocks: Iterable[RawBlock], addresses: Iterable[RawAddress]) -> None:
+    spaces: dict[str, str] = {}
+    for block in blocks:
+        assert spaces.setdefault(block.node, block.space) == block.space, f"{block.node} is in {spaces[block.node]!r} and {block.space!r}"
+    seen: set[tuple[str, str, int]] = set()
+    for each in addresses:
+        who = (each.node, each.owner, each.address.version)
+        assert who not in seen, f"{who} has two addresses"
+        seen.add(who)

@@ -1,0 +1,55 @@
+"""What the slow twin of `Ipam` is told and remembers: values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
+
+from ciliumipam.testing.life_reading import Found
+from ciliumipam.testing.pool_oracle import Address, Network, OraclePool
+
+Pod: TypeAlias = tuple[str, str]
+"""Node and owner."""
+
+
+class HeldBlock(NamedTuple):
+    """A block that a node was told to have."""
+
+    pool: str
+    network: Network
+    fence: int
+    space: str
+
+
+class Held(NamedTuple):
+    """An address that an owner was told to have."""
+
+    address: Address
+    fence: int
+    label: str
+
+
+class Existing(NamedTuple):
+    """A block that a node is said to have."""
+
+    node: str
+    network: Network
+    pool: str | None
+    since: float
+
+
+class Told(NamedTuple):
+    """What an answer to a call about blocks says beside what it did: nodes refused, blocks not adopted, blocks not taken back."""
+
+    refused: frozenset[str] = frozenset()
+    conflicts: tuple[tuple[str, Network], ...] = ()
+    blockers: frozenset[tuple[str, Network]] = frozenset()
+
+
+class Reading(NamedTuple):
+    """Pools, nodes with their labels, nodes that drain, and what counts."""
+
+    pools: Mapping[str, OraclePool]
+    nodes: Mapping[str, Mapping[str, str]]
+    draining: frozenset[str]
+    found: Found
