@@ -16,7 +16,7 @@ from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, Store
 from ciliumipam.audit import audit
 from ciliumipam.cidr import parse_prefix
 from ciliumipam.errors import NotFoundError, NotHeldError
-from ciliumipam.records import KINDS, ClaimPage, Holding, Key, Kind, Page, Record
+from ciliumipam.records import KINDS, ClaimPage, Cooling, Holding, Key, Kind, Page, Record, Split
 from ciliumipam.requests import Allocation, Applied, ExistingBlock
 from ciliumipam.store import ABSENT
 from ciliumipam.testing.faults import Crash, Fault, FaultyStore, crash_after
@@ -210,6 +210,18 @@ def test_the_judge_sees_every_address_space_and_nothing_that_only_cools() -> Non
     assert sorted((each.node, each.holder, each.family) for each in found if each.node) == sorted(
         (node, owner, family) for node, owner in (("m", "x"), ("m", "y"), ("far", "x")) for family in (4, 6)
     )
+
+
+def test_to_the_judge_nothing_counts_below_a_slot_that_cools() -> None:
+    store = filled()
+    for name in ("10.0.0.0/10", "tenant-b@10.0.0.0/10"):
+        put(
+            store,
+            Key("block-page", name),
+            lambda page: page._replace(slots=tuple(Cooling(slot.fence, NOW) if isinstance(slot, Split) else slot for slot in page.slots)),
+        )
+
+    assert {(each.family, each.node) for each in judged(store)} == {(6, ""), (6, "m"), (6, "far")}
 
 
 def _overlapping(store: Store) -> None:
@@ -457,6 +469,21 @@ def test_what_a_node_that_is_gone_had_only_begun_to_take_is_undone() -> None:
         "repair block fd00:0:0:2::/64: of o: the node is gone; what was begun for it is undone",
     ]
     assert wrong(store) == []
+
+
+def test_a_block_that_a_node_was_giving_back_which_is_gone_goes_back() -> None:
+    act = CALLS["remove an empty node"]
+    for writes, store, _ in crashes(act):
+        going = {where.removeprefix("block ") for _, where, what in wrong(store) if "is giving the block back" in what}
+        if going:
+            lose(store, [Key("node", "n")])
+
+            new(store, "repairs").repair()
+
+            assert wrong(store) == [], writes
+            assert not going & {str(block.prefix) for block in new(store, "looks").blocks() if block.node == "n"}
+            return
+    pytest.fail("no write leaves a block half given back")
 
 
 def test_two_stores_are_repaired_together() -> None:
