@@ -20,7 +20,7 @@ from ciliumipam.errors import (
     PoolRefusedError,
 )
 from ciliumipam.testing.oracle_values import Existing, Held, HeldBlock, Pod, Reading, Told
-from ciliumipam.testing.pool_oracle import NO_POOL, Address, Network, OraclePool, inside, overlap
+from ciliumipam.testing.pool_oracle import NO_POOL, Address, Network, OraclePool, overlap
 
 
 class BlockOracle:
@@ -466,10 +466,10 @@ def _place(network: Network) -> tuple[int, int, int]:
 
 
 def _without(cooling: tuple[str, Network, float], block: HeldBlock) -> list[tuple[str, Network, float]]:
-    """What is left of a block that cools when another one is adopted over it."""
+    """What is known to be left of a block that cools when another one is adopted over it."""
     space, network, until = cooling
     if space != block.space or not overlap(network, block.network):
         return [cooling]
-    if inside(network, block.network):
-        return []
-    return [(space, part, until) for part in network.address_exclude(block.network)]  # type: ignore[arg-type]  # of one family
+    # linking the smaller one ends the wait of the slot that it lies in, which is more than it: see the expected failure in
+    # tests/test_ipam_life_cycle.py; what goes on cooling is read again
+    return []
