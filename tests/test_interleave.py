@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ciliumipam import draft, ledger, levels, protocol, tasks
+from ciliumipam import draft, ledger, levels, protocol, repair_tasks, tasks
 from ciliumipam.draft import Draft
 from ciliumipam.ledger import Status
 from ciliumipam.records import Holding, Page
@@ -35,7 +35,7 @@ Patch = pytest.MonkeyPatch
 
 def slots_forget_their_fences(patch: Patch) -> None:
     free = ledger.free
-    patch.setattr(protocol, "free", lambda draft, tree, fence, holding, last: free(draft, tree, fence, holding, 0))
+    patch.setattr(protocol, "free", lambda draft, tree, fence, holding, last, until=None: free(draft, tree, fence, holding, 0))
 
 
 def the_fence_of_a_ticket_is_not_looked_at(patch: Patch) -> None:
@@ -102,7 +102,7 @@ def claims_forget_before_the_pages_are_freed(patch: Patch) -> None:
 def a_release_does_not_use_up_a_ticket(patch: Patch) -> None:
     free = ledger.free
 
-    def wrong(drafted: Draft, tree: Any, fence: int, holding: Holding, last: int) -> None:
+    def wrong(drafted: Draft, tree: Any, fence: int, holding: Holding, last: int, until: float | None = None) -> None:
         if ledger.status(drafted, tree, fence, holding) is Status.HELD:
             free(drafted, tree, fence, holding, last)
 
@@ -137,6 +137,10 @@ def torn_pages_are_believed(patch: Patch) -> None:
     )
 
 
+def a_repair_marks_what_is_pending(patch: Patch) -> None:
+    patch.setattr(repair_tasks, "cancel", protocol.release)
+
+
 FAULTS: dict[Callable[[Patch], None], str] = {
     slots_forget_their_fences: "a release races an allocation of the same owner and one of another",
     the_fence_of_a_ticket_is_not_looked_at: "a release races an allocation of the same owner and one of another",
@@ -162,6 +166,7 @@ FAULTS: dict[Callable[[Patch], None], str] = {
         "both families, the second exhausted for one of two owners, which gives the first back"
     ),
     torn_pages_are_believed: "one owner goes for two pages at once",
+    a_repair_marks_what_is_pending: "a repair beside two calls that are under way, over both families",
 }
 
 
