@@ -725,22 +725,24 @@ def test_carving_fails_exactly_if_no_aligned_position_is_free(data: st.DataObjec
 @given(st.data(), scenarios())
 def test_a_restored_carver_chooses_as_the_live_one_does(data: st.DataObject, scenario: Scenario) -> None:
     carver = scenario.carver()
-    for length, sparse in data.draw(st.lists(st.tuples(lengths(scenario), st.booleans()), max_size=40)):
+    for length, sparse in data.draw(st.lists(st.tuples(lengths(scenario), st.booleans()), min_size=4, max_size=40)):
         carver.take(length, sparse=sparse)
-    for block in data.draw(st.lists(st.sampled_from(carver.taken()), unique=True) if carver.taken() else st.just([])):
+    for block in data.draw(st.lists(st.sampled_from(carver.taken()), unique=True, max_size=3)) if carver.taken() else ():
         carver.give_back(block)
 
     restored = scenario.carver()
     for block in data.draw(st.permutations(carver.taken())):
         restored.occupy(block)
 
-    held = data.draw(st.lists(st.sampled_from([int(block.network_address) for block in carver.taken()] or [0]), max_size=3))
-    prefix = data.draw(around(scenario))
-    for length in range(scenario.longest + 1):
+    held = [int(block.network_address) for block in carver.taken()]
+    prefixes = data.draw(st.lists(around(scenario), max_size=8))
+    for length in range(max(0, scenario.window.length), scenario.longest + 1):
         for one in (False, True):
             assert carver.peek(length, sparse=one) == restored.peek(length, sparse=one)
-        assert carver.peek_beside(held, length) == restored.peek_beside(held, length)
-        assert carver.peek_within(prefix.network, prefix.length, length) == restored.peek_within(*prefix[1:], length)
+        for end in range(len(held) + 1):
+            assert carver.peek_beside(held[end - 1 : end], length) == restored.peek_beside(held[end - 1 : end], length)
+        for _, network, size in prefixes:
+            assert carver.peek_within(network, size, length) == restored.peek_within(network, size, length)
 
 
 @given(st.data(), scenarios())
@@ -804,10 +806,10 @@ class CarverMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def look_within(self, data: st.DataObject) -> None:
-        prefix = data.draw(around(self.scenario))
-        length = data.draw(lengths(self.scenario))
-        expected = self.oracle.within(prefix.to_network(), length)
-        assert shown(self.carver.peek_within(prefix.network, prefix.length, length)) == shown(expected)
+        places = st.tuples(around(self.scenario), lengths(self.scenario))
+        for prefix, length in data.draw(st.lists(places, min_size=1, max_size=8)):
+            expected = self.oracle.within(prefix.to_network(), length)
+            assert shown(self.carver.peek_within(prefix.network, prefix.length, length)) == shown(expected)
 
     @rule(data=st.data())
     def look_beside(self, data: st.DataObject) -> None:

@@ -152,9 +152,10 @@ def holdings(draw: st.DrawFn) -> tuple[Scenario, list[GroupBlock]]:
     """Disjoint blocks of a window, in its CIDRs or not, some within what is reserved; often of one age."""
     scenario = draw(scenarios())
     blocks: list[GroupBlock] = []
-    for prefix in draw(st.lists(inside(scenario.window, scenario.longest), max_size=40)):
+    small, any_size = (inside(scenario.window, scenario.longest, shortest) for shortest in (scenario.longest - 1, 0))
+    for prefix in draw(st.lists(small, min_size=4, max_size=40) | st.lists(any_size, max_size=40)):
         if not any(prefix.overlaps(block.prefix) for block in blocks):
-            group, since = draw(st.sampled_from(["", "rack-a", "rack-b"])), draw(st.integers(0, 20))
+            group, since = draw(st.sampled_from(["", "rack-a", "rack-b"])), draw(st.integers(0, 2))
             blocks.append(GroupBlock(prefix, group, float(since)))
     return scenario, blocks
 

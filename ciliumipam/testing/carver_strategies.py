@@ -33,14 +33,14 @@ class Scenario:
         return CarverOracle(self.cidrs, self.longest, self.blocked)
 
 
-def inside(window: Prefix, longest: int) -> st.SearchStrategy[Prefix]:
-    """Any aligned prefix of the window, up to the window itself, long ones as likely as short ones."""
+def inside(window: Prefix, longest: int, shortest: int = 0) -> st.SearchStrategy[Prefix]:
+    """Any aligned prefix of the window, up to the window itself or a length, long ones as likely as short ones."""
 
     def prefix(length: int, index: int) -> Prefix:
         shift = WIDTH[window.family] - length
         return Prefix(window.family, window.network + ((index >> (longest - length)) << shift), length)
 
-    return st.builds(prefix, st.integers(window.length, longest), st.integers(0, (1 << (longest - window.length)) - 1))
+    return st.builds(prefix, st.integers(max(window.length, shortest), longest), st.integers(0, (1 << (longest - window.length)) - 1))
 
 
 @st.composite
@@ -62,7 +62,8 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         lambda length: Prefix(family, window.network >> (width - length) << (width - length), length)
     )
     inner = inside(window, longest)
-    blocked = draw(st.lists(inner, max_size=4) | st.lists(inner | wider, max_size=4))
+    few = inside(window, longest, shortest=longest - 2)
+    blocked = draw(st.just([]) | st.lists(few, max_size=4) | st.lists(inner, max_size=4) | st.lists(inner | wider, max_size=4))
     return Scenario(family, longest, tuple(map(str, cidrs)), tuple(map(str, blocked)), window)
 
 
@@ -79,5 +80,6 @@ def around(scenario: Scenario) -> st.SearchStrategy[Prefix]:
 
 
 def lengths(scenario: Scenario) -> st.SearchStrategy[int]:
-    """Of a block: any that can be free in the window, and one that cannot."""
-    return st.integers(max(0, scenario.window.length - 1), scenario.longest)
+    """Of a block: any that can be free in the window, and one that cannot; more often long, so that there is room for many."""
+    shortest = max(0, scenario.window.length - 1)
+    return st.integers(scenario.longest - 2, scenario.longest) | st.integers(shortest, scenario.longest)
