@@ -467,7 +467,7 @@ def _place(network: Network) -> tuple[int, int, int]:
 
 def _without(cooling: tuple[str, Network, float], block: HeldBlock) -> list[tuple[str, Network, float]]:
     """What is known to be left of a block that cools when another one is adopted over it."""
-    space, network, until = cooling
+    space, network, _ = cooling
     if space != block.space or not overlap(network, block.network):
         return [cooling]
     # linking the smaller one ends the wait of the slot that it lies in, which is more than it: see the expected failure in
