@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks import bench_addresses, bench_carver, bench_facade, bench_stores
+from benchmarks import bench_addresses, bench_carver, bench_facade, bench_selectors, bench_stores
 
 Run = Callable[[bool], list[tuple[str, float, str]]]
 
 RUNS: dict[str, Run] = {
     "addresses": bench_addresses.run,
     "carver": bench_carver.run,
+    "selectors": bench_selectors.run,
     "stores": bench_stores.run,
     "facade": bench_facade.run,
 }
@@ -30,6 +31,7 @@ TARGETS: dict[str, str] = {
     "node 10.": "≤ 6",
     "mixed /24 to /28, churn, 20,000": "≤ 4",
     "first /64 out of an untouched /32": "≤ 30",
+    "found, 10,000 x 1,000": "≤ 100",
     "memory: pair, ": "≤ 30",
     "memory: restore and list 100,000": "≤ 1",
     "sqlite pair ÷ two bare commits": "≤ 1.5",

@@ -1,7 +1,9 @@
 """Addresses: allocate + release, in the core (integers) and through `NodeAllocator`, at five occupancies.
 
-"core" and "node" allocate and release the same address over and over; "churn" releases an address chosen at random out of
-those held before it allocates, as pods do, so that the lowest page with room moves all the time.
+"core" and "node" allocate and release the same address over and over ("core random" one after the other, at drawn positions);
+"churn" releases an address chosen at random out of those held before it allocates, as pods do, so that the lowest page with room
+moves all the time. "cooldown" is churn with a reuse delay of 64 releases: every round one address begins to cool, the oldest becomes available
+and one is allocated. "draw" is what "random" needs once an owner, besides.
 
 Every figure is the best of many short batches, so that a busy machine disturbs it little. What is held is chosen by a seeded
 shuffle, so the holes are random. A /64 cannot be filled: its occupancy is that of its first 65,536 addresses, which is where the
@@ -15,8 +17,9 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from typing import Any
 
-from ciliumipam.addresses import BlockAddresses, Policy
+from ciliumipam.addresses import POLICIES, BlockAddresses, Policy, draw
 from ciliumipam.allocator import NodeAllocator
 from ciliumipam.cidr import Prefix, parse_prefix, to_address
 
@@ -27,7 +30,7 @@ BATCH = 250
 OCCUPANCIES = {"empty": 0.0, "half": 0.5, "90 %": 0.9, "99 %": 0.99, "last free": 1.0}
 CORE_BLOCKS = ("10.0.0.0/24", "10.0.0.0/20", "10.0.0.0/16", "10.0.0.0/12", "2001:db8::/64")
 NODE_BLOCKS = ("10.0.0.0/24", "10.0.0.0/16", "2001:db8::/64")
-POLICIES: tuple[Policy, ...] = ("next", "lowest")
+DELAY = 64
 
 
 def _held(block: Prefix, share: float) -> list[int]:
@@ -67,10 +70,11 @@ def _core(cidr: str, share: float, policy: Policy, quick: bool) -> float:  # noq
     addresses, _ = _block(cidr, share, policy)
     pick, occupy, set_cursor, vacate = addresses.pick, addresses.occupy, addresses.set_cursor, addresses.vacate
     first = addresses.block.network
+    draws = _draws()
 
     def batch() -> None:
-        for _ in range(BATCH):
-            number = pick()
+        for drawn in draws:
+            number = pick(drawn)
             assert number is not None
             occupy(number)
             position = number - first
@@ -80,20 +84,26 @@ def _core(cidr: str, share: float, policy: Policy, quick: bool) -> float:  # noq
     return _best(batch, quick)
 
 
+def _draws() -> list[int]:
+    chance = random.Random(SEED)
+    return [chance.getrandbits(128) for _ in range(BATCH)]
+
+
 def _churn(cidr: str, share: float, policy: Policy, quick: bool) -> float:  # noqa: FBT001 - see _best
     addresses, held = _block(cidr, share, policy)
     pick, occupy, set_cursor, vacate = addresses.pick, addresses.occupy, addresses.set_cursor, addresses.vacate
     first = addresses.block.network
     chance = random.Random(SEED)
-    victims: list[int] = []
+    victims: list[tuple[int, int]] = []
+    draws = _draws()
 
     def choose() -> None:
-        victims[:] = [chance.randrange(len(held)) for _ in range(BATCH)]
+        victims[:] = [(chance.randrange(len(held)), drawn) for drawn in draws]
 
     def batch() -> None:
-        for victim in victims:
+        for victim, drawn in victims:
             vacate(held[victim])
-            number = pick()
+            number = pick(drawn)
             assert number is not None
             occupy(number)
             position = number - first
@@ -103,10 +113,51 @@ def _churn(cidr: str, share: float, policy: Policy, quick: bool) -> float:  # no
     return _best(batch, quick, choose)
 
 
-def _node(cidr: str, share: float, quick: bool) -> float:  # noqa: FBT001 - see _best
+def _cooldown(cidr: str, share: float, policy: Policy, quick: bool) -> float:  # noqa: FBT001 - see _best
+    addresses, held = _block(cidr, share, policy)
+    pick, occupy, set_cursor, vacate = addresses.pick, addresses.occupy, addresses.set_cursor, addresses.vacate
+    cool, expire = addresses.cool, addresses.expire
+    first = addresses.block.network
+    chance = random.Random(SEED)
+    victims: list[tuple[int, int]] = []
+    draws = _draws()
+    now = 0
+
+    def choose() -> None:
+        victims[:] = [(chance.randrange(len(held)), drawn) for drawn in draws]
+
+    def batch() -> None:
+        nonlocal now
+        for victim, drawn in victims:
+            now += 1
+            number = held[victim]
+            vacate(number)
+            cool(number, now + DELAY)
+            expire(now)
+            found = pick(drawn)
+            assert found is not None
+            occupy(found)
+            position = found - first
+            set_cursor(position >> 8, (position & 255) + 1)
+            held[victim] = found
+
+    return _best(batch, quick, choose)
+
+
+def _draw(quick: bool) -> float:  # noqa: FBT001 - see _best
+    owner = f"cbr0/{0:064x}/eth0"
+
+    def batch() -> None:
+        for _ in range(BATCH):
+            draw(SEED, owner)
+
+    return _best(batch, quick)
+
+
+def _node(cidr: str, share: float, quick: bool, **settings: Any) -> float:  # noqa: FBT001 - see _best
     block = parse_prefix(cidr)
     reserved = [(to_address(6, low), to_address(6, high)) for low, high in _reserved(block, share)]
-    node = NodeAllocator([cidr], reserved=reserved, node="node-1")
+    node = NodeAllocator([cidr], reserved=reserved, node="node-1", **settings)
     for order, number in enumerate(_held(block, share)):
         node.occupy(to_address(block.family, number), f"cbr0/{order:064x}/eth0", 1)
     allocate, release = node.allocate, node.release
@@ -116,7 +167,16 @@ def _node(cidr: str, share: float, quick: bool) -> float:  # noqa: FBT001 - see 
             allocate("cbr0/container/eth0", label="default/pod-0")
             release("cbr0/container/eth0")
 
-    return _best(batch, quick)
+    now = 0
+
+    def batch_in_time() -> None:
+        nonlocal now
+        for _ in range(BATCH):
+            now += 1
+            allocate("cbr0/container/eth0", label="default/pod-0", now=now)
+            release("cbr0/container/eth0", now=now)
+
+    return _best(batch_in_time if "reuse_delay" in settings else batch, quick)
 
 
 def _bytes_per_holding(cidr: str) -> float:
@@ -144,8 +204,13 @@ def run(quick: bool = False) -> list[Row]:  # noqa: FBT001, FBT002 - all benchma
         for cidr in CORE_BLOCKS:
             for name in ("half", "99 %"):
                 rows.append((f"churn {policy} {cidr} {name}", _churn(cidr, OCCUPANCIES[name], policy, quick), "µs"))
+        for cidr in CORE_BLOCKS[1:]:
+            rows.append((f"cooldown {policy} {cidr} half", _cooldown(cidr, 0.5, policy, quick), "µs"))
+    rows.append(("draw", _draw(quick), "µs"))
     for cidr in NODE_BLOCKS:
         rows += [(f"node {cidr} {name}", _node(cidr, share, quick), "µs") for name, share in OCCUPANCIES.items()]
+        rows.append((f"node random {cidr} half", _node(cidr, 0.5, quick, policy="random"), "µs"))
+        rows.append((f"node cooldown {cidr} half", _node(cidr, 0.5, quick, reuse_delay=DELAY), "µs"))
     rows.append(("memory per holding, 10.0.0.0/16 full", _bytes_per_holding("10.0.0.0/16"), "bytes"))
     return rows
 

@@ -2,7 +2,8 @@
 
 `churn`: a random block is given back, another is taken; lengths /24 to /28 in equal parts unless one is named. Before anything is
 measured each block has been replaced several times. `holes`: twice as many blocks were carved and half of them, at random, given
-back just before. The median of several rounds is reported. `one level`: the three structures that were tried for the free
+back just before. The median of several rounds is reported. `policy`: the same churn of /24s with each carving policy, groups at
+random, beside plain lowest-first measured by the same loop; a pair tells carver and grouping. `one level`: the three structures that were tried for the free
 prefixes of one length, each doing what the carver asks of it, and nothing else: the lowest goes, a random one comes (take, give
 back), a random one goes and comes (a merge and a split).
 """
@@ -20,6 +21,8 @@ from sortedcontainers import SortedList, SortedSet
 
 from ciliumipam.carver import CidrCarver
 from ciliumipam.cidr import Prefix
+from ciliumipam.grouping import Grouping
+from ciliumipam.routes import GroupBlock, group_routes
 
 MIXED = (24, 25, 26, 27, 28)
 Row = tuple[str, float, str]
@@ -101,6 +104,82 @@ def construct(blocked: int) -> float:
     _, held = filled(chance, 2 * blocked, MIXED)
     prefixes = [Prefix(4, network, length) for network, length in chance.sample(held, blocked)]
     return median(timed(lambda: CidrCarver(["10.0.0.0/8"], blocked=prefixes)) for _ in range(7)) * 1e3
+
+
+# ----------------------------------------------------------------------------------------------- policies
+
+
+class Pool:
+    """A carver, its grouping, and who holds what."""
+
+    def __init__(self, live: int, groups: int, length: int, policy: str) -> None:
+        self.chance = random.Random(live)
+        self.carver = CidrCarver(["10.0.0.0/8"])
+        self.grouping = Grouping(self.carver)
+        self.length, self.policy = length, policy
+        self.names = [f"rack-{number:03}" for number in range(groups)]
+        self.held: list[tuple[int, str]] = [(-1, "")] * live
+        self.give(list(range(live)))
+
+    def give(self, places: list[int]) -> None:
+        """A block for each place, whose old one, if any, is given back just before."""
+        carver, grouping, length, held, policy = self.carver, self.grouping, self.length, self.held, self.policy
+        grouped = policy == "grouped"
+        for place, group in zip(places, self.chance.choices(self.names, k=len(places)), strict=True):
+            network = held[place][0]
+            if network >= 0:
+                carver.give_back_bits(network, length)
+                if grouped:
+                    grouping.forget(network, length)
+            if grouped:
+                network = grouping.choose(length, group)
+                carver.occupy_bits(network, length)
+                grouping.note(network, length, group)
+            elif policy == "beside":
+                network = carver.peek_beside((max(0, held[place - 1][0]),), length)
+                carver.occupy_bits(network, length)
+            else:
+                network = carver.take(length, sparse=policy == "sparse")
+            held[place] = network, group
+            assert network >= 0, "the pool was large enough"
+
+    def pair(self, pairs: int) -> float:
+        """Microseconds to give back and carve one block."""
+        rounds = []
+        for _ in range(5):
+            places = [self.chance.randrange(len(self.held)) for _ in range(pairs)]
+            rounds.append(timed(partial(self.give, places)))
+        self.carver.check_invariants()
+        if self.policy == "grouped":
+            self.grouping.check_invariants()
+        return median(rounds) / pairs * 1e6
+
+    def report(self) -> tuple[float, int]:
+        """Milliseconds for the routes of all groups, and how many are announced."""
+        blocks = [GroupBlock(Prefix(4, network, self.length), group, place) for place, (network, group) in enumerate(self.held)]
+        cidrs = [Prefix(4, 10 << 24, 8)]
+        announced = sum(len(route.announced) for route in group_routes(blocks, cidrs))
+        return timed(lambda: group_routes(blocks, cidrs)) * 1e3, announced
+
+
+def policies(live: int, groups: int, length: int, pairs: int, others: tuple[str, ...]) -> list[Row]:
+    """Each policy beside lowest-first in one run: time, ratio, and what routers would announce for the groups."""
+    name = f"/{length}, {live:,} live, {groups} groups"
+    rows: list[Row] = []
+    plain = 0.0
+    for policy in ("lowest", *others):
+        pool = Pool(live, groups, length, policy)
+        cost = pool.pair(pairs)
+        plain = plain or cost
+        rows.append((f"policy {policy}, {name}", cost, "µs/pair"))
+        if policy != "lowest":
+            rows.append((f"policy {policy} ÷ lowest, {name}", cost / plain, "times"))
+        if policy in ("lowest", "grouped"):
+            seconds, announced = pool.report()
+            rows.append((f"policy {policy}, {name}: routes announced", announced, "routes"))
+            if policy == "grouped":
+                rows.append((f"report of the routes, {name}", seconds, "ms"))
+    return rows
 
 
 # ------------------------------------------------------------------------------- structures for one level
@@ -207,6 +286,9 @@ def run(quick: bool = False) -> list[Row]:  # noqa: FBT001, FBT002 - all benchma
         ("first /24 out of an untouched /8", first_of_an_untouched("10.0.0.0/8", 24), "µs"),
         (f"construct with {live:,} blocked", construct(live), "ms"),
     ]
+    rows += policies(live, 50, 24, pairs // 5, ("sparse", "beside", "grouped"))
+    if not quick:
+        rows += policies(100_000, 100, 26, pairs // 5, ("sparse", "grouped"))
     for size in sizes[:2]:
         for name, structure in (("SortedList + set", ListAndSet), ("SortedSet", OneSet), ("heap + set", HeapAndSet)):
             rounds = [level(structure, size, max(2_000, pairs // 2)) for _ in range(5)]

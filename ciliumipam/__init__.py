@@ -3,15 +3,16 @@
 The flow, in the order in which to read it::
 
     cidr, names      prefixes and names, checked at the door
-    selector, node   who may use a pool
+    selector, node   who may use a pool; `selector_index` for many at once
     pool             what exists
-    bitset, carver   free blocks of a pool
+    bitset, carver   free blocks of a pool; `grouping`, `routes`: kept together by rack or zone
     addresses        free addresses of a block
     allocator        the addresses of a node, in memory
     records, ledger  what is persisted, and the discipline that lets two writers never hold one piece
     protocol         taking and releasing, decided over a draft
     reconcile        which pool serves which node
-    tasks, session   requests, round by round, without touching a store
+    tasks, session   requests, round by round, without touching a store: addresses (`tasks`), blocks (`block_tasks`,
+                     `adopt`), moving off (`drain_tasks`), forgetting (`removal_tasks`), mending (`repair_tasks`)
     ipam             the facade: stores, clock, threads
     store            where records are kept
 """
@@ -21,16 +22,24 @@ from ciliumipam.allocator import NodeAllocator, Utilization
 from ciliumipam.carver import CidrCarver
 from ciliumipam.ipam import Ipam
 from ciliumipam.node import Node
-from ciliumipam.pool import PoolSpec
+from ciliumipam.observer import Observer
+from ciliumipam.pool import BlockLengths, PoolSpec
 from ciliumipam.requests import (
     Allocate,
     Allocation,
     Applied,
     Apply,
     Block,
+    Blocker,
     Change,
+    Concern,
+    Conflict,
+    Drain,
+    ExistingBlock,
     Explanation,
     ForceRelease,
+    Grow,
+    Migrate,
     NodeStatus,
     Plan,
     PoolStatus,
@@ -39,8 +48,11 @@ from ciliumipam.requests import (
     ReleaseFenced,
     RemoveNode,
     RemovePool,
+    Space,
 )
+from ciliumipam.routes import GroupRoutes
 from ciliumipam.selector import NodeSelector
+from ciliumipam.selector_index import SelectorIndex
 from ciliumipam.store import Store
 from ciliumipam.store.memory import MemoryStore
 from ciliumipam.store.sqlite import SqliteStore
@@ -51,16 +63,26 @@ __all__ = [
     "Applied",
     "Apply",
     "Block",
+    "BlockLengths",
+    "Blocker",
     "Change",
     "CidrCarver",
+    "Concern",
+    "Conflict",
+    "Drain",
+    "ExistingBlock",
     "Explanation",
     "ForceRelease",
+    "GroupRoutes",
+    "Grow",
     "Ipam",
     "MemoryStore",
+    "Migrate",
     "Node",
     "NodeAllocator",
     "NodeSelector",
     "NodeStatus",
+    "Observer",
     "Plan",
     "PoolSpec",
     "PoolStatus",
@@ -69,6 +91,8 @@ __all__ = [
     "ReleaseFenced",
     "RemoveNode",
     "RemovePool",
+    "SelectorIndex",
+    "Space",
     "SqliteStore",
     "Store",
     "Utilization",

@@ -147,6 +147,11 @@ class BlockAddresses:
         return due[0][0] if due else None
 
     @property
+    def held_reserved(self) -> int:
+        """Addresses held inside a range reserved later."""
+        return len(self._held_reserved)
+
+    @property
     def reserved(self) -> int:
         """Addresses reserved and not held."""
         return self._total_reserved - len(self._held_reserved)
@@ -242,16 +247,20 @@ class BlockAddresses:
             IndexError: The address is not in the block.
             ValueError: The address is held.
         """
-        if self.is_used(number):
+        reserved = bisect_right(self._bounds, number) & 1
+        if reserved:
+            held = number in self._held_reserved
+        else:
+            held = number not in self._cooling and not self._taken.add(number - self._first)
+        if held:
             raise ValueError(f"address {number - self._first} of block {self.block} is held, so it cannot cool")
-        if self.is_reserved(number):
+        if reserved:
             return
-        self._taken.add(number - self._first)
         self._cooling[number] = until
         heappush(self._due, (until, number))
         if len(self._due) > 2 * len(self._cooling) + 16:
             self._due = [(time, address) for address, time in self._cooling.items()]
-            self._due.reverse()
+            heapify(self._due)
 
     def warm(self, number: int) -> bool:
         """Let an address cool no longer: it is available at once.

@@ -63,7 +63,7 @@ def adopt(
     """Decide what of the blocks that nodes are said to have they get. Puts nothing but marks in the carvers.
 
     A block belongs to the pool that it is said to be from, if that covers it, else to the first pool in order that covers it. One
-    that no pool covers is adopted as an orphan: it keeps its space from being given to anybody else.
+    that no pool covers is adopted as an orphan: nobody else can be given its space.
     """
     result = Adopted({}, [])
     if not existing:
@@ -78,7 +78,8 @@ def adopt(
         known = standings.get(each.node)
         mine = (*(known.good if known is not None else ()), *result.pieces.get(each.node, ()))
         pool = _pool_of(pools, each, mine[0].space if mine else None)
-        space = pool.address_space if pool is not None else DEFAULT_SPACE
+        space = pool.address_space if pool is not None else each.address_space or DEFAULT_SPACE
+        name = pool.name if pool is not None else each.pool or ""
         reason = _reason(each, known, result.pieces.get(each.node, ()), space)
         other = taken.overlapping(space, each.prefix)
         if other is not None and not reason:
@@ -90,7 +91,7 @@ def adopt(
         if reason:
             result.conflicts.append(Conflict(each, reason))
             continue
-        piece = level.next(draft, each.node, pool.name if pool is not None else "", space, each.prefix)
+        piece = level.next(draft, each.node, name, space, each.prefix)
         piece = piece._replace(since=each.since or now)
         taken.add(piece)
         undo = view.free.mark(piece)
@@ -113,8 +114,10 @@ def _reason(each: ExistingBlock, standing: Standing | None, adopted: Sequence[Ho
 
 def _pool_of(pools: Pools, each: ExistingBlock, space: str | None) -> PoolSpec | None:
     """The pool that it is said to be from, or the first that covers it: of the space that the node is in, where there is one."""
-    named = pools.by_name.get(each.pool or "")
-    if named is not None and named.covers(each.prefix):
-        return named
-    covering = [spec for spec in pools.ordered if spec.covers(each.prefix) and spec.name not in pools.conflicting]
-    return next((spec for spec in covering if spec.address_space == space), covering[0] if covering else None)
+    covering = [
+        spec
+        for spec in pools.ordered
+        if spec.covers(each.prefix) and spec.name not in pools.conflicting and each.address_space in (None, spec.address_space)
+    ]
+    named = next((spec for spec in covering if spec.name == each.pool), None)
+    return named or next((spec for spec in covering if spec.address_space == space), covering[0] if covering else None)

@@ -362,7 +362,7 @@ class NodeAllocator:
             InvalidRequestError: The time is no finite number.
         """
         _check_time(now)
-        return sum(side.expire(now) for side in self._sides.values())
+        return self._sides[4].expire(now) + self._sides[6].expire(now)
 
     def _at(self, now: float | None) -> float:
         if now is None:
@@ -450,7 +450,7 @@ class NodeAllocator:
             counts.reserved,
             wanted,
             counts.cooling,
-            side.cools_until(),
+            side.cools_until,
         )
 
 

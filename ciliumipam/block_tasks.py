@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from ciliumipam.adopt import adopt
 from ciliumipam.cidr import Family
 from ciliumipam.draft import RECORD, Draft
-from ciliumipam.errors import NotFoundError, OverlapError, PoolExhaustedError
+from ciliumipam.errors import NoBlockError, NotFoundError, OverlapError, PoolExhaustedError
 from ciliumipam.levels import BlockLevel
 from ciliumipam.node import Node
 from ciliumipam.pool import PoolSpec
 from ciliumipam.pool_status import concerns
 from ciliumipam.protocol import Call, Standing, look, release, take
-from ciliumipam.reconcile import Held, Offer, Pools, Want, reconcile, want
+from ciliumipam.reconcile import Held, Offer, Pools, Want, own_pool, reconcile, want
 from ciliumipam.records import Holding, Key, NodeRecord, PoolRecord
 from ciliumipam.requests import Applied, Apply, Change, Concern, Conflict, Grow, Refusal
-from ciliumipam.tasks import Task
+from ciliumipam.tasks import Task, why_no_block
 from ciliumipam.view import View
 
 
@@ -159,7 +160,7 @@ class ApplyTask(BlockTask):
         if draft:
             return False
         self.refusals = []
-        pools = Pools(view.pools.values())
+        pools = Pools.of(view)
         level = BlockLevel(view, self.confirmed, self.now)
         standings = {name: look(draft, level, name) for name in view.nodes}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
@@ -214,9 +215,18 @@ def _pool_change(known: PoolRecord | None, spec: PoolSpec) -> str:
     """A new pool by its CIDRs; of a changed one each field that changed, as in "draining: false -> true"."""
     if known is None:
         return ", ".join(map(str, spec.cidrs))
-    before, after = known.spec.to_dict(), spec.to_dict()
+    before, after = _fields(known.spec), _fields(spec)
     fields = [name for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name)]
     return "; ".join(f"{name}: {_shown(before.get(name))} -> {_shown(after.get(name))}" for name in fields)
+
+
+def _fields(spec: PoolSpec) -> dict[str, Any]:
+    """A pool's fields as its manifest names them, selectors as people write them."""
+    fields = {**spec.to_dict(), "nodeSelector": str(spec.selector) or "every node"}
+    if spec.block_lengths:
+        lengths = ((str(each.selector) or "every node", (each.v4, each.v6)) for each in spec.block_lengths)
+        fields["blockLengths"] = [f"{who} {' and '.join(f'/{length}' for length in both if length)}" for who, both in lengths]
+    return fields
 
 
 def _shown(value: object) -> str:
@@ -224,6 +234,8 @@ def _shown(value: object) -> str:
         return "unset"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
@@ -261,7 +273,9 @@ class GrowTask(BlockTask):
             return False
         standing = next(each for each in standings if each.holder == self.request.node)
         held = Held(standing.good, view.claims(standing.key).draining)
-        wanted: Want = want(record, Pools(view.pools.values()), held, self.request.blocks)
+        if record.draining or (held.blocks and own_pool(Pools.of(view), held) is None):
+            raise NoBlockError(record.node.name, 0, why_no_block(view, record.node.name))
+        wanted: Want = want(record, Pools.of(view), held, self.request.blocks)
         self.refusals += wanted.refusals
         kept = self.serve(view, draft, level, standing, record.node, wanted.offers)
         self.carved = [piece for piece in self.tried if piece in kept]

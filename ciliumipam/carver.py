@@ -190,12 +190,6 @@ class CidrCarver:
         """
         if not 0 <= prefix_length <= length <= self._width or network & self._masks[prefix_length] != network:
             return -1
-        around = self._lengths & _UP_TO[prefix_length]
-        while around:
-            at = around.bit_length() - 1
-            if self._free.get(network & self._masks[at]) == at:
-                return network
-            around ^= 1 << at
         last = network + self._sizes[prefix_length] - 1
         inside = self._lengths & (_UP_TO[length] ^ _UP_TO[prefix_length])
         while inside:
@@ -205,6 +199,12 @@ class CidrCarver:
             if index < len(level) and level[index] <= last:
                 return level[index]
             inside ^= 1 << at
+        around = self._lengths & _UP_TO[prefix_length]
+        while around:
+            at = around.bit_length() - 1
+            if self._free.get(network & self._masks[at]) == at:
+                return network
+            around ^= 1 << at
         return -1
 
     def peek_beside(self, held: Iterable[int], length: int) -> int:

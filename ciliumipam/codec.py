@@ -199,15 +199,14 @@ def _row(holding: Holding) -> str:
     return f'["{holding.piece}",{holding.fence},{holder},{label},{since!r}{space}]'
 
 
-_raw_decode = JSONDecoder().raw_decode
-
-
 def _read_line(lines: Sequence[str], slots: Sequence[Slot], index: int) -> Slot:
     line = lines[index]
     try:
         value, end = _raw_decode(line)
     except (ValueError, RecursionError) as error:
         raise _CorruptError(f"slots[{index}]: not JSON: {_shorten(line)}") from error
+    except _CorruptError as error:
+        raise _CorruptError(f"slots[{index}]: {error}") from error
     if end != len(line):
         raise _CorruptError(f"slots[{index}]: not JSON: {_shorten(line)}")
     if type(value) is list:
@@ -393,7 +392,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_decode_object = JSONDecoder(object_pairs_hook=_unique).decode
+_decoder = JSONDecoder(object_pairs_hook=_unique)
+_decode_object, _raw_decode = _decoder.decode, _decoder.raw_decode
 
 
 def _read_object(key: Key, text: str) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class TakeBackTask(BlockTask):
                 release(draft, level, after, ())
         self._touched.update(by_node)
         for node, blocks in by_node.items():
+            self.targets.update(dict.fromkeys(blocks, ""))
             forget_owners(draft, node, blocks)
             release(draft, level, standings[node], blocks)
             for block in blocks:
@@ -135,17 +136,18 @@ class DrainTask(TakeBackTask):
         self.refusals = []
         if self.request.cancel:
             return True
-        pools = Pools(view.pools.values())
+        pools = Pools.of(view)
         level = BlockLevel(view, self.confirmed, self.now)
         standings = {name: look(draft, level, name) for name in {*view.nodes, *(block.holder for block in self.leaving(view))}}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
+        kept = {piece for standing in standings.values() for piece in standing.good}
         for name in sorted({block.holder for block in self.leaving(view)} & view.nodes.keys()):
             standing = standings[name]
             wanted = want(view.nodes[name], pools, Held(standing.good, view.claims(standing.key).draining))
             self.refusals += wanted.refusals
-            self.serve(view, draft, level, standing, view.nodes[name].node, wanted.offers)
-        self.carved = list(self.tried)
+            kept.update(self.serve(view, draft, level, standing, view.nodes[name].node, wanted.offers))
+        self.carved = [piece for piece in self.tried if piece in kept]
         if draft:
             return False
         self.take_back(view, draft, level, standings, bare=self.request.kind == "node")
@@ -153,7 +155,7 @@ class DrainTask(TakeBackTask):
 
     def _mark(self, view: View, draft: Draft) -> None:
         kind, name, cancel = self.request.kind, self.request.name, self.request.cancel
-        change = Change("drain", kind, name, "takes new ones again" if cancel else "takes nothing new")
+        change = Change("change" if cancel else "drain", kind, name, "takes new ones again" if cancel else "takes nothing new")
         if kind == "pool":
             pool = view.pools.get(name)
             if pool is None:
@@ -188,10 +190,13 @@ class MigrateTask(TakeBackTask):
     def __init__(self, request: Migrate, now: float, token: str) -> None:
         super().__init__(now, token)
         self.request = request
+        self._marked: set[Holding] = set()
 
     def leaving(self, view: View) -> list[Holding]:
-        name, pool = self.request.node, self.request.pool
-        return [block for block in view.blocks() if block.holder == name and block.label != pool]
+        return [block for block in view.blocks() if block.holder == self.request.node and self._leaves(view, block)]
+
+    def _leaves(self, view: View, block: Holding) -> bool:
+        return block.label != self.request.pool or view.is_orphan(block)
 
     def step(self, view: View, draft: Draft) -> bool:
         view.advance(self.now)
@@ -201,7 +206,7 @@ class MigrateTask(TakeBackTask):
         if pool is None:
             raise NotFoundError("pool", self.request.pool, tuple(sorted(view.pools)[:8]))
         node, spec = record.node, pool.spec
-        pools = Pools(view.pools.values())
+        pools = Pools.of(view)
         level = BlockLevel(view, self.confirmed, self.now)
         standings = {name: look(draft, level, name) for name in view.nodes}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
@@ -217,7 +222,8 @@ class MigrateTask(TakeBackTask):
         if reason:
             raise PoolRefusedError(spec.name, node.name, reason)
         claims = draft.claims(standing.key)
-        have = [block for block in standing.good if block.label == spec.name and block not in claims.draining]
+        old = [block for block in standing.good if self._leaves(view, block)]
+        have = [block for block in standing.good if block not in old]
         lacks = tuple(
             (family, missing)
             for family in spec.families
@@ -227,17 +233,32 @@ class MigrateTask(TakeBackTask):
         chosen = self.carve(view, draft, level, node, Offer(spec, lacks), have, refused)
         if chosen is None:
             raise exhausted(view, spec, node, refused[0].family or 4)
-        old = [block for block in standing.good if block.label != spec.name]
         if chosen or standing.pending or standing.good != standing.pieces or standing.tentative:
             take(draft, level, standing, tuple(chosen), self.call, group=False)
             self.tried.update(dict.fromkeys(chosen))
         claims = draft.claims(standing.key)
-        if not claims.draining.issuperset(old):
-            draft.put(standing.key, claims._replace(draining=claims.draining.union(old)), CLAIM)
+        marked = claims.draining.union(old).difference(have)  # a node that comes back is not to lose what it comes back to
+        if marked != claims.draining:
+            draft.put(standing.key, claims._replace(draining=marked), CLAIM)
+            self._marked.update(set(old) - claims.draining)
             for block in old:
                 self._note(Change("drain", "block", block.piece, f"node {node.name} moves to pool {spec.name}"))
-        self.carved = list(self.tried)
+        self.carved = [piece for piece in self.tried if piece in (*standing.good, *chosen)]
         if draft:
             return False
         self.take_back(view, draft, level, standings, bare=False)
+        return True
+
+    def undo(self, view: View, draft: Draft) -> bool:
+        """Give back what this call took, where nobody has relied on it, and let the old blocks serve again."""
+        level = BlockLevel(view, self.confirmed, self.now)
+        standing = look(draft, level, self.request.node)
+        added = self.call.added.get(standing.holder, ())
+        mine = [piece for piece in (standing.pieces if self.call.owns(standing) else standing.pending) if piece in added]
+        if mine:
+            release(draft, level, standing, mine)
+            return False
+        claims = draft.claims(standing.key)
+        if claims.draining & self._marked:
+            draft.put(standing.key, claims._replace(draining=claims.draining - self._marked), CLAIM)
         return True

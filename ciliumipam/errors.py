@@ -347,7 +347,7 @@ class NodeExhaustedError(ExhaustedError):
             f" {self.wanted} wanted: looked at {', '.join(self.blocks)}: {_count(self.capacity, 'address', 'addresses')},"
             f" {self.in_use} in use,{cooling} {self.reserved} reserved;"
             f" {'wait for those that cool, ' if self.cooling else ''}release addresses that are no longer used,"
-            " or give the node's pool a shorter block length"
+            f" or give the node another block: ciliumipam grow {self.node} --blocks {len(self.blocks) + 1}"
         )
 
 

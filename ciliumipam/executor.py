@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from ciliumipam.draft import Step
-from ciliumipam.errors import StoreError
+from ciliumipam.errors import ConflictError, StalePlanError, StoreError
 from ciliumipam.records import ADDRESS_KINDS, Cooling, Entry, Key, Kind, Page, Revision
 from ciliumipam.session import Answer, Get, Operation, Pause, Put, Scan, Session, Written
 from ciliumipam.store import ABSENT, Store, SupportsOrderedPuts, Write
@@ -95,6 +95,29 @@ class Executor:
                 for write in writes:
                     yield store.put(write.key, write.record, expect=write.expect)
 
+    def perform(self, steps: Sequence[Step], load: Callable[[Key, Entry | None], object]) -> None:
+        """Do the writes of a dry run one by one, each only if the record is as it was then. `load` is told what is read after each.
+
+        Raises:
+            StalePlanError: A record has changed; those before it are written.
+        """
+        real: dict[str, Revision] = {}
+        for count, step in enumerate(steps):
+            expect = real.get(step.expect, step.expect) if step.expect is not ABSENT else ABSENT
+            try:
+                (revision,) = self.write([step._replace(expect=expect)])
+            except ConflictError as error:
+                raise StalePlanError((f"{error.key} changed",), count) from error
+            finally:
+                load(step.key, self.store_of(step.key.kind).get(step.key))
+            if revision is not None:
+                real[_planned(count)] = revision
+
+
+def _planned(count: int) -> Revision:
+    """What a dry run makes up for the revision of its n-th write."""
+    return Revision(f"planned-{count}")
+
 
 class DryRun:
     """Answers reads out of the stores and keeps the writes to itself.
@@ -122,7 +145,7 @@ class DryRun:
             return self._executor.answer(operation)
         revisions: list[Revision | None] = []
         for step in operation.steps:
-            revision = Revision(f"planned-{len(self.steps)}") if step.record is not None else None
+            revision = _planned(len(self.steps)) if step.record is not None else None
             self.replaced.setdefault(step.key, self._known.get(step.key))
             self._entries[step.key] = Entry(step.record, revision) if step.record is not None and revision is not None else None
             self.steps.append(step)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from ciliumipam.addresses import BlockAddresses
 from ciliumipam.errors import NotFoundError
 from ciliumipam.names import counted
-from ciliumipam.pool import PoolSpec
-from ciliumipam.reconcile import Held, Match, Pools, Want, own_pool, want
+from ciliumipam.pool import PoolSpec, pool_order
+from ciliumipam.reconcile import Held, Pools, Want, own_pool, want
 from ciliumipam.records import Holding, NodeRecord
 from ciliumipam.requests import Explanation
 from ciliumipam.view import View, block_claims_key
@@ -50,24 +50,22 @@ def _block(view: View, block: Holding, *, serves: bool) -> str:
         f" {counts.reserved} reserved{waiting}, {counts.available} available"
     )
     if view.is_orphan(block):
-        return f"{text}; an orphan: its pool is gone or no longer covers it, so it takes nothing new"
+        why = "its pool is gone or no longer covers it" if block.label else "no pool covers it"
+        return f"{text}; an orphan: {why}, so it takes nothing new"
     if view.drains(block):
         return f"{text}; draining: " + ("serves until the node has another one" if serves else "takes nothing new")
     return text
 
 
 def _pools(view: View, record: NodeRecord, held: Held) -> Iterator[str]:
-    pools = Pools(view.pools.values())
+    pools = Pools.of(view)
     if not pools.ordered:
         yield "no pool has been applied"
     wanted = want(record, pools, held)
     own = own_pool(pools, held)
-    matching = pools.matching(record.node)
-    names = {match.pool.name for match in matching}
-    # those that select it in their order for this node; the others after them, as they would be asked
-    for place, match in enumerate([*matching, *(Match(spec, 0) for spec in pools.ordered if spec.name not in names)], 1):
-        spec = match.pool
-        order = _order(spec, match.requirements if spec.name in names else spec.selector.requirements)
+    counts = {match.pool.name: match.requirements for match in pools.matching(record.node)}
+    for place, spec in enumerate(sorted(pools.ordered, key=lambda spec: pool_order(spec, counts.get(spec.name))), 1):
+        order = _order(spec, counts.get(spec.name, spec.selector.requirements))
         yield f"{place}. pool {spec.name} ({order}): {_verdict(view, record, pools, spec, wanted, own, held)}"
 
 
@@ -108,6 +106,8 @@ def _verdict(
         return f"matches ({why}), but the node keeps pool {own.name}, where its blocks came from"
     if offered:
         return f"matches ({why}), but pool {offered[-1]} comes first, and it does not overflow"
+    if held.blocks and own is None:
+        return f"matches ({why}), but the node holds orphans; move it with: ciliumipam migrate {node.name} --to {spec.name}"
     return f"matches ({why})"
 
 

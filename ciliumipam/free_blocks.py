@@ -255,7 +255,7 @@ class FreeBlocks:
                 assert (group.grouping is None) == (rebuilt.grouping is None), f"the groups of pool {name} differ"
                 if group.grouping is not None and rebuilt.grouping is not None:
                     group.grouping.check_invariants()
-                    assert True, f"the groups of pool {name} differ"
+                    assert group.grouping.groups() == rebuilt.grouping.groups(), f"the groups of pool {name} differ"
 
 
 def _undo(marks: list[Callable[[], object]]) -> None:

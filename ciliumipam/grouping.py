@@ -90,6 +90,10 @@ class Grouping:
         counts = ", ".join(f"{name!r} {len(self._groups[name].blocks)}" for name in sorted(self._groups))
         return f"<Grouping of pool {self._carver.pool!r}: {counts or 'no blocks'}>"
 
+    def groups(self) -> dict[str, list[int]]:
+        """First addresses of the blocks of each group, sorted. O(blocks)."""
+        return {name: list(self._groups[name].blocks) for name in sorted(self._groups)}
+
     def note(self, network: int, length: int, group: str) -> bool:
         """Remember whose a block is.
 

@@ -21,15 +21,16 @@ from ciliumipam.allocator import Utilization
 from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
 from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
-from ciliumipam.errors import ConflictError, IpamError, NotFoundError, StalePlanError
+from ciliumipam.errors import IpamError, NotFoundError, StalePlanError
 from ciliumipam.executor import DryRun, Executor, cooling_later, drive
 from ciliumipam.explain import explain
 from ciliumipam.ledger import holdings
+from ciliumipam.meter import Meter, observed
 from ciliumipam.node import Node
+from ciliumipam.observer import UNOBSERVED, Observer
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
-from ciliumipam.pool_status import concerns, space_of
-from ciliumipam.reconcile import Pools
-from ciliumipam.records import Holding, Key, Kind, Revision
+from ciliumipam.pool_status import routes, statuses
+from ciliumipam.records import Holding, Key, Kind
 from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
 from ciliumipam.repair_tasks import RepairAddressesTask, RepairBlocksTask
 from ciliumipam.requests import (
@@ -53,8 +54,9 @@ from ciliumipam.requests import (
     RemovePool,
     Request,
 )
+from ciliumipam.routes import GroupRoutes
 from ciliumipam.session import restore, run
-from ciliumipam.store import ABSENT, Store
+from ciliumipam.store import Store
 from ciliumipam.tasks import AddressTask, AllocateTask, ReleaseAddressTask, ReleaseTask, Task, to_allocation
 from ciliumipam.view import View
 
@@ -96,6 +98,8 @@ class Ipam:
         *,
         clock: Callable[[], float] = time.time,
         identity: str | None = None,
+        observer: Observer = UNOBSERVED,
+        timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Nothing is read yet.
 
@@ -105,14 +109,19 @@ class Ipam:
             clock: Seconds since the epoch, for the `since` of holdings. Nothing depends on its being right.
             identity: A name that no other `Ipam` on these stores has or ever had; by default one is made up. It marks claims
                 that a call may still take back; given, the same calls write the same bytes.
+            observer: Who is told how often things are done, how long they take and how they end.
+            timer: Seconds from any start, for these durations. Not asked without an observer.
         """
+        self._meter = Meter(observer, timer) if observer is not UNOBSERVED else None
+        if self._meter is not None:
+            store, addresses = self._meter.stores(store, addresses)
         self._executor = Executor(store, addresses, _pause)
         self._clock = clock
         self._identity = identity or f"{random.SystemRandom().getrandbits(48):012x}"
         self._calls = count(1)
         self._view = View()
         self._restored = False
-        self._lock = Lock()
+        self._lock = self._meter or Lock()
         self._queue: deque[_Waiting] = deque()
 
     def __enter__(self) -> Self:
@@ -128,6 +137,7 @@ class Ipam:
 
     # ------------------------------------------------------------------------------------------------- changing
 
+    @observed("apply")
     def apply(
         self, pools: Iterable[PoolSpec] = (), nodes: Iterable[Node] = (), existing: Iterable[ExistingBlock] = ()
     ) -> Applied:
@@ -141,14 +151,17 @@ class Ipam:
         """
         return self._do(ApplyTask(Apply(tuple(pools), tuple(nodes), tuple(existing)), self._clock(), self._token())).outcome
 
+    @observed("grow")
     def grow(self, node: str, blocks: int) -> Applied:
         """See that a node has at least so many blocks of each family. A further block joins those that it has, where it can.
 
         Raises:
             NotFoundError: The node is not known.
+            NoBlockError: It is draining, or holds orphans only: no pool serves it.
         """
         return self._do(GrowTask(Grow(node, blocks), self._clock(), self._token())).outcome
 
+    @observed("drain")
     def drain(self, kind: Literal["pool", "node", "block"], name: str, *, cancel: bool = False, space: str = DEFAULT_SPACE) -> Applied:
         """Let a pool, a node or a block take nothing new, give nodes a replacement, and take back what is empty.
 
@@ -160,6 +173,7 @@ class Ipam:
         """
         return self._do(DrainTask(Drain(kind, name, cancel, space), self._clock(), self._token())).outcome
 
+    @observed("migrate")
     def migrate(self, node: str, pool: str) -> Applied:
         """Give a node blocks out of another pool and let those that it has drain. Asked again, it goes on, as `drain` does.
 
@@ -170,6 +184,7 @@ class Ipam:
         """
         return self._do(MigrateTask(Migrate(node, pool), self._clock(), self._token())).outcome
 
+    @observed("allocate")
     def allocate(
         self, node: str, *owners: str, address: AddressLike | None = None, family: Family | None = None, label: str = ""
     ) -> tuple[Allocation, ...]:
@@ -194,6 +209,7 @@ class Ipam:
         given = to_address(*parse_address(address)) if address is not None else None
         return self._do(AllocateTask(Allocate(node, owners, given, family, label), self._clock(), self._token())).result
 
+    @observed("release")
     def release(self, node: str, *owners: str, missing_ok: bool = False) -> tuple[Allocation, ...]:
         """Take every address from owners.
 
@@ -205,6 +221,7 @@ class Ipam:
         """
         return self._do(ReleaseTask(Release(node, owners, missing_ok), self._clock())).result
 
+    @observed("release_fenced")
     def release_fenced(self, address: AddressLike, fence: int, space: str = DEFAULT_SPACE) -> Allocation:
         """Release one address if it is held under this very fence.
 
@@ -215,6 +232,7 @@ class Ipam:
         request = ReleaseFenced(to_address(*parse_address(address)), fence, space)
         return self._do(ReleaseAddressTask(request, self._clock())).result[0]
 
+    @observed("force_release")
     def force_release(self, address: AddressLike, space: str = DEFAULT_SPACE) -> Allocation:
         """Release one address, whoever holds it and may still be using it. Returns what was taken from whom.
 
@@ -223,6 +241,7 @@ class Ipam:
         """
         return self._do(ReleaseAddressTask(ForceRelease(to_address(*parse_address(address)), space), self._clock())).result[0]
 
+    @observed("remove_node")
     def remove_node(self, name: str, *, force: bool = False) -> Applied:
         """Take all blocks back from a node and forget it.
 
@@ -232,6 +251,7 @@ class Ipam:
         """
         return self._do(RemoveNodeTask(RemoveNode(name, force), self._clock())).outcome
 
+    @observed("remove_pool")
     def remove_pool(self, name: str) -> Applied:
         """Forget a pool. Nothing held is freed: its blocks become orphans, which keep their addresses and take nothing new.
 
@@ -240,24 +260,29 @@ class Ipam:
         """
         return self._do(RemovePoolTask(RemovePool(name), self._clock())).outcome
 
+    @observed("repair")
     def repair(self) -> Applied:
         """Finish or undo what crashed calls left, and name again in claims what is held and lost them. Frees nothing that is held.
 
-        Safe beside other writers: a call that is under way tries again. `audit` says what there is to repair, and what nothing
+        Nodes get the blocks that they should have, as by an empty `apply`. Safe beside other writers: a call that is under way tries again. `audit` says what there is to repair, and what nothing
         but a backup does. O(everything).
         """
         with self._lock:
             self._restored = False
             self._restore()
-            nodes = {key.name.partition("/")[0] for key in self._view.entries if key.kind == "address-claims"}
+            view = self._view
+            nodes = {key.name.partition("/")[0] for key in view.entries if key.kind == "address-claims"}
+            # a node may have lost all its claims
+            nodes |= {block.holder for block in view.blocks() if any(view.page(key) is not None for key in view.address_pages(block))}
         now = self._clock()
-        done = [self._do(RepairBlocksTask(now)).outcome, self.apply()]
+        done = [self._do(task).outcome for task in (RepairBlocksTask(now), ApplyTask(Apply(), now, self._token()))]
         done += [self._do(RepairAddressesTask(node, now)).outcome for node in sorted(nodes)]
         changes = tuple(change for each in done for change in each.changes)
         return done[1]._replace(changes=changes)
 
     # ------------------------------------------------------------------------------------------------- in two steps
 
+    @observed("plan")
     def plan(self, request: Request) -> Plan:
         """Decide what a request would do, and write nothing.
 
@@ -279,6 +304,7 @@ class Ipam:
             raise task.failed
         return Plan(tuple(dry.steps), tuple(sorted({**before, **dry.replaced}.items())), lists, task.outcome, task.result, task.now)
 
+    @observed("execute")
     def execute(self, plan: Plan) -> tuple[Allocation, ...]:
         """Write exactly what a plan says. Returns its result.
 
@@ -297,18 +323,8 @@ class Ipam:
                     changed.append(f"{key} {'is gone' if found is None else 'is new' if known is None else 'changed'}")
             if changed:
                 raise StalePlanError(tuple(dict.fromkeys(changed)), 0)
-            real: dict[str, Revision] = {}
             late = max(0.0, self._clock() - plan.now)
-            for count, step in enumerate(cooling_later(step, before.get(step.key), late) for step in plan.steps):
-                expect = real.get(step.expect, step.expect) if step.expect is not ABSENT else ABSENT
-                try:
-                    (revision,) = self._executor.write([step._replace(expect=expect)])
-                except ConflictError as error:
-                    raise StalePlanError((f"{error.key} changed",), count) from error
-                finally:
-                    self._view.load(step.key, self._executor.store_of(step.key.kind).get(step.key))
-                if revision is not None:
-                    real[f"planned-{count}"] = revision
+            self._executor.perform([cooling_later(step, before.get(step.key), late) for step in plan.steps], self._view.load)
         return plan.result
 
     def _list(self, kind: Kind) -> list[Key]:
@@ -374,6 +390,8 @@ class Ipam:
                 waiting.error = error
         for waiting in batch:
             waiting.done = True
+        if self._meter is not None:
+            self._meter.decided(len(batch))
 
     def _restore(self) -> None:
         if not self._restored:
@@ -382,35 +400,23 @@ class Ipam:
 
     # ------------------------------------------------------------------------------------------------- looking
 
-    def refresh(self) -> None:
-        """Read everything again. Needed before looking where others write to the store; changes find out by themselves."""
+    @observed("refresh")
+    def refresh(self) -> bool:
+        """Read everything again. Needed before looking where others write to the store; changes find out by themselves.
+
+        Returns:
+            Whether anything differs from what was known.
+        """
         with self._lock:
+            before = dict(self._view.entries) if self._restored else None
             self._restored = False
             self._restore()
+            return before != self._view.entries
 
     def pools(self) -> tuple[PoolStatus, ...]:
         """All pools by name, with what became of them. O(blocks + pools)."""
         with self._lock:
-            view = self._now()
-            pools = Pools(view.pools.values())
-            held: dict[tuple[str, Family], int] = {}
-            orphans: dict[str, int] = {}
-            for block in view.blocks():
-                held[(block.label, block.family)] = held.get((block.label, block.family), 0) + 1
-                orphans[block.label] = orphans.get(block.label, 0) + view.is_orphan(block)
-            known: dict[str, list[str]] = {}
-            for concern in concerns(view, pools):
-                known.setdefault(concern.pool, []).append(concern.what)
-            return tuple(
-                PoolStatus(
-                    record.spec,
-                    {family: space_of(view, record.spec, family, held.get((name, family), 0)) for family in record.spec.families},
-                    orphans.get(name, 0),
-                    pools.conflicting.get(name),
-                    tuple(known.get(name, ())),
-                )
-                for name, record in sorted(view.pools.items())
-            )
+            return statuses(self._now())
 
     def nodes(self) -> tuple[NodeStatus, ...]:
         """All nodes by name, with their blocks and counts."""
@@ -452,6 +458,22 @@ class Ipam:
             view.drains(held),
             held.space,
         )
+
+    def routes(self, pool: str, group_by: str | None = None) -> tuple[GroupRoutes, ...]:
+        """What routers announce for the blocks of a pool, by group of nodes, and what keeping groups together saves.
+
+        Args:
+            pool: The pool's name.
+            group_by: The label key whose values are the groups; by default the one that the pool groups by, else all nodes are one.
+
+        Raises:
+            NotFoundError: There is no such pool.
+
+        Complexity:
+            O(n log n) for n blocks.
+        """
+        with self._lock:
+            return routes(self._now(), pool, group_by)
 
     def allocations(self, node: str | None = None) -> tuple[Allocation, ...]:
         """All addresses held, or those on one node, in address order.

@@ -1,13 +1,15 @@
 """Plans as documents: what was decided today can be read by people, kept, and carried out tomorrow, exactly or not at all.
 
 A document holds the writes, and every record that the decision was made over, whole: so a plan fits one store only, and where that
-has changed meanwhile it can be told what did. Mappings in and out; text is the command's business.
+has changed meanwhile it can be told what did. A digest over all of it tells an edited document from the one that was decided: whoever
+wants something else has to plan something else. Mappings in and out; text is the command's business.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
@@ -38,7 +40,7 @@ _T = TypeVar("_T")
 def plan_to_document(plan: Plan) -> dict[str, Any]:
     """A plan as plain values. O(records that it writes or depends on)."""
     codec = Codec(0)
-    return {
+    document = {
         "apiVersion": API_VERSION,
         "kind": KIND,
         **outcome_to_document(plan.outcome),
@@ -54,6 +56,7 @@ def plan_to_document(plan: Plan) -> dict[str, Any]:
             for step in plan.steps
         ],
     }
+    return document | {"digest": _digest(document)}
 
 
 def outcome_to_document(outcome: Applied) -> dict[str, Any]:
@@ -84,6 +87,7 @@ def plan_from_document(document: object, source: str) -> Plan:
         raise InvalidManifestError(source, "", reason)
     codec = Codec(0)
     try:
+        _check_digest(document)
         return Plan(
             tuple(_each(document, "steps", lambda item: _step(codec, item))),
             tuple(_each(document, "before", lambda item: _before(codec, item))),
@@ -98,9 +102,20 @@ def plan_from_document(document: object, source: str) -> Plan:
             tuple(_each(document, "addresses", _allocation)),
             float(document["now"]),
         )
-    except (IpamError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (IpamError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         missing = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
         raise InvalidManifestError(source, "", f"the plan cannot be read: {missing}; make it again") from error
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    """Over everything but itself, however it is laid out."""
+    fields = {name: value for name, value in document.items() if name != "digest"}
+    return sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _check_digest(document: Mapping[str, Any]) -> None:
+    if document["digest"] != _digest(document):
+        raise ValueError("it was edited, its digest is that of another one")
 
 
 def _key(key: Key) -> dict[str, Any]:

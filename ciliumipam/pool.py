@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ciliumipam.addresses import POLICIES, Policy
@@ -394,7 +393,7 @@ def _check_whole(field: str, value: object, least: int, most: int, problems: lis
 def _check_delay(value: object, problems: list[str]) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         problems.append(f"reuse_delay: expected a number of seconds, found {describe(value)}")
-    elif not isfinite(value) or not 0 <= value <= _LONGEST_DELAY:
+    elif not 0 <= value <= _LONGEST_DELAY:  # a NaN is not; `isfinite` would overflow on a huge whole number
         problems.append(f"reuse_delay: {describe(value)} is out of range, which is 0 to {_LONGEST_DELAY} seconds")
 
 
@@ -475,7 +474,7 @@ def _pair(first: AddressLike, last: AddressLike) -> Range:
 
 def _items(field: str, what: str, value: Any, problems: list[str]) -> list[Any] | None:
     """The items of a collection; a lone value in its place is a problem, also one that Python could iterate over."""
-    if isinstance(value, (str, bytes, dict, Prefix)) or not isinstance(value, Iterable) or hasattr(value, "prefixlen"):
+    if isinstance(value, (str, bytes, dict, Prefix, BlockLengths)) or not isinstance(value, Iterable) or hasattr(value, "prefixlen"):
         problems.append(
             f"{field}: expected a list of {what}, found {describe(str(value) if hasattr(value, 'prefixlen') else value)}"
         )

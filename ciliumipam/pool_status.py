@@ -4,13 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ciliumipam.cidr import WIDTH, Family
+from ciliumipam.cidr import WIDTH, Family, range_to_prefixes
+from ciliumipam.errors import NotFoundError
+from ciliumipam.ledger import holdings
 from ciliumipam.names import counted, some
 from ciliumipam.pool import PoolSpec
 from ciliumipam.reconcile import Pools
 from ciliumipam.records import Holding
-from ciliumipam.requests import Concern, Space
+from ciliumipam.requests import Concern, PoolStatus, Space
+from ciliumipam.routes import GroupBlock, GroupRoutes, group_routes
 from ciliumipam.view import View
+
+
+def statuses(view: View) -> tuple[PoolStatus, ...]:
+    """All pools by name, with what became of them. O(blocks + pools), and the concerns."""
+    pools = Pools.of(view)
+    held: dict[tuple[str, Family], int] = {}
+    orphans: dict[str, int] = {}
+    for block in view.blocks():
+        held[(block.label, block.family)] = held.get((block.label, block.family), 0) + 1
+        orphans[block.label] = orphans.get(block.label, 0) + view.is_orphan(block)
+    known: dict[str, list[str]] = {}
+    for concern in concerns(view, pools):
+        known.setdefault(concern.pool, []).append(concern.what)
+    return tuple(
+        PoolStatus(
+            record.spec,
+            {family: space_of(view, record.spec, family, held.get((name, family), 0)) for family in record.spec.families},
+            orphans.get(name, 0),
+            pools.conflicting.get(name),
+            tuple(known.get(name, ())),
+        )
+        for name, record in sorted(view.pools.items())
+    )
+
+
+def routes(view: View, pool: str, group_by: str | None) -> tuple[GroupRoutes, ...]:
+    """What routers announce for the blocks in the CIDRs of a pool, by the values of a label of their nodes.
+
+    Raises:
+        NotFoundError: There is no such pool.
+    """
+    record = view.pools.get(pool)
+    if record is None:
+        raise NotFoundError("pool", pool, tuple(sorted(view.pools)[:8]))
+    spec = record.spec
+    key = spec.group_by if group_by is None else group_by
+    labels = {name: known.node.labels for name, known in view.nodes.items()}
+    blocks = [
+        GroupBlock(block.prefix, labels.get(block.holder, {}).get(key, ""), block.since)
+        for block in view.blocks()
+        if block.space == spec.address_space and any(cidr.overlaps(block.prefix) for cidr in spec.cidrs)
+    ]
+    reserved = [prefix for each in spec.reserved for prefix in range_to_prefixes(*each)]
+    return tuple(group_routes(blocks, spec.cidrs, reserved))
 
 
 def space_of(view: View, spec: PoolSpec, family: Family, held: int) -> Space:
@@ -51,7 +98,7 @@ def concerns(view: View, pools: Pools) -> Iterator[Concern]:
                 yield Concern(name, what)
     for name in sorted(held.keys() - pools.by_name.keys()):
         blocks = held[name]
-        where = "the pool is gone" if name else "no pool covers them"
+        where = "the pool is gone" if name else "no pool covers " + ("it" if len(blocks) == 1 else "them")
         yield Concern(name, f"{counted(len(blocks), 'block is an orphan', 'blocks are orphans')} ({where}): {_named(blocks)}")
 
 
@@ -73,7 +120,7 @@ class _Served:
 
 
 def _too_few(view: View, served: _Served, spec: PoolSpec) -> str:
-    for family in spec.families:
+    for family in spec.families if not spec.overflow else ():
         blocks = spec.blocks(family) // spec.blocks_per_node
         if blocks < len(view.nodes) and (nodes := served.count(spec)) > blocks:
             each = f" at {spec.blocks_per_node} each" if spec.blocks_per_node > 1 else ""
@@ -105,10 +152,17 @@ def _orphans(view: View, name: str, blocks: list[Holding]) -> str:
 def _reserved(view: View, spec: PoolSpec, blocks: list[Holding]) -> str:
     if not spec.reserved:
         return ""
-    count = sum(len(view.addresses(block)._held_reserved) for block in blocks)
-    if not count:
+    held = [
+        f"{piece.piece} by {piece.label or piece.holder}"
+        for block in blocks
+        if (index := view.addresses(block)).held_reserved
+        for piece in holdings(view, view.address_ledger(block), block.fence)
+        if index.is_reserved(piece.network)
+    ]
+    if not held:
         return ""
-    return f"{counted(count, 'address is', 'addresses are')} held inside reserved ranges; they stay until they are released"
+    stay = "it stays until it is released" if len(held) == 1 else "they stay until they are released"
+    return f"{counted(len(held), 'address is', 'addresses are')} held inside reserved ranges: {some(held)}; {stay}"
 
 
 def _named(blocks: list[Holding]) -> str:

@@ -209,6 +209,22 @@ def release(draft: Draft, level: Level, standing: Standing, pieces: Iterable[Hol
     forget(draft, standing, [piece for piece in standing.pieces if piece in ending or piece not in alive])
 
 
+def cancel(draft: Draft, level: Level, standing: Standing, pieces: Collection[Holding]) -> None:
+    """Put what ends pieces that are pending, only if they still are when it is written, and forget with them what is dead.
+
+    Unlike `release` this marks nothing in the claim: by then a piece may be filled, and told to a caller who counts on it. Only its
+    page says so, and there the compare-and-set fails.
+    """
+    if draft.claims_in(standing.key):
+        raise Later
+    for piece in pieces:
+        place = level.ledger_of(piece)
+        if place is not None:
+            free(draft, *place, piece, piece.fence)
+    alive = standing.held + standing.pending + standing.closing
+    forget(draft, standing, [piece for piece in standing.pieces if piece in pieces or piece not in alive])
+
+
 def forget(draft: Draft, standing: Standing, pieces: Collection[Holding], phase: int = UNCLAIM) -> None:
     """Take pieces out of a holder's claim, and the holder out of the page when none are left."""
     claims = draft.claims(standing.key)

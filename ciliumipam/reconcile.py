@@ -24,6 +24,7 @@ from ciliumipam.pool import PoolSpec, pool_order
 from ciliumipam.records import Holding, NodeRecord, PoolRecord
 from ciliumipam.requests import Refusal
 from ciliumipam.selector_index import SelectorIndex
+from ciliumipam.view import View
 
 
 class Offer(NamedTuple):
@@ -79,6 +80,15 @@ class Pools:
         self.conflicting = _conflicting([record.spec for record in by_age])
         self._by_position = sorted(self.by_name.values(), key=pool_order)
         self._index = SelectorIndex([spec.selector for spec in self._by_position])
+        self._matching: dict[str, tuple[Node, list[Match]]] = {}
+
+    @classmethod
+    def of(cls, view: View) -> Pools:
+        """All pools of a view, made anew when one has changed."""
+        found = view.derived.get(cls)
+        if not isinstance(found, cls):
+            found = view.derived[cls] = cls(view.pools.values())
+        return found
 
     @property
     def ordered(self) -> Sequence[PoolSpec]:
@@ -86,10 +96,14 @@ class Pools:
         return self._by_position
 
     def matching(self, node: Node) -> list[Match]:
-        """The pools that select a node, in the order in which they are asked."""
+        """The pools that select a node, in the order in which they are asked. Remembered by the node's name."""
+        known = self._matching.get(node.name)
+        if known is not None and known[0] is node:
+            return known[1]
         found = [Match(self._by_position[place], count) for place, count in self._index.matching(node.labels, node.name)]
         if len(found) > 1:
             found.sort(key=lambda match: pool_order(match.pool, match.requirements))
+        self._matching[node.name] = node, found
         return found
 
     def why_not(self, spec: PoolSpec) -> str:

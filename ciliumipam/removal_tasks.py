@@ -36,6 +36,10 @@ class RemoveNodeTask(Task):
     def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
         return self.request.name, ()
 
+    def verify(self) -> Iterable[Key]:
+        """The node's claims: somebody who knew the node until it was forgotten may have given it blocks again."""
+        return (block_claims_key(self.request.name),)
+
     def step(self, view: View, draft: Draft) -> bool:
         view.advance(self.now)
         name = self.request.name
@@ -56,6 +60,7 @@ class RemoveNodeTask(Task):
                 self._note(Change("release", "address", piece.piece, f"on {name} from {piece.holder}, by force"))
             forget_owners(draft, name, (*standing.held, *standing.closing))
             release(draft, level, standing, standing.pieces)
+            return False  # the node goes in a round of its own: see `verify`
         if name in view.nodes:
             draft.put(Key("node", name), None, DELETE)
             self._note(Change("remove", "node", name, "with --force" if self.request.force else "it holds nothing"))

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from ciliumipam.draft import CLAIM, UNCLAIM, Draft
 from ciliumipam.ledger import holdings
 from ciliumipam.levels import AddressLevel, BlockLevel
-from ciliumipam.protocol import Standing, forget, look, release
+from ciliumipam.protocol import Standing, cancel, forget, look, release
 from ciliumipam.records import ClaimPage, Holding, Key
 from ciliumipam.requests import Change
 from ciliumipam.tasks import AddressTask, Task
@@ -32,7 +32,10 @@ def _repaired(piece: Holding, kind: str, what: str) -> Change:
 
 
 class RepairBlocksTask(Task):
-    """Blocks: those that no claim names, and those that somebody began to take back. An apply finishes what was begun to be taken."""
+    """Blocks: those that no claim names, those that somebody began to take back, and what a node that is gone had only begun to take.
+
+    An apply finishes what was begun for nodes that are known.
+    """
 
     lists = ("pool", "node", "block-claims", "block-page")
 
@@ -50,14 +53,23 @@ class RepairBlocksTask(Task):
         if draft:
             return False
         level = BlockLevel(view, self.confirmed, self.now)
-        names = sorted({block.holder for block in view.blocks()} | view.nodes.keys())
-        for name in names:
-            standing = look(draft, level, name)
-            if standing.closing:
-                release(draft, level, standing, standing.closing)
-                for block in standing.closing:
-                    self._note(_repaired(block, "block", "it was being given back; it is now"))
+        for name in sorted({name for key in view.entries if key.kind == "block-claims" for name in view.claims(key).claims}):
+            self._finish(view, draft, level, look(draft, level, name))
         return True
+
+    def _finish(self, view: View, draft: Draft, level: BlockLevel, standing: Standing) -> None:
+        gone = standing.holder not in view.nodes
+        ending = (*standing.closing, *(standing.pending if gone else ()))
+        dead = [piece for piece in standing.pieces if piece not in (*standing.good, *standing.closing)] if gone else []
+        if ending:
+            release(draft, level, standing, ending)
+        elif dead:
+            forget(draft, standing, dead, UNCLAIM)
+        for piece in ending:
+            what = "it was being given back; it is now" if piece in standing.closing else "the node is gone; what was begun for it is undone"
+            self._note(_repaired(piece, "block", what))
+        for piece in dead:
+            self._note(_repaired(piece, "block", "a claim named it that came to nothing; it is forgotten"))
 
 
 class RepairAddressesTask(AddressTask):
@@ -95,15 +107,15 @@ class RepairAddressesTask(AddressTask):
         for key in address_claims_keys(self.node):
             for owner in sorted(draft.claims(key).claims):
                 self._finish(draft, level, look(draft, level, owner))
-        return True
+        return not draft  # a claim may have to be looked at once more
 
     def _finish(self, draft: Draft, level: AddressLevel, standing: Standing) -> None:
-        ending = (*standing.closing, *standing.pending)
-        dead = [piece for piece in standing.pieces if piece not in (*standing.held, *ending)]
-        if ending:
-            release(draft, level, standing, ending)
-        elif dead:
-            forget(draft, standing, dead, UNCLAIM)
+        ending = standing.closing or standing.pending
+        dead = [piece for piece in standing.pieces if piece not in (*standing.held, *standing.closing, *standing.pending)]
+        if standing.closing:
+            release(draft, level, standing, standing.closing)
+        elif ending or dead:
+            cancel(draft, level, standing, standing.pending)
         for piece in ending:
             what = "its release was begun; it is done" if piece in standing.closing else "a call was cut short; what it began is undone"
             self._note(_repaired(piece, "address", f"on {self.node}, {what}"))

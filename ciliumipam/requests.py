@@ -31,6 +31,7 @@ class ExistingBlock(NamedTuple):
         pool: The pool that it is said to be from; None is the one that covers it.
         since: Seconds since the epoch; 0 where that is not known.
         source: Where it is said, for people.
+        address_space: The address space that it is said to be in; None is its pool's.
     """
 
     node: str
@@ -38,6 +39,7 @@ class ExistingBlock(NamedTuple):
     pool: str | None = None
     since: float = 0.0
     source: str = ""
+    address_space: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,8 @@ def whole_number(text: str) -> int | None:
 
     Python's `int` is more lenient: it takes underscores, white space, digits of other scripts, and numbers of any size.
     """
+    if len(text) < 19 and text.isdecimal() and text.isascii():
+        return int(text)
     found = _WHOLE_NUMBER.fullmatch(text)
     if found is None:
         return None

@@ -17,7 +17,7 @@ What all forms can say compares equal: `In` with one value, `=`, `==` and an ent
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -141,7 +141,7 @@ class NodeSelector:
         return cls((Term(tuple(found)),))
 
     @classmethod
-    def from_terms(cls, terms: Mapping[str, object] | list[object] | tuple[object, ...]) -> NodeSelector:
+    def from_terms(cls, terms: Mapping[str, object] | Sequence[object]) -> NodeSelector:
         """Node selector terms as they stand in a manifest: the mapping with `nodeSelectorTerms`, or its list alone.
 
         Raises:

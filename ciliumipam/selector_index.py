@@ -180,8 +180,8 @@ class _Column(dict[str, int]):
         asked = self._asked.get(value)
         if asked is None and not self._compared:
             return self._always
-        number = whole_number(value) if self._compared else None
         found = self._always | _bits(asked) if asked else self._always
+        number = whole_number(value) if self._compared else None
         if number is not None:
             found |= self._above.under(number) | self._below.under(-number)
         if len(self) >= self._room:

@@ -1,7 +1,7 @@
 """One side of a node, IPv4 or IPv6, in plain integers: its blocks, who holds which address under which fence, and what cools.
 
-`allocator` keeps two of them; it parses what it is given and refuses what cannot be. Reads no clock;
-times are seconds since the epoch. Not thread-safe; the caller serialises.
+`allocator` keeps two of them; it parses what it is given and refuses what cannot be. Reads no clock; times are seconds since the
+epoch. Not thread-safe; the caller serialises.
 """
 
 from __future__ import annotations
@@ -207,8 +207,9 @@ class Side:
             for number, until in block.addresses.coolings()
         ]
 
+    @property
     def cools_until(self) -> float | None:
-        """When the first cooling address becomes available, None if none cools."""
+        """When the first cooling address becomes available, None if none cools. O(blocks)."""
         times = (block.addresses.cools_until for block in self.blocks)
         return min((time for time in times if time is not None), default=None)
 

@@ -29,7 +29,7 @@ from ciliumipam.errors import (
 )
 from ciliumipam.ledger import ROOT_FENCE, fence_of, free, locate
 from ciliumipam.levels import AddressLevel
-from ciliumipam.protocol import Call, Standing, Unsure, look, release, take
+from ciliumipam.protocol import Call, Standing, Unsure, cancel, look, release, take
 from ciliumipam.reconcile import Held, Pools, own_pool, refusals, want
 from ciliumipam.records import Cooling, Holding, Key, Kind, Revision
 from ciliumipam.requests import Allocate, Allocation, Applied, Change, ForceRelease, Refusal, Release, ReleaseFenced
@@ -181,10 +181,13 @@ class AllocateTask(AddressTask):
             block.addresses.expire(self.now)
         standings = [look(draft, level, owner) for owner in request.owners]
         families = self._families(view, blocks)
-        ending = [(standing, pieces) for standing in standings if (pieces := standing.closing or _unfit(level, standing.pending))]
+        ending = [(standing, unfit) for standing in standings if (unfit := _unfit(level, standing.pending)) or standing.closing]
         if ending:
-            for standing, pieces in ending:
-                release(draft, level, standing, pieces)
+            for standing, unfit in ending:
+                if standing.closing:
+                    release(draft, level, standing, standing.closing)
+                else:
+                    cancel(draft, level, standing, unfit)
             return False
         group = len(standings) > 1
         for standing in standings:
@@ -327,7 +330,9 @@ def _unfit(level: AddressLevel, pending: tuple[Holding, ...]) -> tuple[Holding, 
 def mark(draft: Draft, level: AddressLevel, piece: Holding) -> None:
     """Keep others of this round from picking an address that a claim names and no page shows yet."""
     block = level.block_of(piece.family, piece.network)
-    if block is not None and block.addresses.occupy(piece.network):
+    if block is None or block.addresses.until(piece.network) is not None:
+        return  # what cools is not picked anyway
+    if block.addresses.occupy(piece.network):
         draft.undo.append(partial(block.addresses.vacate, piece.network))
 
 
@@ -335,7 +340,9 @@ def why_no_block(view: View, node: str) -> tuple[str, ...]:
     """Pool by pool why a node has no block, or why its block gives nothing."""
     held = view.claims(block_claims_key(node)).claims.get(node, ())
     orphans = [
-        f"block {block.piece} is an orphan: pool {block.label!r} is gone or no longer covers it, so it takes nothing new"
+        f"block {block.piece} is an orphan: "
+        + (f"pool {block.label!r} is gone or no longer covers it" if block.label else "no pool covers it")
+        + ", so it takes nothing new"
         for block in held
         if view.is_orphan(block)
     ]
@@ -344,7 +351,7 @@ def why_no_block(view: View, node: str) -> tuple[str, ...]:
         return (*orphans, "the node is not known; apply it")
     if record.draining:
         return (*orphans, "the node is draining; let it take new ones again with 'ciliumipam drain node --cancel'")
-    pools = Pools(view.pools.values())
+    pools = Pools.of(view)
     claims = Held(held, view.claims(block_claims_key(node)).draining)
     wanted = want(record, pools, claims)
     if wanted.offers:
@@ -449,7 +456,7 @@ class ReleaseAddressTask(EndTask):
         text = format_address(self._family, self._number)
         outer = block_over(view, self.request.space, self._family, self._number)
         if outer is None:
-            raise NotHeldError(text, "it is in no block that a node holds")
+            raise NotHeldError(text, f"it is in no block that a node holds in the address space {self.request.space!r}")
         self.node = outer.holder
         level = AddressLevel(view, self.node, self.confirmed, self.now)
         block = level.block_of(self._family, self._number)

@@ -97,6 +97,7 @@ class View:
         entries: Every record by key, as last seen.
         pools, nodes: The records of users by name.
         free: The free blocks of every pool.
+        derived: What others derive from the pools, by its type; forgotten when a pool changes.
     """
 
     def __init__(self) -> None:
@@ -109,6 +110,7 @@ class View:
         self._places: dict[Key, tuple[Place, Prefix]] = {}
         self._blocks: dict[Place, Holding] = {}
         self.free = FreeBlocks(self.pools, self.nodes, self._blocks)
+        self.derived: dict[type, object] = {}
         self._addresses: dict[Place, BlockAddresses] = {}
         self._node_blocks: dict[str, tuple[NodeBlock, ...]] = {}
 
@@ -169,6 +171,7 @@ class View:
 
     def _follow_pool(self, name: str, new: PoolRecord | None) -> None:
         self.free.forget()
+        self.derived.clear()
         for place, holding in self._blocks.items():
             if holding.label == name:
                 self._addresses.pop(place, None)

@@ -13,10 +13,14 @@ from zlib import crc32
 
 import pytest
 
+import ciliumipam.audit
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, Store
 from ciliumipam.audit import Audit, Finding, audit
+from ciliumipam.cidr import parse_prefix
 from ciliumipam.errors import StoreClosedError
-from ciliumipam.records import ClaimPage, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Split
+from ciliumipam.pool import BlockLengths
+from ciliumipam.records import ClaimPage, Cooling, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Split
+from ciliumipam.requests import ExistingBlock
 from ciliumipam.store import ABSENT, Expect, Listing
 from ciliumipam.testing.faults import Crash, FaultyStore, crash_after
 
@@ -213,14 +217,6 @@ def test_overlapping_blocks_and_the_addresses_in_both_are_found(store: MemorySto
         f"two holders share addresses: 10.0.0.1 ('x', fence {held(store, LEAF, 1).fence}) and 10.0.0.1 ('o', fence 99)"
     ]
     assert (str(BLOCKS), f"10.0.0.0/24 held by 'm' (fence {own}) should stand in slots 0 to 3, and stands in 2, 3") in found
-
-
-def test_a_node_with_two_blocks_of_a_family_is_found(store: MemoryStore) -> None:
-    second = Holding(4, (10 << 24) + (2 << 8), 24, 1, "m", "p", 1.0)
-    put_slots(store, BLOCKS, dict.fromkeys(range(8, 12), second))
-    change(store, claims_key("m"), lambda page: page._replace(claims={**page.claims, "m": (*page.claims["m"], second)}))
-
-    assert errors(store) == [("node m", "the node holds 2 IPv4 blocks: 10.0.0.0/24, 10.0.2.0/24")]
 
 
 def test_an_owner_with_two_addresses_of_a_family_is_found(store: MemoryStore) -> None:
@@ -440,15 +436,19 @@ def crashed(store: Store, writes: int, call: Callable[[Ipam], object]) -> None:
         call(Ipam(FaultyStore(store, crash_after(writes))))
 
 
-def test_a_claim_without_its_address_is_unfinished_and_both_repairs_work(store: MemoryStore) -> None:
-    repairs: tuple[Callable[[Ipam], object], ...] = (lambda ipam: ipam.allocate("n", "q"), lambda ipam: ipam.release("n", "q"))
+def test_a_claim_without_its_address_is_unfinished_and_all_repairs_work(store: MemoryStore) -> None:
+    repairs: tuple[Callable[[Ipam], object], ...] = (
+        lambda ipam: ipam.allocate("n", "q"),
+        lambda ipam: ipam.release("n", "q"),
+        lambda ipam: ipam.repair(),
+    )
     for finish in repairs:
         crashed(store, 1, lambda ipam: ipam.allocate("n", "q", family=4))
 
         finding = only(audit(store), "unfinished")
         assert finding.where == "owner q on node n"
         assert re.fullmatch(r"the owner claims 10\.0\.1\.\d under fence \d+, but does not hold it: a call was cut short", finding.what)
-        assert finding.repair == "ciliumipam allocate n q finishes it, ciliumipam release n q ends it"
+        assert finding.repair == "ciliumipam allocate n q finishes it, ciliumipam release n q ends it, and so does ciliumipam check --repair"
 
         finish(Ipam(store))
         assert audit(store).findings == ()
@@ -464,7 +464,7 @@ def test_a_release_that_was_begun_is_unfinished_until_it_is_repeated(store: Memo
     assert [finding.where for finding in result.findings] == ["owner x on node m"] * 2
     assert result.findings[0].what.startswith("the release of 10.0.0.1 (fence ")
     assert result.findings[0].what.endswith(") was begun and not finished")
-    assert result.findings[0].repair == "ciliumipam release m x"
+    assert result.findings[0].repair == "ciliumipam release m x, or: ciliumipam check --repair"
     Ipam(store).release("m", "x")
     assert audit(store).findings == ()
 
@@ -478,7 +478,7 @@ def test_a_block_that_was_claimed_only_is_unfinished_until_something_is_applied(
         ("unfinished", "block 10.0.2.0/24"), ("unfinished", "block fd00:0:0:2::/64"), ("notice", "node q"),
     ]  # fmt: skip
     assert findings[0].what.startswith("node q claims the block under fence ")
-    assert findings[0].repair == "apply any manifest again"
+    assert findings[0].repair == "ciliumipam check --repair, or apply any manifest again"
     Ipam(store).apply()
     assert audit(store).findings == ()
 
@@ -487,7 +487,7 @@ def test_a_block_that_a_node_claimed_which_is_not_known_is_ended_by_deleting_the
     crashed(store, 2, lambda ipam: ipam.apply(nodes=[Node("q")]))
     lose(store, Key("node", "q"))
 
-    assert {each.repair for each in audit(store).findings} == {"ciliumipam delete node q"}
+    assert {each.repair for each in audit(store).findings} == {"ciliumipam check --repair, or: ciliumipam delete node q"}
 
     Ipam(store).remove_node("q")
     assert audit(store).findings == ()
@@ -508,7 +508,8 @@ def test_a_block_on_its_way_back_is_unfinished(store: MemoryStore, known: bool) 
 
     assert finding.severity == "unfinished"
     assert finding.what == "node n is giving the block back: its addresses are closed, and it gives out none"
-    assert finding.repair == ("apply any manifest again, which gives it back and carves anew, or " if known else "") + "ciliumipam delete node n"
+    anew = ", which gives it back and carves anew, as applying any manifest does" if known else ""
+    assert finding.repair == f"ciliumipam check --repair{anew}, or: ciliumipam delete node n"
     Ipam(store).remove_node("n")
     assert audit(store).findings == ()
 
@@ -554,7 +555,7 @@ def test_a_claim_on_a_block_that_is_gone_is_unfinished_until_the_owner_calls_aga
 
     assert finding.where == "owner x on node m"
     assert finding.what == f"the owner claims 10.0.0.1 (fence {x.fence}), but the node no longer holds a block that has it"
-    assert finding.repair == "nothing needs to be done: the next call of that owner on that node forgets it"
+    assert finding.repair == "nothing needs to be done: the next call of that owner on that node forgets it, and so does ciliumipam check --repair"
     Ipam(store).allocate("m", "x")
     assert audit(store).findings == ()
 
@@ -575,7 +576,9 @@ def test_orphans_are_noticed_whether_the_pool_is_gone_or_has_shrunk(store: Memor
         ("notice", f"block {block}") for block in ("10.0.0.0/24", "10.0.1.0/24", "fd00:0:0:1::/64", "fd00::/64")
     ]
     assert result.findings[0].what == "an orphan: its pool 'p' is gone, so it gives out no new addresses"
-    assert result.findings[0].repair.endswith("ciliumipam delete node m")
+    assert result.findings[0].repair == (
+        "apply the pool with a CIDR that covers it, or to move the node, with another pool that selects it: ciliumipam migrate m --to POOL"
+    )
 
 
 @pytest.mark.parametrize("reserved", ["10.0.0.0/28", "10.0.0.1", "10.0.0.1-10.0.0.1"])
@@ -659,3 +662,471 @@ def test_a_node_that_lacks_a_family_of_its_pool_is_noticed() -> None:
 
     assert (finding.where, finding.what) == ("node m", "it holds no IPv6 block")
     assert finding.repair == "ciliumipam explain m says why"
+
+
+# ------------------------------------------------------------------------------------------------ address spaces
+
+NOW = 1_700_000_000.0
+HERE = PoolSpec(name="here", cidrs=["10.0.0.0/16", "fd00::/60"], selector=NodeSelector.parse("!apart"))
+THERE = PoolSpec(name="there", cidrs=["10.0.0.0/16", "fd00::/60"], selector=NodeSelector.parse("apart"), address_space="tenant-b")
+
+
+@pytest.fixture
+def spaces() -> MemoryStore:
+    """Node m here and node far there have the same blocks, and owner x on both has the same addresses."""
+    store = MemoryStore()
+    ipam = Ipam(store, clock=lambda: NOW)
+    ipam.apply([HERE, THERE], [Node("m"), Node("far", {"apart": ""})])
+    ipam.allocate("m", "x")
+    ipam.allocate("far", "x")
+    assert {(block.node, str(block.prefix)) for block in ipam.blocks()} == {(node, block) for node in ("m", "far") for block in ("10.0.0.0/24", "fd00::/64")}
+    return store
+
+
+def notices(store: Store, *, now: float = NOW) -> list[tuple[str, str, str]]:
+    """Where, what and what to do, of the notices; there must be nothing else."""
+    findings = audit(store, clock=lambda: now).findings
+    assert {finding.severity for finding in findings} <= {"notice"}, findings
+    return [(finding.where, finding.what, finding.repair) for finding in findings]
+
+
+def test_the_same_block_in_two_address_spaces_is_sound(spaces: MemoryStore) -> None:
+    result = audit(spaces)
+
+    assert result.findings == ()
+    assert (result.counts["blocks"], result.counts["addresses"], result.counts["claims"]) == (4, 4, 4)
+    Ipam(spaces).allocate("m", "y")
+    Ipam(spaces).allocate("far", "z")  # the same addresses for others
+    assert audit(spaces).findings == ()
+
+
+def test_pools_with_the_same_cidr_in_two_address_spaces_are_sound() -> None:
+    store = MemoryStore()
+    Ipam(store).apply([PoolSpec(name=space, cidrs=["10.0.0.0/16"], selector=EVERY, address_space=space) for space in "ab"])
+
+    assert audit(store).findings == ()
+
+
+def test_a_claim_in_one_address_space_explains_no_page_of_another(spaces: MemoryStore) -> None:
+    claimed = Holding(4, (10 << 24) + (9 << 8), 24, 70, "far", "there", 1.0, "tenant-b")
+    put_claims(spaces, claims_key("far"), {"far": (*spaces.get(claims_key("far")).record.claims["far"], claimed)})  # type: ignore[union-attr]  # it is there
+    for space in ("", "tenant-b@"):
+        spaces.put(Key("address-page", f"{space}10.0.9.0/24"), Page(70, 0, (69,) * 256), expect=ABSENT)
+
+    assert [each.where for each in audit(spaces).findings if each.severity == "error"] == ["address-page 10.0.9.0/24"]
+
+
+def test_blocks_that_overlap_within_one_of_several_address_spaces_are_found(spaces: MemoryStore) -> None:
+    key = Key("block-page", "tenant-b@10.0.0.0/18")
+    thief = Holding(4, 10 << 24, 25, 9, "thief", "there", 1.0, "tenant-b")
+    put_slots(spaces, key, {0: thief, 1: thief})
+    own = held(spaces, BLOCKS, 0).fence
+
+    assert ("block 10.0.0.0/25", f"two holders share addresses: 10.0.0.0/24 ('far', fence {own}) and 10.0.0.0/25 ('thief', fence 9)") in errors(spaces)
+    assert not [where for where, _ in errors(spaces) if where == "block 10.0.0.0/24" or where.startswith("address")]
+
+
+def test_a_node_in_two_address_spaces_is_found(spaces: MemoryStore) -> None:
+    block = held(spaces, BLOCKS, 0)._replace(space="tenant-b", network=(10 << 24) + (9 << 8))
+    put_slots(spaces, Key("block-page", "tenant-b@10.0.0.0/18"), dict.fromkeys(range(36, 40), block))
+    put_claims(spaces, claims_key("m"), {"m": (*spaces.get(claims_key("m")).record.claims["m"], block)})  # type: ignore[union-attr]  # it is there
+
+    (found,) = [each for each in audit(spaces).findings if each.severity == "error"]
+
+    assert found.where == "node m"
+    assert found.what == (
+        "the node holds blocks in 2 address spaces, so one address may mean two things there"
+        " (default: 10.0.0.0/24, fd00::/64; tenant-b: 10.0.9.0/24)"
+    )
+    assert found.repair == "move its pods away, then: ciliumipam delete node m, and apply it again"
+
+
+@pytest.mark.parametrize(
+    ("key", "index", "space"),
+    [(BLOCKS, 12, "tenant-b"), (Key("block-page", "tenant-b@10.0.0.0/18"), 12, "default"), (Key("address-page", "tenant-b@10.0.0.0/24"), 12, "tenant-b")],
+)
+def test_a_holding_that_names_another_space_than_its_page_is_found(spaces: MemoryStore, key: Key, index: int, space: str) -> None:
+    is_block = key.kind == "block-page"
+    network, length = ((10 << 24) + (3 << 8), 24) if is_block else ((10 << 24) + 12, 32)
+    stray = Holding(4, network, length, 60, "q", "", 1.0, space)
+    put_slots(spaces, key, dict.fromkeys(range(12, 16), stray) if is_block else {12: stray})
+
+    found = [each.what for each in audit(spaces).findings if each.where == str(key)]
+
+    assert found == [f"{stray.piece} held by 'q' (fence 60) says that it is in the address space {space!r}, which its page is not of"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "why"),
+    [
+        ("block-page", "@10.0.0.0/18", "what stands before the @ is not the name of an address space"),
+        ("block-page", "default@10.0.0.0/18", "not in the one spelling"),
+        ("block-page", "tenant-b@10.0.0.0/17", "no page of blocks begins at that length"),
+        ("block-page", "tenant-b@nonsense", "it has no length"),
+        ("address-page", "tenant-b@10.0.0.0/24+tenant-b@10.0.0.0/26", "not the name of an address space"),
+        ("address-page", "10.0.0.0/20+tenant-b@10.0.0.0/24", "not the name of an address space"),
+        ("address-page", "default@10.0.0.0/24", "not in the one spelling"),
+    ],
+)
+def test_a_key_that_nobody_looks_for_in_an_address_space_is_found(spaces: MemoryStore, kind: Kind, name: str, why: str) -> None:
+    spaces.put(Key(kind, name), Page(1, 0, (0,) * 256), expect=ABSENT)
+
+    ((where, what),) = errors(spaces)
+
+    assert where == f"{kind} {name}"
+    assert why in what
+
+
+def test_what_is_lost_in_one_address_space_is_found_there(spaces: MemoryStore) -> None:
+    fence = held(spaces, Key("address-page", "tenant-b@10.0.0.0/24"), 1).fence
+    lose(spaces, claims_key("far", "x"))
+    lose(spaces, Key("block-page", "tenant-b@fd00::/58"))
+
+    found = {each.where: each for each in audit(spaces).findings if each.severity == "error"}
+
+    assert found["address 10.0.0.1"].what == f"owner 'x' on node far holds it (fence {fence}), but no claim names it"
+    assert found["address 10.0.0.1"].repair == (
+        "ciliumipam check --repair, which names it again, or if the owner no longer uses it:"
+        f" ciliumipam release --address 10.0.0.1 --fence {fence} --space tenant-b"
+    )
+    assert "does not count" in found["address-page tenant-b@fd00::/64+fd00::/120"].what
+    assert "address fd00::1" not in found
+
+
+def test_pools_overlap_within_one_address_space_only(spaces: MemoryStore) -> None:
+    spaces.put(Key("pool", "late"), PoolRecord(PoolSpec(name="late", cidrs=["10.0.5.0/24"], selector=EVERY, address_space="tenant-b"), NOW + 5), expect=ABSENT)
+
+    assert notices(spaces) == [
+        ("pool late", "it overlaps the older pool 'there', so it serves nobody", "change its CIDRs and apply it again, or: ciliumipam delete pool late")
+    ]
+
+
+def test_a_pool_that_moved_to_another_address_space_leaves_orphans(spaces: MemoryStore) -> None:
+    change(spaces, Key("pool", "there"), lambda record: record._replace(spec=PoolSpec(name="there", cidrs=THERE.cidrs, selector=THERE.selector, address_space="c")))
+
+    assert notices(spaces)[0] == (
+        "block 10.0.0.0/24",
+        "an orphan: its pool 'there' is in the address space 'c' now, and it is in 'tenant-b', so it gives out no new addresses",
+        "apply the pool with a CIDR that covers it, or to move the node, with another pool that selects it: ciliumipam migrate far --to POOL",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- cooling
+
+
+@pytest.mark.parametrize("lengths", [(24, 64), (26, 120), (32, 128), (20, 61)])
+def test_what_cools_is_free_and_sound(lengths: tuple[int, int]) -> None:
+    now = [NOW]
+    store = MemoryStore()
+    ipam = Ipam(store, clock=lambda: now[0])
+    spec = {"cidrs": ["10.0.0.0/18", "fd00::/56"], "selector": EVERY, "allow_first": True, "allow_last": True, "address_space": "tenant-b"}
+    for v4, v6 in (lengths, (22, 62), lengths):
+        pool = PoolSpec(name="p", block_length_v4=v4, block_length_v6=v6, reuse_delay=60, **spec)  # type: ignore[arg-type]  # as written above
+        ipam.apply([pool], [Node("m"), Node("n")])
+        ipam.allocate("m", "x")
+        assert audit(store, clock=lambda: now[0]).findings == ()
+        ipam.release("m", "x")
+        ipam.remove_node("m")
+        ipam.remove_node("n")
+        cooling = [slot for kind in ("block-page", "address-page") for _, entry in store.scan(kind).entries for slot in entry.record.slots if isinstance(slot, Cooling)]  # type: ignore[union-attr]  # these are pages
+        assert cooling
+        assert audit(store, clock=lambda: now[0]).findings == ()
+        now[0] += 61
+
+
+def test_what_cools_keeps_its_fence_like_a_free_slot(store: MemoryStore) -> None:
+    key = Key("address-page", "10.0.0.0/24")
+    fence = held(store, BLOCKS, 0).fence
+    Ipam(store).remove_node("m", force=True)
+
+    put_slots(store, BLOCKS, dict.fromkeys(range(4), Cooling(fence + 1, NOW)))
+    assert errors(store) == []
+    put_slots(store, BLOCKS, dict.fromkeys(range(4), Cooling(fence - 1, NOW)))
+
+    assert [what.partition(",")[2] for where, what in errors(store) if where == str(key)] == [
+        f" but the slot above it never had a later one than {fence - 1}: it was lost or rolled back"
+    ]
+
+
+@pytest.mark.parametrize(("until", "wrong"), [(NOW - 5, False), (NOW + 315_360_000, False), (NOW + 315_360_001, True), (1e300, True)])
+def test_what_cools_for_more_than_ten_years_is_noticed(spaces: MemoryStore, until: float, wrong: bool) -> None:
+    put_slots(spaces, Key("address-page", "tenant-b@10.0.0.0/24"), {7: Cooling(6, until), 8: Cooling(6, NOW)})
+    put_slots(spaces, BLOCKS, {70: Cooling(5, until), 71: Cooling(5, until)})
+
+    when = "2033-11-11 22:13:21 UTC" if until < 1e300 else "second 1e+300 of 1970"
+    assert notices(spaces) == wrong * [
+        (
+            "address-page tenant-b@10.0.0.0/24",
+            f"a slot cools until {when}, which is more than ten years from now: a clock was wrong when it was released",
+            ("set the clocks of all writers right, and to use it before: ciliumipam drain block 10.0.0.0/24 --space tenant-b,"
+            " which gives it back once it is empty"),
+        ),
+        (
+            str(BLOCKS),
+            f"2 slots cool until {when}, which is more than ten years from now: a clock was wrong when it was released",
+            "set the clocks of all writers right",
+        ),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ several blocks
+
+
+def several(most: int | None = None) -> PoolSpec:
+    return PoolSpec(name="p", cidrs=["10.0.0.0/16", "fd00::/60"], selector=EVERY, blocks_per_node=2, max_blocks_per_node=most)
+
+
+def test_several_blocks_of_a_node_are_sound_and_too_many_are_noticed() -> None:
+    store = MemoryStore()
+    ipam = Ipam(store)
+    ipam.apply([several()], [Node("m")])
+    ipam.grow("m", 3)
+    assert notices(store) == []
+
+    ipam.apply([several(2)])
+
+    assert notices(store) == [
+        ("node m", f"it holds 3 IPv{family} blocks of pool 'p' ({blocks}), which gives a node at most 2", f"to take one back: ciliumipam drain block {last}")
+        for family, blocks, last in (
+            (4, "10.0.0.0/24, 10.0.1.0/24, 10.0.2.0/24", "10.0.2.0/24"),
+            (6, "fd00::/64, fd00:0:0:1::/64, fd00:0:0:2::/64", "fd00:0:0:2::/64"),
+        )
+    ]
+    ipam.drain("block", "10.0.2.0/24")  # and that is so
+    ipam.drain("block", "fd00:0:0:2::/64")
+    assert notices(store) == []
+
+
+def test_a_node_with_fewer_blocks_than_its_pool_gives_is_noticed() -> None:
+    store = MemoryStore()
+    ipam = Ipam(store)
+    ipam.apply([PoolSpec(name="p", cidrs=POOL.cidrs, selector=EVERY)], [Node("m")])
+    change(store, Key("pool", "p"), lambda record: record._replace(spec=several()))
+
+    assert [(where, what) for where, what, _ in notices(store)] == [("node m", "it holds 1 of 2 IPv4 blocks"), ("node m", "it holds 1 of 2 IPv6 blocks")]
+
+
+# ------------------------------------------------------------------------------------------------------ draining
+
+
+def test_a_pool_that_drains_is_noticed_with_what_keeps_it_until_it_has_drained() -> None:
+    times = iter(range(1_700_000_000, 1_800_000_000, 60))
+    store = MemoryStore()
+    ipam = Ipam(store, clock=lambda: next(times))
+    ipam.apply([PoolSpec(name="old", cidrs=["10.0.0.0/16"], selector=EVERY, priority=1), PoolSpec(name="new", cidrs=["10.1.0.0/16"], selector=EVERY)], [Node("m"), Node("n")])
+    ipam.allocate("n", "first", label="default/web")
+    ipam.allocate("m", "second")
+    ipam.drain("pool", "old")
+
+    assert notices(store) == [
+        (
+            "pool old",
+            ("it drains, and 2 blocks are still held; 2 addresses are in use, the oldest 10.0.1.1 by 'first' (default/web) on node n"
+            " since 2023-11-14 22:14:20 UTC"),
+            "ciliumipam drain pool old goes on",
+        )
+    ]
+    ipam.release("n", "first")
+    ipam.drain("pool", "old")
+    assert notices(store)[0][1] == "it drains, and block 10.0.0.0/24 is still held; 1 address is in use, the oldest 10.0.0.1 by 'second' on node m since 2023-11-14 22:15:20 UTC"
+    ipam.release("m", "second")
+    assert notices(store)[0][1] == "it drains, and block 10.0.0.0/24 is still held; it drains and is empty"
+    ipam.drain("pool", "old")
+    assert notices(store) == [("pool old", "it drains, and no node holds a block of it any more", "ciliumipam delete pool old")]
+    ipam.remove_pool("old")
+    assert notices(store) == []
+
+
+def test_a_node_that_drains_is_noticed_until_it_is_deleted(spaces: MemoryStore) -> None:
+    ipam = Ipam(spaces, clock=lambda: NOW)
+    ipam.drain("node", "far")
+
+    ((where, what, repair),) = notices(spaces)
+    assert (where, repair) == ("node far", "ciliumipam drain node far goes on")
+    assert what == "it drains, and 2 blocks are still held; 2 addresses are in use, the oldest 10.0.0.1 by 'x' on node far since 2023-11-14 22:13:20 UTC"
+    ipam.release("far", "x")
+    ipam.drain("node", "far")
+    assert notices(spaces) == [("node far", "it drains, and holds nothing any more", "ciliumipam delete node far")]
+    ipam.remove_node("far")
+    assert notices(spaces) == []
+
+
+def test_a_block_that_drains_is_noticed_in_its_address_space(spaces: MemoryStore) -> None:
+    ipam = Ipam(spaces, clock=lambda: NOW)
+    ipam.drain("block", "10.0.0.0/24", space="tenant-b")
+
+    assert notices(spaces) == [
+        (
+            "block 10.0.0.0/24",
+            "node far holds it; 1 address is in use, the oldest 10.0.0.1 by 'x' on node far since 2023-11-14 22:13:20 UTC",
+            "ciliumipam drain block 10.0.0.0/24 --space tenant-b goes on",
+        )
+    ]
+    ipam.release("far", "x")
+    assert notices(spaces)[0][1] == "node far holds it; it drains and is empty"
+    ipam.drain("block", "10.0.0.0/24", space="tenant-b")
+    assert notices(spaces) == []
+
+
+def test_a_mark_of_what_no_claim_names_is_found(spaces: MemoryStore) -> None:
+    block = held(spaces, BLOCKS, 0)
+    put_claims(spaces, claims_key("m"), {}, draining=frozenset({block._replace(fence=99)}))
+
+    assert errors(spaces) == [(str(claims_key("m")), "10.0.0.0/24 of 'm' (fence 99) is marked as draining, but no claim names it")]
+
+
+def test_a_node_whose_only_block_drains_without_another_is_noticed_as_such() -> None:
+    store = MemoryStore()
+    ipam = Ipam(store, clock=lambda: NOW)
+    ipam.apply([PoolSpec(name="p", cidrs=["10.0.0.0/24", "fd00::/60"], selector=EVERY)], [Node("m")])
+    ipam.drain("block", "10.0.0.0/24")
+
+    assert [(where, what) for where, what, _ in notices(store)] == [
+        ("block 10.0.0.0/24", "node m holds it; it drains and is empty"),
+        ("node m", "it holds no IPv4 block but such as drain"),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------- moving and strays
+
+
+def test_a_stray_that_was_adopted_is_an_orphan_of_no_pool_and_the_way_out_is_told() -> None:
+    store = MemoryStore()
+    ipam = Ipam(store, clock=lambda: NOW)
+    ipam.apply([HERE], [Node("m")], [ExistingBlock("m", parse_prefix("192.168.0.0/24"))])
+
+    assert notices(store) == [
+        (
+            "block 192.168.0.0/24",
+            "an orphan: it was adopted as it is, and is of no pool, so it gives out no new addresses",
+            "to move the node: ciliumipam migrate m --to here",
+        )
+    ]
+    ipam.migrate("m", "here")
+    assert notices(store) == []
+
+
+def test_a_node_is_told_to_move_to_the_pool_that_would_serve_it_now() -> None:
+    store = MemoryStore()
+    ipam = Ipam(store, clock=lambda: NOW)
+    pools = [PoolSpec(name=name, cidrs=[f"10.{at}.0.0/16"], selector=NodeSelector.parse(f"zone={name}"), priority=at) for at, name in enumerate("abc")]
+    every = [PoolSpec(name=f"any{at}", cidrs=[f"10.{at}.0.0/16"], selector=EVERY, priority=-at) for at in (7, 8)]
+    ipam.apply([*pools, *every], [Node("m", {"zone": "a"})])
+    for zone, wanted in (("b", "b"), ("c", "c"), ("d", "any7")):
+        ipam.apply(nodes=[Node("m", {"zone": zone})])
+        assert notices(store) == [
+            (
+                "block 10.0.0.0/24",
+                f"node m keeps it, although pool 'a' no longer selects the node: zone in (a) but the node has {zone}",
+                f"to move the node: ciliumipam migrate m --to {wanted}",
+            )
+        ]
+    ipam.migrate("m", "any7")  # and that is so
+    assert notices(store) == []
+
+
+def test_an_orphan_of_a_pool_that_shrank_goes_back_by_draining_it() -> None:
+    store = MemoryStore()
+    ipam = Ipam(store, clock=lambda: NOW)
+    ipam.apply([PoolSpec(name="p", cidrs=["10.0.0.0/16"], selector=EVERY)], [Node("m")])
+    ipam.apply([PoolSpec(name="p", cidrs=["10.0.1.0/24"], selector=EVERY)])
+
+    assert notices(store)[0][2] == "apply the pool with a CIDR that covers it, or to move the node off it: ciliumipam drain block 10.0.0.0/24"
+    ipam.drain("block", "10.0.0.0/24")
+    assert notices(store) == []
+    assert [str(block.prefix) for block in ipam.blocks()] == ["10.0.1.0/24"]
+
+
+# ------------------------------------------------------------------------------------------------ too small pools
+
+SMALL = {"cidrs": ["10.0.0.0/24"], "block_length_v4": 26}
+
+
+@pytest.mark.parametrize(
+    ("pools", "nodes", "found"),
+    [
+        pytest.param([PoolSpec(name="p", selector=EVERY, **SMALL)], 4, {}, id="just-enough"),  # type: ignore[arg-type]  # as written above
+        pytest.param(
+            [PoolSpec(name="p", selector=EVERY, **SMALL)],  # type: ignore[arg-type]  # the same
+            5,
+            {"p": "it makes 4 IPv4 blocks, but 5 nodes are or want to be served by it"},
+            id="one-too-few",
+        ),
+        pytest.param(
+            [PoolSpec(name="p", selector=EVERY, blocks_per_node=2, **SMALL)],  # type: ignore[arg-type]  # the same
+            3,
+            {"p": "it makes 4 IPv4 blocks, but 3 nodes are or want to be served by it, 2 blocks each"},
+            id="two-each",
+        ),
+        pytest.param(
+            [PoolSpec(name="p", selector=EVERY, overflow=True, **SMALL), PoolSpec(name="q", cidrs=["10.1.0.0/24"], block_length_v4=25, selector=EVERY, priority=-1)],  # type: ignore[arg-type]  # the same
+            6,
+            {},
+            id="what-flows-over-fits-into-the-next",
+        ),
+        pytest.param(
+            [PoolSpec(name="p", selector=EVERY, overflow=True, **SMALL), PoolSpec(name="q", cidrs=["10.1.0.0/24"], block_length_v4=25, selector=EVERY, priority=-1)],  # type: ignore[arg-type]  # the same
+            7,
+            {"q": "it makes 2 IPv4 blocks, but 3 nodes are or want to be served by it"},
+            id="what-flows-over-does-not-fit",
+        ),
+        pytest.param(
+            [PoolSpec(name="p", selector=EVERY, **SMALL), PoolSpec(name="q", cidrs=["10.1.0.0/16"], selector=EVERY, priority=-1)],  # type: ignore[arg-type]  # the same
+            5,
+            {"p": "it makes 4 IPv4 blocks, but 5 nodes are or want to be served by it"},
+            id="without-overflow-the-first-is-the-only-one",
+        ),
+        pytest.param(
+            [PoolSpec(name="p", selector=EVERY, draining=True, priority=1, **SMALL), PoolSpec(name="q", cidrs=["10.1.0.0/24"], block_length_v4=26, selector=EVERY)],  # type: ignore[arg-type]  # the same
+            5,
+            {
+                "p": "it drains, and no node holds a block of it any more",
+                "q": "it makes 4 IPv4 blocks, but 5 nodes are or want to be served by it",
+            },
+            id="one-that-drains-is-passed-over",
+        ),
+        pytest.param(
+            [PoolSpec(name="p", selector=EVERY, block_lengths=[BlockLengths(NodeSelector.parse("dense"), v4=25)], **SMALL)],  # type: ignore[arg-type]  # the same
+            4,
+            {},
+            id="lengths-by-selector-of-nobody",
+        ),
+        pytest.param(
+            [PoolSpec(name="p", selector=EVERY, block_lengths=[BlockLengths(NodeSelector.parse("last"), v4=25)], **SMALL)],  # type: ignore[arg-type]  # the same
+            4,
+            {"p": "it has 256 IPv4 addresses in blocks, but 4 nodes are or want to be served by it and need 320 at least"},
+            id="one-dense-node",
+        ),
+        pytest.param(
+            [
+                PoolSpec(
+                    name="terms",
+                    selector=NodeSelector.from_terms(
+                        [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [f"n{at}"]}]} for at in range(5)]
+                    ),
+                    **SMALL,  # type: ignore[arg-type]  # the same
+                ),
+                PoolSpec(name="q", cidrs=["10.1.0.0/24"], block_length_v4=26, selector=EVERY),
+            ],
+            10,
+            {
+                "q": "it makes 4 IPv4 blocks, but 5 nodes are or want to be served by it",
+                "terms": "it makes 4 IPv4 blocks, but 5 nodes are or want to be served by it",
+            },
+            id="terms-with-names",
+        ),
+    ],
+)  # fmt: skip
+def test_a_pool_that_is_too_small_is_noticed_as_nodes_are_served(pools: list[PoolSpec], nodes: int, found: dict[str, str]) -> None:
+    store = MemoryStore()
+    Ipam(store, clock=lambda: NOW).apply(pools, [Node(f"n{at}", {"last": ""} if at == nodes - 1 else {}) for at in range(nodes)])
+
+    assert {where.removeprefix("pool "): what for where, what, _ in notices(store) if where.startswith("pool")} == found
+
+
+def test_every_command_in_the_repairs_is_one_of_ours() -> None:
+    """Each of them is tried above, through the library."""
+    texts = [path.read_text("utf-8") for path in sorted(Path(ciliumipam.audit.__file__).parent.glob("*.py"))]
+    commands = {found for text in texts for found in re.findall(r"ciliumipam ((?:check --repair|delete|drain|migrate|[a-z]+))", text)}
+
+    assert commands == {"allocate", "check --repair", "delete", "drain", "explain", "migrate", "release"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -200,6 +201,42 @@ def test_the_self_check_tells_a_broken_full_set(count: int, lowest: int) -> None
 
     with pytest.raises(AssertionError):
         bits.check_invariants()
+
+
+class CountingDict(dict[int, int]):
+    """A dict that counts how often it was read."""
+
+    reads = 0
+
+    def get(self, key: int, default: Any = None) -> Any:
+        self.reads += 1
+        return super().get(key, default)
+
+
+@pytest.mark.parametrize("size_bits", [16, 24, 64, 128])
+def test_a_search_reads_each_level_at_most_once_up_and_once_down_wherever_it_starts(size_bits: int) -> None:
+    bits = Bitset(size_bits)
+    size = 2**size_bits
+    bits.add_range(1, size // 2)
+    bits.add_range(size // 2 + 3, size - 2)
+    bits.add(size // 2 + 1)
+    counting = [CountingDict(words) for words, _ in bits._levels]
+    bits._levels = [(words, full) for words, (_, full) in zip(counting, bits._levels, strict=True)]
+    bits._uppers = bits._levels[1:]
+    bits.leaves = counting[0]
+    edges = [size // 2, size // 2 + 2, size // 4, 3 * size // 4, size // 2 + size // 512, size - 1]
+    edges += [256**level for level in range(size_bits // 8)]
+    around = (-257, -256, -255, -1, 0, 1, 255, 256)
+
+    for start in sorted({min(max(edge + by, 0), size - 1) for edge in edges for by in around}):
+        for words in counting:
+            words.reads = 0
+
+        found = bits.first_clear(start)
+
+        expected = 0 if start == 0 else size // 2 + 2 if start <= size // 2 + 2 else size - 1
+        assert found == expected
+        assert sum(words.reads for words in counting) <= 2 * len(counting) + 2
 
 
 def positions(size_bits: int) -> st.SearchStrategy[int]:

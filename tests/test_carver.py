@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
@@ -24,7 +23,7 @@ from ciliumipam.errors import (
     OutOfRangeError,
     PoolExhaustedError,
 )
-from ciliumipam.testing.carver_oracle import CarverOracle
+from ciliumipam.testing.carver_strategies import Scenario, around, inside, lengths, scenarios
 
 
 def texts(networks: list[Network]) -> list[str]:
@@ -159,6 +158,146 @@ def test_peek_names_the_block_that_take_returns_and_changes_nothing() -> None:
     assert carver.free_prefixes() == before
     assert carver.take(24) == peeked
     assert CidrCarver(["10.0.0.0/22"]).peek(21) == -1
+
+
+# --------------------------------------------------------------------------------------- sparse, within, beside
+
+
+def thirds(blocks: list[Network]) -> list[int]:
+    """The third octets of some blocks."""
+    return [int(block.network_address) >> 8 & 255 for block in blocks]
+
+
+def test_sparse_blocks_bisect_the_largest_gap_level_by_level() -> None:
+    carver = CidrCarver(["10.0.0.0/16"])
+
+    blocks = [carver.carve(24, sparse=True) for _ in range(256)]
+
+    assert thirds(blocks[:9]) == [0, 128, 64, 192, 32, 96, 160, 224, 16]
+    levels = [[0], *([step // 2 + step * index for index in range(256 // step)] for step in (256, 128, 64, 32, 16, 8, 4, 2))]
+    assert thirds(blocks) == [number for level in levels for number in level]
+    assert carver.take(24, sparse=True) == carver.peek(24, sparse=True) == -1
+    carver.check_invariants()
+
+
+def test_sparse_starts_in_the_largest_cidr_and_not_in_the_lowest() -> None:
+    carver = CidrCarver(["10.0.0.0/24", "10.0.2.0/23", "10.0.4.0/23"])
+
+    assert thirds([carver.carve(24, sparse=True) for _ in range(5)]) == [2, 4, 0, 3, 5]
+
+
+def test_sparse_takes_the_start_of_a_free_prefix_that_fits_exactly_when_there_is_no_larger() -> None:
+    carver = CidrCarver(["10.0.0.0/23"])
+    carver.occupy("10.0.0.0/25")
+
+    assert texts([carver.carve(24, sparse=True)]) == ["10.0.1.0/24"]
+    assert carver.take(24, sparse=True) == -1
+    with pytest.raises(PoolExhaustedError) as caught:
+        carver.carve(24, sparse=True)
+    assert caught.value.largest_free == 25
+
+
+@pytest.mark.parametrize("length", [-1, 33])
+def test_the_choices_know_no_length_that_the_family_does_not_have(length: int) -> None:
+    carver = CidrCarver(["0.0.0.0/0"])
+
+    assert carver.take(length, sparse=True) == carver.peek(length, sparse=True) == -1
+    assert carver.peek_within(0, 0, length) == carver.peek_within(0, length, 32) == -1
+    assert carver.peek_beside([0], length) == -1
+
+
+def test_within_a_prefix_the_smallest_free_piece_that_fits_is_taken() -> None:
+    carver = CidrCarver(["10.0.0.0/20"])
+    for block in ("10.0.0.0/24", "10.0.6.0/24", "10.0.9.0/24"):
+        carver.occupy(block)
+
+    def within(prefix: str, length: int) -> str:
+        network = ip_network(prefix)
+        found = carver.peek_within(int(network.network_address), network.prefixlen, length)
+        return str(Prefix(4, found, length)) if found >= 0 else "none"
+
+    assert within("10.0.0.0/20", 24) == "10.0.1.0/24"
+    assert within("10.0.4.0/22", 24) == "10.0.7.0/24"
+    assert within("10.0.4.0/22", 23) == "10.0.4.0/23"
+    assert within("10.0.8.0/22", 24) == "10.0.8.0/24"
+    assert within("10.0.12.0/23", 26) == "10.0.12.0/26"
+    assert within("10.0.13.0/24", 24) == "10.0.13.0/24"
+    assert within("10.0.12.0/22", 22) == "10.0.12.0/22"
+    assert within("10.0.0.0/8", 22) == "10.0.12.0/22"
+    assert within("10.0.0.0/22", 22) == "none"
+    assert within("10.0.13.0/24", 23) == "none"
+    assert within("10.0.0.0/24", 25) == "none"
+    assert within("10.0.16.0/20", 24) == "none"
+    assert carver.peek_within(number("10.0.13.0/24") + 1, 24, 32) == -1
+
+
+def test_the_first_and_the_last_address_of_a_prefix_are_within_it() -> None:
+    carver = CidrCarver(["10.0.0.0/29"])
+    for address in ("10.0.0.1/32", "10.0.0.2/32", "10.0.0.5/32", "10.0.0.6/32", "10.0.0.4/32"):
+        carver.occupy(address)
+    first = number("10.0.0.0/32")
+
+    assert [carver.peek_within(first, length, 32) - first for length in (30, 31, 32)] == [0, 0, 0]
+    assert [carver.peek_within(first + start, length, 32) - first for start, length in ((2, 31), (4, 30), (6, 31), (7, 32))] == [3, 7, 7, 7]
+    assert carver.peek_within(first + 1, 32, 32) == carver.peek_within(first + 4, 31, 32) == -1
+
+
+def test_beside_a_block_comes_its_buddy_then_what_shares_the_smallest_prefix_with_it() -> None:
+    carver = CidrCarver(["10.0.0.0/20"])
+    carver.occupy("10.0.5.0/24")
+    held = [number("10.0.5.0/24")]
+    found = []
+
+    for _ in range(15):
+        network = carver.peek_beside(held, 24)
+        assert carver.occupy_bits(network, 24)
+        found.append(Prefix(4, network, 24).to_network())
+
+    assert carver.peek_beside(held, 24) == -1
+    assert thirds(found) == [4, 6, 7, 0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15]
+
+
+def test_beside_several_blocks_the_one_with_the_nearest_room_counts_and_then_the_lowest() -> None:
+    carver = CidrCarver(["10.0.0.0/20"])
+    for block in ("10.0.0.0/23", "10.0.8.0/24", "10.0.14.0/24", "10.0.5.64/26"):
+        carver.occupy(block)
+    first, second, third, small = (number(f"10.0.{octets}/32") for octets in ("0.0", "8.0", "14.0", "5.64"))
+
+    assert carver.peek_beside([first], 24) == number("10.0.2.0/24")
+    assert carver.peek_beside([first, second], 24) == number("10.0.9.0/24")
+    assert carver.peek_beside([third, first, second], 24) == number("10.0.9.0/24")
+    assert carver.peek_beside([second, third, first], 24) == number("10.0.9.0/24")
+    assert carver.peek_beside([small], 26) == number("10.0.5.0/26")
+    assert carver.peek_beside([small], 25) == number("10.0.5.128/25")
+    assert carver.peek_beside([small], 24) == number("10.0.4.0/24")
+    assert carver.peek_beside([], 24) == -1
+
+
+def test_beside_a_block_of_another_cidr_or_of_none_comes_the_nearest_one() -> None:
+    carver = CidrCarver(["10.0.1.0/24", "10.0.6.0/23", "10.0.8.0/24"])
+    carver.occupy("10.0.8.0/24")
+
+    assert carver.peek_beside([number("10.0.0.0/24")], 24) == number("10.0.1.0/24")
+    assert carver.peek_beside([number("10.0.8.0/24")], 24) == number("10.0.1.0/24")
+    assert carver.peek_beside([number("10.0.8.0/24")], 23) == number("10.0.6.0/23")
+    assert carver.peek_beside([number("10.0.5.0/24")], 24) == number("10.0.6.0/24")
+    assert carver.peek_beside([number("192.168.0.0/24")], 25) == number("10.0.1.0/25")
+    assert carver.peek_beside([number("10.0.8.0/24")], 22) == -1
+
+
+def test_a_node_that_grows_beside_its_sparse_block_stays_one_route() -> None:
+    carver = CidrCarver(["2001:db8::/48"])
+    held = [[carver.take(64, sparse=True)] for _ in range(16)]
+
+    for _ in range(15):
+        for blocks in held:
+            network = carver.peek_beside(blocks, 64)
+            assert carver.occupy_bits(network, 64)
+            blocks.append(network)
+
+    for blocks in held:
+        assert sorted(blocks) == [min(blocks) + (index << 64) for index in range(16)]
+        assert min(blocks) % (16 << 64) == 0
 
 
 # -------------------------------------------------------------------------------------------------- give back
@@ -409,6 +548,17 @@ def test_fragmentation_is_the_share_outside_the_largest_free_prefix() -> None:
     assert values == [0.0, 1 - 128 / 192, 0.5, 0.0, 0.0]
 
 
+def test_blocked_space_is_neither_free_nor_available_nor_in_the_largest_free_prefix() -> None:
+    carver = CidrCarver(["10.0.0.0/23"], blocked=["10.0.0.0/30", "10.0.1.64/27"])
+
+    facts = (carver.capacity, carver.blocked, carver.free, carver.largest_free, carver.fragmentation())
+
+    assert facts == (512, 36, 476, 25, 1 - 128 / 476)
+    assert {length: carver.available(length) for length in range(23, 29)} == {23: 0, 24: 0, 25: 2, 26: 6, 27: 14, 28: 29}
+    assert str(carver.carve(25)) == "10.0.0.128/25"
+    assert (carver.largest_free, carver.fragmentation()) == (25, 1 - 128 / 348)
+
+
 def test_a_carver_shows_what_is_left() -> None:
     carver = CidrCarver(["10.0.0.0/24"], pool="green")
     carver.carve(26)
@@ -484,65 +634,12 @@ def test_a_broken_carver_says_what_is_broken(fault: Callable[[CidrCarver], None]
         carver.check_invariants()
 
 
-# -------------------------------------------------------------------------------------------------- scenarios
-
-CELLS = 6
-"""The window of a scenario has 2^6 cells, so that the oracle can look at all of them."""
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """CIDRs in one small window of the address space; nothing is longer than `longest`, so that the oracle can count cells."""
-
-    family: int
-    longest: int
-    cidrs: tuple[str, ...]
-    blocked: tuple[str, ...]
-    window: Prefix
-
-    def carver(self) -> CidrCarver:
-        return CidrCarver(self.cidrs, blocked=self.blocked)
-
-    def oracle(self) -> CarverOracle:
-        return CarverOracle(self.cidrs, self.longest, self.blocked)
-
-
-def inside(window: Prefix, longest: int) -> st.SearchStrategy[Prefix]:
-    """Any aligned prefix of the window, up to the window itself, long ones as likely as short ones."""
-
-    def prefix(length: int, index: int) -> Prefix:
-        shift = WIDTH[window.family] - length
-        return Prefix(window.family, window.network + ((index >> (longest - length)) << shift), length)
-
-    return st.builds(prefix, st.integers(window.length, longest), st.integers(0, (1 << (longest - window.length)) - 1))
-
-
-@st.composite
-def scenarios(draw: st.DrawFn) -> Scenario:
-    family, longest = draw(st.sampled_from([(4, 32), (4, 24), (6, 128), (6, 64), (6, 6), (4, 6)]))
-    width = WIDTH[family]
-    size = 1 << (width - longest + CELLS)
-    places = sorted({0, (1 << width) - size, ((10 << (width - 8)) // size) * size})
-    window = parse_prefix(Prefix(6 if family == 6 else 4, draw(st.sampled_from(places)), longest - CELLS))
-    cidrs: list[Prefix] = []
-    for prefix in draw(st.lists(inside(window, longest), min_size=1, max_size=8)):
-        if not any(prefix.overlaps(other) for other in cidrs):
-            halves = prefix.length < longest and draw(st.booleans())
-            cidrs += [parse_prefix(half) for half in prefix.to_network().subnets()] if halves else [prefix]
-    wider = st.integers(0, window.length).map(
-        lambda length: Prefix(window.family, window.network >> (width - length) << (width - length), length)
-    )
-    blocked = draw(
-        st.lists(inside(window, longest), max_size=4) | st.lists(inside(window, longest) | wider, max_size=4)
-    )
-    return Scenario(family, longest, tuple(map(str, cidrs)), tuple(map(str, blocked)), window)
-
-
-def lengths(scenario: Scenario) -> st.SearchStrategy[int]:
-    return st.integers(max(0, scenario.window.length - 1), scenario.longest)
-
-
 # ------------------------------------------------------------------------------------------------------- laws
+
+
+def shown(block: int | Network | None) -> int:
+    """The first address of an oracle's answer, -1 for none; a carver's answer as it is."""
+    return block if isinstance(block, int) else -1 if block is None else int(block.network_address)
 
 
 @given(st.data(), scenarios())
@@ -626,6 +723,27 @@ def test_carving_fails_exactly_if_no_aligned_position_is_free(data: st.DataObjec
 
 
 @given(st.data(), scenarios())
+def test_a_restored_carver_chooses_as_the_live_one_does(data: st.DataObject, scenario: Scenario) -> None:
+    carver = scenario.carver()
+    for length, sparse in data.draw(st.lists(st.tuples(lengths(scenario), st.booleans()), max_size=40)):
+        carver.take(length, sparse=sparse)
+    for block in data.draw(st.lists(st.sampled_from(carver.taken()), unique=True) if carver.taken() else st.just([])):
+        carver.give_back(block)
+
+    restored = scenario.carver()
+    for block in data.draw(st.permutations(carver.taken())):
+        restored.occupy(block)
+
+    held = data.draw(st.lists(st.sampled_from([int(block.network_address) for block in carver.taken()] or [0]), max_size=3))
+    prefix = data.draw(around(scenario))
+    for length in range(scenario.longest + 1):
+        for one in (False, True):
+            assert carver.peek(length, sparse=one) == restored.peek(length, sparse=one)
+        assert carver.peek_beside(held, length) == restored.peek_beside(held, length)
+        assert carver.peek_within(prefix.network, prefix.length, length) == restored.peek_within(*prefix[1:], length)
+
+
+@given(st.data(), scenarios())
 def test_a_larger_prefix_is_never_split_while_a_smaller_one_fits(data: st.DataObject, scenario: Scenario) -> None:
     carver = scenario.carver()
     for length in data.draw(st.lists(lengths(scenario), max_size=40)):
@@ -674,6 +792,33 @@ class CarverMachine(RuleBasedStateMachine):
         self.both(lambda: self.carver.carve(length), lambda: self.oracle.carve(length))
         taken = {int(block.network_address) for block in self.oracle.taken()}
         assert peeked == -1 or peeked in taken
+
+    @rule(data=st.data())
+    def carve_sparse(self, data: st.DataObject) -> None:
+        length = data.draw(lengths(self.scenario))
+        expected = self.oracle.sparse(length)
+        assert shown(self.carver.peek(length, sparse=True)) == shown(expected)
+        assert shown(self.carver.take(length, sparse=True)) == shown(expected)
+        if expected is not None:
+            self.oracle.occupy(expected)
+
+    @rule(data=st.data())
+    def look_within(self, data: st.DataObject) -> None:
+        prefix = data.draw(around(self.scenario))
+        length = data.draw(lengths(self.scenario))
+        expected = self.oracle.within(prefix.to_network(), length)
+        assert shown(self.carver.peek_within(prefix.network, prefix.length, length)) == shown(expected)
+
+    @rule(data=st.data())
+    def look_beside(self, data: st.DataObject) -> None:
+        anything = st.lists(around(self.scenario), max_size=3)
+        taken = self.oracle.taken()
+        held = [prefix.to_network() for prefix in data.draw(anything)]
+        if taken:
+            held += data.draw(st.lists(st.sampled_from(taken), max_size=3))
+        length = data.draw(lengths(self.scenario))
+        expected = self.oracle.beside(held, length)
+        assert shown(self.carver.peek_beside([int(block.network_address) for block in held], length)) == shown(expected)
 
     @rule(data=st.data())
     def occupy(self, data: st.DataObject) -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from ciliumipam import Node
-from ciliumipam.cli import commands, output
+from ciliumipam.cli import commands, tables, values
 from ciliumipam.cli.main import main
 from ciliumipam.cli.store import reading
 from ciliumipam.cli.text import plain
@@ -49,6 +49,10 @@ class Answer(NamedTuple):
         assert self.code == 0, self.err
         return json.loads(self.out)
 
+    @property
+    def items(self) -> Any:
+        return self.json["items"]
+
 
 class Cli:
     """Runs the command on one store."""
@@ -62,7 +66,7 @@ class Cli:
         return Answer(code, *self._capsys.readouterr())
 
     def everything(self) -> list[Any]:
-        return [self("get", kind, "-o", "json").json for kind in ("pools", "nodes", "blocks", "addresses")]
+        return [self("get", kind, "-o", "json").items for kind in ("pools", "nodes", "blocks", "addresses")]
 
 
 @pytest.fixture
@@ -89,7 +93,7 @@ def test_the_seed_gives_each_node_its_cidr_and_its_pods_addresses_out_of_it(cli:
     }
     assert applied.err == f"ciliumipam: created the store {cli.path}\n"
 
-    first = cli("allocate", "node-1", "default/web-0", "-o", "json").json
+    first = cli("allocate", "node-1", "default/web-0", "-o", "json").items
     assert cli("allocate", "node-2", "default/web-1").code == 0
 
     assert [{**each, "since": bool(TIME.fullmatch(each["since"])), "fence": each["fence"] > 0} for each in first] == [
@@ -105,21 +109,25 @@ def test_the_seed_gives_each_node_its_cidr_and_its_pods_addresses_out_of_it(cli:
             "since": True,
         }
     ]
-    assert cli("get", "nodes", "-o", "json").json == [
+    assert cli("get", "nodes", "-o", "json").items == [
         {
             "name": f"node-{n}",
             "labels": {"kubernetes.io/hostname": f"node-{n}"},
             "pools": [f"node-{n}-ipam-config"],
             "podCIDRs": [f"10.0.{n}.0/24"],
             "addresses": [f"10.0.{n}.1"],
-            "utilization": {"ipv4": {"capacity": 256, "inUse": 1, "reserved": 2, "available": 253}},
+            "spaces": ["default"],
+            "utilization": {"ipv4": {"capacity": 256, "inUse": 1, "reserved": 2, "cooling": 0, "available": 253}},
+            "draining": False,
+            "drainingBlocks": [],
+            "orphans": [],
         }
         for n in (1, 2)
     ]
     assert cli("get", "nodes").out.splitlines() == [
-        "NAME    POOL                PODCIDRS     ADDRESSES    IN USE",
-        "node-1  node-1-ipam-config  10.0.1.0/24  10.0.1.1     1/254",
-        "node-2  node-2-ipam-config  10.0.2.0/24  10.0.2.1     1/254",
+        "NAME    POOL                PODCIDRS     ADDRESSES    IN USE    STATUS",
+        "node-1  node-1-ipam-config  10.0.1.0/24  10.0.1.1     1/254     ready",
+        "node-2  node-2-ipam-config  10.0.2.0/24  10.0.2.1     1/254     ready",
     ]
 
 
@@ -147,13 +155,13 @@ def test_a_pool_by_name_is_a_manifest_that_can_be_applied_again(cli: Cli, tmp_pa
 def test_dual_stack_gives_an_address_of_each_family_and_one_can_be_asked_for(cli: Cli) -> None:
     cli("apply", "-f", DUAL)
 
-    both = cli("allocate", "node-a", "web", "-o", "json").json
-    six = cli("allocate", "node-a", "db", "--family", "6", "--label", "prod/db-0", "-o", "json").json
+    both = cli("allocate", "node-a", "web", "-o", "json").items
+    six = cli("allocate", "node-a", "db", "--family", "6", "--label", "prod/db-0", "-o", "json").items
 
     assert [(each["family"], each["address"]) for each in both] == [(4, "10.64.0.11"), (6, "fd00:64::1")]
     assert [(each["family"], each["address"], each["label"]) for each in six] == [(6, "fd00:64::2", "prod/db-0")]
     row = re.sub(" {2,}", " | ", cli("get", "node", "node-a").out.splitlines()[1])
-    assert row == "node-a | rack-a | 10.64.0.0/24, fd00:64::/64 | 10.64.0.11, fd00:64::1, fd00:64::2 | 1/244, 2/~2^64"
+    assert row == "node-a | rack-a | 10.64.0.0/24, fd00:64::/64 | 10.64.0.11, fd00:64::1, fd00:64::2 | 1/244, 2/~2^64 | ready"
 
 
 def test_an_owner_that_looks_like_a_number_stays_as_it_is(seed: Cli) -> None:
@@ -211,7 +219,7 @@ def test_a_global_option_after_the_command_wins(seed: Cli, capsys: pytest.Captur
         )
         == 0
     )
-    assert len(json.loads(capsys.readouterr().out)) == 2
+    assert len(json.loads(capsys.readouterr().out)["items"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -280,7 +288,7 @@ def test_a_store_that_is_absent_is_a_sentence_and_stays_absent(cli: Cli, command
 
 
 @pytest.mark.parametrize(
-    "command", [*COMMANDS_ON_A_STORE, ("apply", "-f", SEED), ("apply", "-f", SEED, "--dry-run")], ids=short
+    "command", [*COMMANDS_ON_A_STORE, ("apply", "-f", SEED), ("plan", "-f", SEED)], ids=short
 )
 def test_a_file_that_is_no_store_is_a_sentence_and_stays_as_it_is(cli: Cli, command: tuple[str, ...]) -> None:
     cli.path.write_text("a diary, not a database\n" * 100)
@@ -315,13 +323,12 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(
 @pytest.mark.parametrize(
     ("command", "change"),
     [
-        (("apply", "-f", DUAL), ("add", "pool", "rack-a")),
         (("allocate", "node-1", "new"), ("allocate", "address", "10.0.1.2")),
         (("release", "node-1", "web"), ("release", "address", "10.0.1.1")),
         (("release", "--address", "10.0.1.1", "--fence", FENCE), ("release", "address", "10.0.1.1")),
         (("release", "--address", "10.0.1.1", "--force"), ("release", "address", "10.0.1.1")),
         (("delete", "node", "node-2"), ("give back", "block", "10.0.2.0/24")),
-        (("delete", "node", "node-2", "node-1", "--force"), ("remove", "node", "node-1")),
+        (("delete", "node", "node-1", "--force"), ("remove", "node", "node-1")),
         (("delete", "pool", "node-1-ipam-config"), ("remove", "pool", "node-1-ipam-config")),
     ],
     ids=short,
@@ -329,24 +336,24 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
     seed: Cli, command: tuple[str, ...], change: tuple[str, ...]
 ) -> None:
-    fence = seed("allocate", "node-1", "web", "-o", "json").json[0]["fence"]
+    fence = seed("allocate", "node-1", "web", "-o", "json").items[0]["fence"]
     command = tuple(str(fence) if word is FENCE else word for word in command)
     before = seed.everything()
 
     planned = seed(*command, "--dry-run", "-o", "json")
 
     assert change in {(c["action"], c["kind"], c["name"]) for c in planned.json["changes"]}
-    assert planned.err.endswith("ciliumipam: dry run: nothing was written\n")
+    assert planned.err.endswith("ciliumipam: nothing was written\n")
     assert seed.everything() == before
     assert seed(*command).code == 0
     assert seed.everything() != before
 
 
-def test_a_dry_run_of_apply_needs_no_store_and_makes_none(cli: Cli) -> None:
-    answer = cli("apply", "-f", SEED, "--dry-run")
+def test_a_plan_needs_no_store_and_makes_none(cli: Cli) -> None:
+    answer = cli("plan", "-f", SEED)
 
     assert answer.code == 0
-    assert re.search(r"^carve +block +10\.0\.1\.0/24 ", answer.out, re.MULTILINE)
+    assert re.search(r"^  \+ block +10\.0\.1\.0/24 ", answer.out, re.MULTILINE)
     assert list(cli.path.parent.iterdir()) == []
 
 
@@ -364,20 +371,20 @@ def test_a_plan_that_is_not_possible_fails_in_a_dry_run_as_it_would_for_real(see
 def test_release_takes_every_address_of_an_owner(seed: Cli) -> None:
     seed("allocate", "node-1", "a", "b")
 
-    released = seed("release", "node-1", "a", "-o", "json").json
+    released = seed("release", "node-1", "a", "-o", "json").items
 
     assert [(each["owner"], each["address"]) for each in released] == [("a", "10.0.1.1")]
-    assert [each["owner"] for each in seed("get", "addresses", "-o", "json").json] == ["b"]
+    assert [each["owner"] for each in seed("get", "addresses", "-o", "json").items] == ["b"]
 
 
 def test_a_release_by_fence_takes_only_the_holding_that_it_names(seed: Cli) -> None:
-    fence = str(seed("allocate", "node-1", "a", "-o", "json").json[0]["fence"])
+    fence = str(seed("allocate", "node-1", "a", "-o", "json").items[0]["fence"])
 
     stale = seed("release", "--address", "10.0.1.1", "--fence", str(int(fence) + 1))
     right = seed("release", "--address", "10.0.1.1", "--fence", fence, "-o", "json")
 
     assert stale.code == 3
-    assert [each["owner"] for each in right.json] == ["a"]
+    assert [each["owner"] for each in right.items] == ["a"]
     assert seed("release", "--address", "10.0.1.1", "--fence", fence).code == 3
 
 
@@ -387,7 +394,7 @@ def test_a_forced_release_says_who_lost_the_address(seed: Cli) -> None:
     answer = seed("release", "--address", "10.0.1.1", "--force")
 
     assert answer.err == "ciliumipam: by force: owner 'a' (default/web-0) on node 'node-1' has lost 10.0.1.1\n"
-    assert seed("get", "addresses", "-o", "json").json == []
+    assert seed("get", "addresses", "-o", "json").items == []
 
 
 @pytest.mark.parametrize(
@@ -395,8 +402,8 @@ def test_a_forced_release_says_who_lost_the_address(seed: Cli) -> None:
     [
         ((), "say whose addresses"),
         (("node-1",), "say whose addresses"),
-        (("node-1", "a", "--fence", "1"), "--fence and --force go with --address"),
-        (("node-1", "a", "--force"), "--fence and --force go with --address"),
+        (("node-1", "a", "--fence", "1"), "--fence, --force and --space go with --address"),
+        (("node-1", "a", "--force"), "--fence, --force and --space go with --address"),
         (("node-1", "a", "--address", "10.0.1.1", "--force"), "leave NODE and OWNER out"),
         (("--address", "10.0.1.1"), "needs one of --fence N"),
         (("--address", "10.0.1.1", "--fence", "1", "--force"), "needs one of --fence N"),
@@ -410,7 +417,7 @@ def test_a_release_that_contradicts_itself_is_bad_input(seed: Cli, arguments: tu
 
     assert answer.code == 2
     assert phrase in answer.err
-    assert len(seed("get", "addresses", "-o", "json").json) == 1
+    assert len(seed("get", "addresses", "-o", "json").items) == 1
 
 
 def test_a_node_in_use_is_deleted_only_by_force(seed: Cli) -> None:
@@ -418,8 +425,8 @@ def test_a_node_in_use_is_deleted_only_by_force(seed: Cli) -> None:
 
     assert seed("delete", "node", "node-1").code == 3
     assert seed("delete", "node", "node-1", "--force").code == 0
-    assert [node["name"] for node in seed("get", "nodes", "-o", "json").json] == ["node-2"]
-    assert seed("get", "addresses", "-o", "json").json == []
+    assert [node["name"] for node in seed("get", "nodes", "-o", "json").items] == ["node-2"]
+    assert seed("get", "addresses", "-o", "json").items == []
 
 
 def test_delete_stops_at_the_first_that_is_not_possible_and_tells_what_was_done(seed: Cli) -> None:
@@ -429,7 +436,7 @@ def test_delete_stops_at_the_first_that_is_not_possible_and_tells_what_was_done(
 
     assert answer.code == 3
     assert ("remove", "node-2") in {(c["action"], c["name"]) for c in json.loads(answer.out)["changes"]}
-    assert [node["name"] for node in seed("get", "nodes", "-o", "json").json] == ["node-1"]
+    assert [node["name"] for node in seed("get", "nodes", "-o", "json").items] == ["node-1"]
 
 
 def test_deleting_a_pool_takes_nothing_and_leaves_orphans(seed: Cli) -> None:
@@ -437,12 +444,12 @@ def test_deleting_a_pool_takes_nothing_and_leaves_orphans(seed: Cli) -> None:
 
     assert seed("delete", "pool", "node-1-ipam-config").code == 0
 
-    assert [(b["block"], b["orphan"]) for b in seed("get", "blocks", "-o", "json").json] == [
+    assert [(b["block"], b["orphan"]) for b in seed("get", "blocks", "-o", "json").items] == [
         ("10.0.1.0/24", True),
         ("10.0.2.0/24", False),
     ]
     assert "orphan" in seed("get", "blocks").out
-    assert len(seed("get", "addresses", "-o", "json").json) == 1
+    assert len(seed("get", "addresses", "-o", "json").items) == 1
     assert seed("delete", "pool", "node-2-ipam-config", "--force").code == 2
 
 
@@ -454,7 +461,7 @@ def test_blocks_and_addresses_are_found_by_every_name_they_have(seed: Cli) -> No
 
     def found(kind: str, name: str) -> list[str]:
         return [
-            each["address" if kind == "addresses" else "block"] for each in seed("get", kind, name, "-o", "json").json
+            each["address" if kind == "addresses" else "block"] for each in seed("get", kind, name, "-o", "json").items
         ]
 
     assert found("addresses", "node-1") == ["10.0.1.1", "10.0.1.2"]
@@ -469,7 +476,7 @@ def test_an_ipv6_address_is_found_in_any_spelling(cli: Cli) -> None:
     cli("apply", "-f", DUAL)
     cli("allocate", "node-a", "web")
 
-    assert [each["owner"] for each in cli("get", "address", "FD00:64:0::1", "-o", "json").json] == ["web"]
+    assert [each["owner"] for each in cli("get", "address", "FD00:64:0::1", "-o", "json").items] == ["web"]
 
 
 @pytest.mark.parametrize("kind", ["pool", "node", "block", "address"])
@@ -483,9 +490,12 @@ def test_what_is_not_there_is_a_sentence(seed: Cli, kind: str) -> None:
 def test_pools_show_how_many_of_their_blocks_are_held(cli: Cli) -> None:
     cli("apply", "-f", DUAL)
 
-    pools = {pool["name"]: pool for pool in cli("get", "pools", "-o", "json").json}
+    pools = {pool["name"]: pool for pool in cli("get", "pools", "-o", "json").items}
 
-    assert pools["rack-a"]["blocks"] == {"ipv4": {"total": 256, "held": 2}, "ipv6": {"total": 65536, "held": 2}}
+    assert pools["rack-a"]["blocks"] == {
+        "ipv4": {"total": 256, "held": 2, "available": 254, "coolingAddresses": 0, "largestFree": 17, "fragmentation": 0.4961},
+        "ipv6": {"total": 65536, "held": 2, "available": 65534, "coolingAddresses": 0, "largestFree": 49, "fragmentation": 0.5},
+    }
     assert pools["rack-a"]["blockLength"] == {"ipv4": 24, "ipv6": 64}
     assert pools["rack-a"]["conflictsWith"] is None
     assert re.search(r"rack-a +10\.64\.0\.0/16, fd00:64::/48 +/24, /64 +2/256, 2/65536 ", cli("get", "pools").out)
@@ -497,7 +507,8 @@ def test_explain_says_why_a_node_has_what_it_has(seed: Cli) -> None:
 
     assert text.code == 0
     assert "10.0.1.0/24" in text.out
-    assert value == {"node": "node-1", "lines": text.out.splitlines()}
+    assert value["node"] == "node-1"
+    assert [line.strip() for line in value["lines"]] == [line.lstrip("├└─ ") for line in text.out.splitlines()]
     assert seed("explain", "absent").code == 3
 
 
@@ -582,7 +593,7 @@ def test_manifests_come_from_standard_input_too(cli: Cli, monkeypatch: pytest.Mo
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((POOL % "10.9.0.0/16").encode())))
 
     assert cli("apply", "-f", "-").code == 0
-    assert [pool["cidrs"] for pool in cli("get", "pools", "-o", "json").json] == [["10.9.0.0/16"]]
+    assert [pool["cidrs"] for pool in cli("get", "pools", "-o", "json").items] == [["10.9.0.0/16"]]
 
 
 @pytest.mark.parametrize(
@@ -715,7 +726,7 @@ def test_without_the_extra_nothing_is_changed(
         2,
         f"ciliumipam: this needs {module}, which comes with the extra 'cli': pip install 'ciliumipam[cli]'\n",
     )
-    assert seed("get", "addresses", "-o", "json").json == []
+    assert seed("get", "addresses", "-o", "json").items == []
 
 
 @pytest.mark.parametrize(
@@ -723,7 +734,7 @@ def test_without_the_extra_nothing_is_changed(
     [(0.0, "1970-01-01T00:00:00Z"), (1769860800.9, "2026-01-31T12:00:00Z"), (1e30, "1e+30 s after 1970")],
 )
 def test_a_time_is_utc_to_the_second(since: float, text: str) -> None:
-    assert output.moment(since) == text
+    assert values.moment(since) == text
 
 
 def test_what_a_terminal_would_obey_is_shown_as_an_escape() -> None:
@@ -734,4 +745,4 @@ def test_what_a_terminal_would_obey_is_shown_as_an_escape() -> None:
     ("count", "text"), [(0, "0"), (254, "254"), (2**32 - 1, "4294967295"), (2**64 - 2, "~2^64"), (2**64, "~2^64")]
 )
 def test_a_number_too_long_to_read_is_a_power_of_two(count: int, text: str) -> None:
-    assert output.size(count) == text
+    assert tables.size(count) == text

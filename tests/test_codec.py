@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from ciliumipam.codec import FORMAT, Codec
 from ciliumipam.errors import CorruptRecordError, StoreRefusedError, UnsupportedVersionError
 from ciliumipam.node import Node
-from ciliumipam.pool import PoolSpec
-from ciliumipam.records import ClaimPage, Holding, Key, NodeRecord, Page, PoolRecord, Record, Slot, Split
+from ciliumipam.pool import BlockLengths, PoolSpec
+from ciliumipam.records import ClaimPage, Cooling, Holding, Key, NodeRecord, Page, PoolRecord, Record, Slot, Split
 from ciliumipam.selector import NodeSelector
-from ciliumipam.testing.record_strategies import FENCES, holdings, keyed_records, slot_tuples
+from ciliumipam.testing.record_strategies import EXAMPLES, FENCES, SLOTS, holdings, keyed_records, slot_tuples
 
 PAGE = Key("address-page", "10.0.1.0/24")
 CLAIMS = Key("address-claims", "node-1/0f")
@@ -103,8 +103,113 @@ def test_every_field_of_pools_and_nodes_is_written() -> None:
         "reserved",
         "allow_first",
         "allow_last",
+        "priority",
+        "address_space",
+        "block_lengths",
+        "blocks_per_node",
+        "max_blocks_per_node",
+        "overflow",
+        "draining",
+        "reuse_delay",
+        "address_policy",
+        "seed",
+        "carving",
+        "group_by",
     ]
     assert [field.name for field in fields(Node) if field.compare] == ["name", "label_pairs"]
+    assert BlockLengths._fields == ("selector", "v4", "v6")
+
+
+def test_every_field_of_the_other_records_is_written() -> None:
+    """The same guard: who adds a field must add it to the codec, and to the strategies, which name each one."""
+    fields_of = {kind: kind._fields for kind in (Page, ClaimPage, PoolRecord, NodeRecord, Holding, Cooling, Split)}
+
+    assert fields_of == {
+        Page: ("fence", "cursor", "slots"),
+        ClaimPage: ("claims", "tentative", "closing", "draining"),
+        PoolRecord: ("spec", "since"),
+        NodeRecord: ("node", "since", "draining"),
+        Holding: ("family", "network", "length", "fence", "holder", "label", "since", "space"),
+        Cooling: ("fence", "until"),
+        Split: ("fence",),
+    }
+
+
+def test_what_is_new_in_a_page_stands_where_it_acts_and_nowhere_else() -> None:
+    page = Page(3, 2, (Cooling(5, 9.5), BLOCK._replace(space="tenant-b"), Cooling(6, 9)))
+
+    assert Codec().encode(PAGE, page).splitlines()[1:-1] == [
+        '{"cooling":5,"until":9.5},',
+        '["fd00::/63",2,"node-1","green",0.1,"tenant-b"],',
+        '{"cooling":6,"until":9.0}',
+    ]
+
+
+def test_what_drains_is_marked_in_claims_and_nodes() -> None:
+    claims = ClaimPage({"node-1": (BLOCK,)}, draining=frozenset({BLOCK}))
+
+    row = '["fd00::/63",2,"node-1","green",0.1]'
+    assert Codec().encode(CLAIMS, claims) == (
+        f'{{"format":1,"claims":{{"node-1":[{row}]}},"tentative":{{}},"closing":[],"draining":[{row}]}}'
+    )
+    assert Codec().encode(NODE, NodeRecord(Node("node-1"), 2, draining=True)) == (
+        '{"format":1,"name":"node-1","since":2.0,"labels":{},"draining":true}'
+    )
+
+
+# what the version before spaces, cooldown and draining wrote, letter by letter
+OLD: tuple[tuple[Key, str, Record], ...] = (
+    (
+        POOL,
+        ('{"format":1,"name":"green","since":1.5,"spec":{"cidrs":["10.0.0.0/16","fd00::/48"],"nodeSelector":{"matchExpressions":'
+        '[{"key":"cordoned","operator":"DoesNotExist"},{"key":"rack","operator":"In","values":["r1","r2"]}]},'
+        '"blockLength":{"ipv4":26},"reserved":["10.0.0.3-10.0.0.9"],"allowLast":true}}'),
+        PoolRecord(
+            PoolSpec(
+                name="green",
+                cidrs=["10.0.0.0/16", "fd00::/48"],
+                selector=NodeSelector.parse("rack in (r1,r2),!cordoned"),
+                block_length_v4=26,
+                reserved=["10.0.0.3-10.0.0.9"],
+                allow_last=True,
+            ),
+            1.5,
+        ),
+    ),
+    (
+        NODE,
+        '{"format":1,"name":"node-1","since":0.0,"labels":{"empty":"","rack":"r1"}}',
+        NodeRecord(Node("node-1", {"empty": "", "rack": "r1"}), 0.0, draining=False),
+    ),
+    (
+        Key("block-page", "10.0.0.0/10"),
+        '{"format":1,"fence":1,"cursor":4,"slots":[\n0,\n{"split":2},\n["10.0.0.0/22",3,"node-1","green",-1.0],\nnull,\nnull,\nnull,\n5\n]}',
+        Page(1, 4, (0, Split(2), *[Holding(4, 0x0A000000, 22, 3, "node-1", "green", -1.0, "default")] * 4, 5)),
+    ),
+    (
+        Key("block-claims", "0f"),
+        ('{"format":1,"claims":{"node-0":[],"node-1":[["10.0.0.0/22",3,"node-1","green",-1.0]]},"tentative":{"node-0":"ipam-1"},'
+        '"closing":[["10.0.0.0/22",3,"node-1","green",-1.0]]}'),
+        ClaimPage(
+            {"node-0": (), "node-1": (Holding(4, 0x0A000000, 22, 3, "node-1", "green", -1.0, "default"),)},
+            {"node-0": "ipam-1"},
+            frozenset({Holding(4, 0x0A000000, 22, 3, "node-1", "green", -1.0, "default")}),
+            frozenset(),
+        ),
+    ),
+    (
+        CLAIMS,
+        ('{"format":1,"claims":{"x":[["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",18446744073709551616,"x","gr\\u00fcn \\ud83d\\udca5",0.1]]},'
+        '"tentative":{},"closing":[]}'),
+        ClaimPage({"x": (Holding(6, (1 << 128) - 1, 128, 1 << 64, "x", "grün \U0001f4a5", 0.1, "default"),)}, {}, frozenset(), frozenset()),
+    ),
+)
+
+
+@pytest.mark.parametrize(("key", "text", "record"), OLD, ids=[key.kind for key, _, _ in OLD])
+def test_what_the_version_before_wrote_is_read_and_written_the_same(key: Key, text: str, record: Record) -> None:
+    assert same(Codec().decode(key, text), record)
+    assert Codec().encode(key, record) == text
 
 
 # -------------------------------------------------------------------------------------------------------- round trip
@@ -134,6 +239,11 @@ def test_any_other_spelling_of_the_same_json_is_the_same_record(keyed: tuple[Key
     assert same(Codec().decode(key, json.dumps(parsed, ensure_ascii=False, sort_keys=True)), record)
 
 
+@pytest.mark.parametrize(("key", "record"), EXAMPLES, ids=[str(key) for key, _ in EXAMPLES])
+def test_every_example_of_the_testing_kit_comes_back(key: Key, record: Record) -> None:
+    assert same(Codec().decode(key, Codec().encode(key, record)), record)
+
+
 def test_a_whole_number_of_seconds_is_a_float_again_after_an_api_server_had_it() -> None:
     text = Codec().encode(PAGE, Page(1, 0, (WEB._replace(since=2.0),))).replace("2.0]", "2]")
 
@@ -156,7 +266,6 @@ Change = tuple[int, Slot, int]
 def page_histories(draw: st.DrawFn) -> list[tuple[Key, Page]]:
     """Pages of two keys as they change: slots set one by one or in runs, sometimes another number of slots."""
     names = st.sampled_from((PAGE, Key("block-page", "10.0.0.0/10")))
-    slot: st.SearchStrategy[Slot] = st.one_of(FENCES, st.builds(Split, FENCES), holdings())
     now: dict[Key, tuple[Slot, ...]] = {}
     history = []
     for _ in range(draw(st.integers(1, 12))):
@@ -168,7 +277,7 @@ def page_histories(draw: st.DrawFn) -> list[tuple[Key, Page]]:
             if slots:
                 first = draw(st.integers(0, len(slots) - 1))
                 for index in range(first, min(len(slots), first + draw(st.sampled_from((1, 1, 2, 4))))):
-                    slots[index] = slots[first - 1] if draw(st.booleans()) and first else draw(slot)
+                    slots[index] = slots[first - 1] if draw(st.booleans()) and first else draw(SLOTS)
         now[key] = tuple(slots)
         history.append((key, Page(draw(FENCES), draw(st.integers(0, 9)), now[key])))
     return history
@@ -189,6 +298,7 @@ def test_a_codec_that_remembers_writes_and_reads_as_one_that_does_not(
 
 
 OTHER = BLOCK._replace(fence=3)
+COOL = Cooling(2, 9.5)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +310,10 @@ OTHER = BLOCK._replace(fence=3)
         pytest.param((OTHER, *(BLOCK,) * 3), (BLOCK,) * 4, id="a-run-grows-at-its-head"),
         pytest.param((BLOCK, BLOCK, 0), (0, BLOCK, BLOCK), id="a-run-moves"),
         pytest.param((BLOCK,) * 4, (5, 5, 5, 5), id="a-run-is-released"),
+        pytest.param((BLOCK,) * 4, (COOL,) * 4, id="a-run-begins-to-cool"),
+        pytest.param((COOL, COOL, BLOCK, BLOCK), (COOL, BLOCK, COOL, BLOCK), id="a-run-cools-in-part"),
+        pytest.param((COOL, COOL), (COOL, COOL._replace(until=9.75)), id="a-slot-cools-longer"),
+        pytest.param((BLOCK,) * 2, (BLOCK, BLOCK._replace(space="b")), id="the-same-in-another-space"),
     ],
 )
 def test_a_codec_that_remembers_a_run_sees_how_it_changes(before: tuple[Slot, ...], after: tuple[Slot, ...]) -> None:
@@ -287,22 +401,48 @@ def page_text(*lines: str) -> str:
         pytest.param(page_text("0", "x"), "slots[1]: not JSON: x", id="line"),
         pytest.param(page_text("0", ""), "slots[1]: not JSON: ", id="empty-line"),
         pytest.param(page_text("0", "1 2"), "slots[1]: not JSON: 1 2", id="two-in-a-line"),
-        pytest.param(page_text("-1"), "slots[0]: neither free, held, split nor a repetition: -1", id="negative"),
-        pytest.param(page_text("true"), "slots[0]: neither free, held, split nor a repetition: true", id="bool"),
-        pytest.param(page_text("1.0"), "slots[0]: neither free, held, split nor a repetition: 1.0", id="float"),
-        pytest.param(page_text("null"), "slots[0]: neither free, held, split nor a repetition: null", id="null-first"),
+        pytest.param(page_text("-1"), "slots[0]: neither free, held, split, cooling nor a repetition: -1", id="negative"),
+        pytest.param(page_text("true"), "slots[0]: neither free, held, split, cooling nor a repetition: true", id="bool"),
+        pytest.param(page_text("1.0"), "slots[0]: neither free, held, split, cooling nor a repetition: 1.0", id="float"),
+        pytest.param(page_text("null"), "slots[0]: neither free, held, split, cooling nor a repetition: null", id="null-first"),
         pytest.param(
-            page_text("0", "null"), "slots[1]: neither free, held, split nor a repetition: null", id="null-free"
+            page_text("0", "null"), "slots[1]: neither free, held, split, cooling nor a repetition: null", id="null-free"
         ),
         pytest.param(
-            page_text('{"x":1}'), 'slots[0]: neither free, held, split nor a repetition: {"x":1}', id="object"
+            page_text('{"x":1}'), 'slots[0]: neither free, held, split, cooling nor a repetition: {"x":1}', id="object"
         ),
         pytest.param(page_text('{"split":-1}'), "slots[0].split: expected a number from 0 on, found -1", id="split"),
+        pytest.param(page_text('{"split":1,"split":2}'), "slots[0]: a field stands twice: ['split', 'split']", id="split-twice"),
+        pytest.param(
+            page_text("0", '{"cooling":1,"cooling":1,"until":1.0}'),
+            "slots[1]: a field stands twice: ['cooling', 'cooling', 'until']",
+            id="cooling-twice",
+        ),
+        *(
+            pytest.param(page_text(line), f"slots[0]: neither free, held, split, cooling nor a repetition: {line}", id=f"cooling-{name}")
+            for name, line in (
+                ("without-time", '{"cooling":1}'),
+                ("unknown", '{"cooling":1,"until":1.0,"x":1}'),
+                ("and-split", '{"cooling":1,"until":1.0,"split":1}'),
+                ("time-text", '{"cooling":1,"until":"1"}'),
+                ("time-null", '{"cooling":1,"until":null}'),
+                ("time-nan", '{"cooling":1,"until":NaN}'),
+                ("time-endless", '{"cooling":1,"until":Infinity}'),
+                ("time-bool", '{"cooling":1,"until":true}'),
+            )
+        ),
+        pytest.param(page_text('{"cooling":-1,"until":1.0}'), "slots[0].cooling: expected a number from 0 on, found -1", id="cooling"),
+        pytest.param(page_text('{"cooling":"1","until":1.0}'), 'slots[0].cooling: expected a number from 0 on, found "1"', id="cooling-text"),
+        pytest.param(
+            page_text('{"cooling":1,"until":1.0}', "null"),
+            "slots[1]: neither free, held, split, cooling nor a repetition: null",
+            id="null-cooling",
+        ),
         pytest.param(page_text("[" * 9999), "slots[0]: not JSON: " + "[" * 80 + "...", id="line-too-deep"),
         pytest.param(page_text("9" * 5000), "slots[0]: not JSON: " + "9" * 80 + "...", id="line-too-long"),
         pytest.param(
             page_text('["10.0.1.5",7,"o","l"]'),
-            'slots[0]: expected [piece, fence, holder, label, since], found ["10.0.1.5", 7, "o", "l"]',
+            'slots[0]: expected [piece, fence, holder, label, since] or a space as well, found ["10.0.1.5", 7, "o", "l"]',
             id="short-row",
         ),
     ],
@@ -359,6 +499,19 @@ def test_a_row_with_one_wrong_field_is_corrupt(position: int, value: object) -> 
         Codec().decode(PAGE, page_text("0", json.dumps(row)))
 
 
+@pytest.mark.parametrize("tail", [[None], [1], ["b", "c"], [["b"]]])
+def test_a_row_whose_space_is_no_text_is_corrupt(tail: list[object]) -> None:
+    with pytest.raises(CorruptRecordError, match=r"slots\[0\]: expected \[piece, fence, holder, label, since\] or a space as well"):
+        Codec().decode(PAGE, page_text(json.dumps(["10.0.1.5", 7, "o", "l", 1.5, *tail])))
+
+
+def test_the_default_space_is_read_where_it_is_spelled_out_and_not_written() -> None:
+    page = Codec().decode(PAGE, page_text('["10.0.1.5",7,"o","l",1.5,"default"]'))
+
+    assert same(page, Page(1, 0, (Holding(4, 0x0A000105, 32, 7, "o", "l", 1.5),)))
+    assert Codec().encode(PAGE, page) == page_text('["10.0.1.5",7,"o","l",1.5]')
+
+
 @pytest.mark.parametrize(
     ("piece", "family", "network", "length"),
     [
@@ -402,10 +555,21 @@ def test_every_address_is_read_as_the_slow_parser_of_the_standard_library_reads_
         ('{"format":1,"claims":{"a":[],"a":[]},"tentative":{},"closing":[]}', "a field stands twice: ['a', 'a']"),
         (
             f'{{"format":1,"claims":{{"a":[{ROW},null]}},"tentative":{{}},"closing":[]}}',
-            "claims['a'][1]: expected [piece, fence, holder, label, since], found null",
+            "claims['a'][1]: expected [piece, fence, holder, label, since] or a space as well, found null",
         ),
         ('{"format":1,"claims":{},"tentative":{"a":1},"closing":[]}', "tentative['a']: expected text, found 1"),
         ('{"format":1,"claims":{},"tentative":{},"closing":{}}', "closing: expected a list, found {}"),
+        ('{"format":1,"claims":{},"tentative":{},"closing":[],"draining":{}}', "draining: expected a list, found {}"),
+        ('{"format":1,"claims":{},"tentative":{},"closing":[],"draining":null}', "draining: expected a list, found null"),
+        (
+            '{"format":1,"claims":{},"tentative":{},"closing":[],"draining":[1]}',
+            "draining[0]: expected [piece, fence, holder, label, since] or a space as well, found 1",
+        ),
+        ('{"format":1,"claims":{},"tentative":{},"closing":[],"drains":[]}', "drains: unknown field"),
+        (
+            '{"format":1,"claims":{},"tentative":{},"closing":[],"draining":[],"draining":[]}',
+            "a field stands twice: ['claims', 'closing', 'draining', 'draining', 'format', 'tentative']",
+        ),
     ],
 )
 def test_a_text_that_is_not_a_claim_page_is_corrupt(text: str, reason: str) -> None:
@@ -423,22 +587,74 @@ def test_a_text_that_is_not_a_claim_page_is_corrupt(text: str, reason: str) -> N
         ('"green"', "1", "name: expected text, found 1"),
         ('["10.0.0.0/16"]', "[1]", "spec.cidrs[0]: expected text, found 1"),
         ('"cidrs"', '"cidr"', "spec.cidrs: missing"),
-        ('"allowFirst":true', '"allowFirst":1', "spec.allowFirst: expected true or false, found 1"),
         ('"allowFirst"', '"first"', "spec.first: unknown field"),
         ('"ipv4"', '"ipv5"', "spec.blockLength.ipv5: unknown field"),
         ('{"ipv4":26}', '{"ipv4":"26"}', 'spec.blockLength.ipv4: expected a number from 0 on, found "26"'),
         ('{"matchLabels":{"rack":"r1"}}', "null", "spec.nodeSelector: expected an object, found null"),
+        ('"allowFirst":true', '"blockLengths":{}', "spec.blockLengths: expected a list, found {}"),
+        ('"allowFirst":true', '"blockLengths":[1]', "spec.blockLengths[0]: expected an object, found 1"),
+        ('"allowFirst":true', '"blockLengths":[{"ipv4":28}]', "spec.blockLengths[0].nodeSelector: missing"),
+        ('"allowFirst":true', '"blockLengths":[{"nodeSelector":{},"v4":28}]', "spec.blockLengths[0].v4: unknown field"),
+        (
+            '"allowFirst":true',
+            '"blockLengths":[{"nodeSelector":{},"ipv4":28.0}]',
+            "spec.blockLengths[0].ipv4: expected a number from 0 on, found 28.0",
+        ),
+        ('"allowFirst":true', '"overflow":true,"overflow":true', "a field stands twice: {twice}"),
     ],
 )
 def test_a_text_that_is_not_a_pool_is_corrupt(old: str, new: str, reason: str) -> None:
     with pytest.raises(CorruptRecordError) as caught:
         Codec().decode(POOL, POOL_TEXT.replace(old, new, 1))
 
-    assert caught.value.reason == reason
+    twice = ["blockLength", "cidrs", "nodeSelector", "overflow", "overflow", "reserved"]
+    assert caught.value.reason == reason.replace("{twice}", str(twice))
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("10.0.0.0/16", "10.0.0.1/16"), ("26", "8"), ('"rack"', '"/"'), ("green", "Green")]
+    ("old", "new"),
+    [
+        ("10.0.0.0/16", "10.0.0.1/16"),
+        ("26", "8"),
+        ('"rack"', '"/"'),
+        ("green", "Green"),
+        *(
+            ('"allowFirst":true', field)
+            for field in (
+                '"allowFirst":1',
+                '"allowLast":null',
+                '"priority":1.5',
+                '"priority":"1"',
+                f'"priority":{1 << 31}',
+                '"addressSpace":5',
+                '"addressSpace":""',
+                '"addressSpace":"a@b"',
+                '"blocksPerNode":0',
+                '"blocksPerNode":true',
+                '"blocksPerNode":2,"maxBlocksPerNode":1',
+                '"maxBlocksPerNode":0',
+                '"overflow":1',
+                '"draining":"true"',
+                '"reuseDelaySeconds":-1',
+                '"reuseDelaySeconds":"1"',
+                '"reuseDelaySeconds":NaN',
+                '"reuseDelaySeconds":Infinity',
+                '"reuseDelaySeconds":315360001',
+                f'"reuseDelaySeconds":1{"0" * 400}',
+                '"addressPolicy":"last"',
+                '"addressPolicy":[]',
+                '"seed":-1',
+                f'"seed":{1 << 63}',
+                '"carving":"none"',
+                '"carving":"grouped"',
+                '"groupBy":"zone"',
+                '"carving":"grouped","groupBy":"/"',
+                '"carving":"grouped","groupBy":5',
+                '"blockLengths":[{"nodeSelector":{}}]',
+                '"blockLengths":[{"nodeSelector":{},"ipv4":8}]',
+            )
+        ),
+    ],
 )
 def test_a_pool_that_could_not_have_been_applied_is_corrupt(old: str, new: str) -> None:
     with pytest.raises(CorruptRecordError):
@@ -451,6 +667,9 @@ def test_a_pool_that_could_not_have_been_applied_is_corrupt(old: str, new: str) 
         ('{"format":1,"name":"node-1","since":2.0}', "labels: missing"),
         ('{"format":1,"name":"node-1","since":2.0,"labels":{"a":1}}', "labels.a: expected text, found 1"),
         ('{"format":1,"name":"node-1","since":2.0,"labels":[]}', "labels: expected an object, found []"),
+        ('{"format":1,"name":"node-1","since":2.0,"labels":{},"draining":1}', "draining: expected true or false, found 1"),
+        ('{"format":1,"name":"node-1","since":2.0,"labels":{},"draining":null}', "draining: expected true or false, found null"),
+        ('{"format":1,"name":"node-1","since":2.0,"labels":{},"drains":true}', "drains: unknown field"),
     ],
 )
 def test_a_text_that_is_not_a_node_is_corrupt(text: str, reason: str) -> None:
@@ -502,7 +721,9 @@ def test_a_time_that_is_not_finite_is_refused(since: float) -> None:
     holding = WEB._replace(since=since)
     records: list[tuple[Key, Record]] = [
         (PAGE, Page(1, 0, (holding,))),
+        (PAGE, Page(1, 0, (Cooling(1, since),))),
         (CLAIMS, ClaimPage({"a": (holding,)})),
+        (CLAIMS, ClaimPage({}, draining=frozenset({holding}))),
         (NODE, NodeRecord(Node("node-1"), since)),
     ]
     for key, record in records:

@@ -28,7 +28,7 @@ EXEMPT = {
 }
 SHOWN_ONLY = {"text": "a picture or a formula", "mermaid": "a picture"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 
 
 class Block(NamedTuple):

@@ -16,9 +16,13 @@ from ciliumipam import (
     Allocate,
     Allocation,
     Apply,
+    Drain,
+    ExistingBlock,
     ForceRelease,
+    Grow,
     Ipam,
     MemoryStore,
+    Migrate,
     Node,
     NodeSelector,
     PoolSpec,
@@ -31,7 +35,7 @@ from ciliumipam import (
     Utilization,
 )
 from ciliumipam.audit import audit
-from ciliumipam.cidr import parse_prefix
+from ciliumipam.cidr import Prefix, parse_prefix
 from ciliumipam.errors import (
     AlreadyAllocatedError,
     BlockNotEmptyError,
@@ -57,7 +61,7 @@ from ciliumipam.errors import (
     StoreUnavailableError,
 )
 from ciliumipam.records import KINDS, Entry, Key
-from ciliumipam.requests import Request
+from ciliumipam.requests import Request, Space
 from ciliumipam.testing.faults import Fault, FaultyStore
 
 EVERY = NodeSelector.everything()
@@ -123,7 +127,9 @@ def test_a_node_gets_a_block_of_every_family_of_its_pool_and_the_one_that_no_poo
     assert [(each.node, str(each)) for each in applied.refusals] == [("lost", "pool green: zone in (a) but the node has b")]
     assert blocks(ipam) == {"n1": ["10.0.0.0/24", "fd00::/64"], "n2": ["10.0.1.0/24", "fd00:0:0:1::/64"], "lost": []}
     assert [status.pod_cidrs for status in ipam.nodes()] == [(), ("10.0.0.0/24", "fd00::/64"), ("10.0.1.0/24", "fd00:0:0:1::/64")]
-    assert [(each.spec, each.blocks, each.held, each.conflicting) for each in ipam.pools()] == [(POOL, {4: 4, 6: 4}, {4: 2, 6: 2}, None)]
+    (status,) = ipam.pools()
+    assert (status.spec, status.orphans, status.conflicting, status.concerns) == (POOL, 0, None, ())
+    assert status.spaces == {4: Space(4, 2, 2, 0, 23, 0.0), 6: Space(4, 2, 2, 0, 63, 0.0)}
 
 
 def test_an_allocation_says_everything_about_itself(ipam: Ipam) -> None:
@@ -136,7 +142,7 @@ def test_an_allocation_says_everything_about_itself(ipam: Ipam) -> None:
     assert min(v4.fence, v6.fence) >= 1
     assert ipam.allocations() == (v4, v6)
     assert ipam.allocations("n2") == ()
-    assert ipam.nodes()[1].utilization[4] == Utilization(256, 237, 1, 18)
+    assert ipam.nodes()[1].utilization[4] == Utilization(256, 237, 1, 0, 18)
 
 
 def test_several_owners_get_their_addresses_in_the_order_in_which_they_were_named(ipam: Ipam) -> None:
@@ -192,8 +198,8 @@ def test_by_default_addresses_go_round_and_lowest_takes_the_lowest(store: Memory
     given = []
     policies: tuple[Literal["next", "lowest"], ...] = ("next", "lowest")
     for policy in policies:
-        ipam = Ipam(store, policy=policy)
-        ipam.apply([pool("10.0.0.0/24")], [Node("n")])
+        ipam = Ipam(store)
+        ipam.apply([pool("10.0.0.0/24", address_policy=policy)], [Node("n")])
         given += addresses(ipam.allocate("n", f"{policy}-1"))
         ipam.release("n", f"{policy}-1")
         given += addresses(ipam.allocate("n", f"{policy}-2"))
@@ -276,7 +282,7 @@ def test_what_is_reserved_later_stays_held_and_is_not_given_again(ipam: Ipam) ->
     ipam.apply([pool("10.0.0.0/22", "fd00::/62", name="green", reserved=["10.0.0.0/29"])])
 
     assert addresses(ipam.allocate("n1", "web")) == ["10.0.0.1", "fd00::1"]
-    assert ipam.nodes()[1].utilization[4] == Utilization(256, 256 - 9, 1, 8)
+    assert ipam.nodes()[1].utilization[4] == Utilization(256, 256 - 9, 1, 0, 8)
     ipam.release("n1", "web")
     with pytest.raises(ReservedAddressError):
         ipam.allocate("n1", "web", address="10.0.0.1")
@@ -394,7 +400,7 @@ REFUSED: list[tuple[str, Callable[[Ipam], object], type[IpamError], str]] = [
     ("release elsewhere", lambda ipam: ipam.release("n2", "web"), NotFoundError, "'web'"),
     ("release on no node", lambda ipam: ipam.release("n7", "web"), NotFoundError, "no node 'n7'"),
     ("stale fence", lambda ipam: ipam.release_fenced("10.0.0.1", 10**6), StaleFenceError, "fence 1000000 is not the fence of a present holding"),
-    ("fence of nothing", lambda ipam: ipam.release_fenced("10.9.0.1", 1), NotHeldError, "it is in no block that a node holds"),
+    ("fence of nothing", lambda ipam: ipam.release_fenced("10.9.0.1", 1), NotHeldError, "it is in no block that a node holds in the address space 'default'"),
     ("force of nothing", lambda ipam: ipam.force_release("10.0.0.2"), NotHeldError, "nobody holds it"),
     ("force of no address", lambda ipam: ipam.force_release("10.0.0.0/24"), InvalidAddressError, "a single address is wanted"),
     ("remove no node", lambda ipam: ipam.remove_node("n7", force=True), NotFoundError, "no node 'n7'; known: lost, n1, n2"),
@@ -539,7 +545,17 @@ REQUESTS: list[Request] = [
     RemoveNode("n2"),
     RemoveNode("n1", force=True),
     RemovePool("green"),
+    Apply(existing=(ExistingBlock("n1", Prefix(4, int(IPv4Address("10.0.3.0")), 24)), ExistingBlock("n2", Prefix(4, int(IPv4Address("10.0.3.0")), 25)))),
+    Grow("n1", 2),
+    Drain("pool", "green"),
+    Drain("node", "n2"),
+    Drain("block", "10.0.1.0/24"),
+    Migrate("n2", "other"),
 ]
+
+
+OTHER = pool("10.7.0.0/22", "fd07::/62", name="other", priority=-1)
+"""A pool for every node that no other one serves."""
 
 
 def seen(ipam: Ipam) -> tuple[object, ...]:
@@ -554,6 +570,9 @@ def test_a_plan_writes_nothing_and_executing_it_does_what_the_call_does(ipam: Ip
     twin = Ipam(twin_store, clock=lambda: 100.0)
     twin.apply([POOL], NODES)
     twin.allocate("n1", "web", label="default/web")
+    if isinstance(request_, Drain | Migrate):
+        ipam.apply([OTHER])
+        twin.apply([OTHER])
     before, known = dump(store), seen(ipam)
 
     plan = ipam.plan(request_)
@@ -566,9 +585,14 @@ def test_a_plan_writes_nothing_and_executing_it_does_what_the_call_does(ipam: Ip
     result = ipam.execute(plan)
     assert result == plan.result
     match request_:
-        case Apply(pools, nodes):
-            applied = twin.apply(pools, nodes)
-            assert (applied.changes, applied.refusals) == (plan.changes, plan.refusals)
+        case Apply(pools, nodes, existing):
+            assert twin.apply(pools, nodes, existing) == plan.outcome
+        case Grow(name, count):
+            assert twin.grow(name, count) == plan.outcome
+        case Drain(kind, name):
+            assert twin.drain(kind, name) == plan.outcome
+        case Migrate(name, to):
+            assert twin.migrate(name, to) == plan.outcome
         case Allocate():
             assert twin.allocate("n1", *request_.owners, address=request_.address, label=request_.label) == result
         case Release():
@@ -629,7 +653,7 @@ def test_a_plan_is_refused_when_something_that_it_replaces_has_changed(ipam: Ipa
     with pytest.raises(StalePlanError) as refused:
         ipam.execute(plan)
 
-    assert "address-page 10.0.0.0/24" in refused.value.changed
+    assert "address-page 10.0.0.0/24 changed" in refused.value.changed
     assert refused.value.written == 0
     assert dump(store) == before
     assert addresses(ipam.allocate("n1", "a")) == ["10.0.0.78", "fd00::2"]

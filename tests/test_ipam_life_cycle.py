@@ -478,7 +478,9 @@ def test_what_is_reserved_later_stays_held_is_told_and_is_not_given_again(ipam: 
 
     applied = ipam.apply([pool("10.0.0.0/24", reserved=["10.0.0.0/28"])])
 
-    assert [concern.what for concern in applied.concerns] == ["1 address is held inside reserved ranges; they stay until they are released"]
+    assert [concern.what for concern in applied.concerns] == [
+        "1 address is held inside reserved ranges: 10.0.0.9 by web; it stays until it is released"
+    ]
     assert addresses(ipam.allocate("n1", "web")) == ["10.0.0.9"]
     ipam.release("n1", "web")
     assert ipam.nodes()[0].utilization[4] == (256, 239, 0, 0, 17)
@@ -650,3 +652,16 @@ def test_a_random_address_is_the_owners_own_and_is_found_again(ipam: Ipam, store
 
     assert addresses(Ipam(store).allocate("n1", "a")) == first
     assert ip_address(first[0]) in ip_network("10.0.0.0/20")
+
+
+def test_a_node_can_go_back_to_the_pool_that_it_is_leaving(ipam: Ipam) -> None:
+    # Its old block stayed marked as draining, and another one was carved beside it, or none was left.
+    ipam.apply([pool("10.0.0.0/24", name="old", priority=1), pool("10.1.0.0/24", name="new")], [Node("n1")])
+    ipam.allocate("n1", "web")
+    ipam.migrate("n1", "new")
+
+    applied = ipam.migrate("n1", "old")
+
+    assert [(str(block.prefix), block.draining) for block in ipam.blocks()] == [("10.0.0.0/24", False)]
+    assert applied.blockers == ()
+    assert addresses(ipam.allocate("n1", "db")) == ["10.0.0.2"]

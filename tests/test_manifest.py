@@ -1,4 +1,4 @@
-"""`ciliumipam.manifest`: the examples in `docs/`, round trips, and everything that a manifest can have wrong."""
+"""`ciliumipam.manifest`: our own kinds and the seed's, round trips, and everything that a manifest can have wrong."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ciliumipam.cidr import WIDTH, Prefix
 from ciliumipam.errors import InvalidManifestError, InvalidPoolError
-from ciliumipam.manifest import API_VERSION, pool_to_manifest, read_manifest
+from ciliumipam.manifest import API_VERSION, Item, pool_to_manifest, read_manifest, read_manifests
 from ciliumipam.node import Node
-from ciliumipam.pool import PoolSpec
+from ciliumipam.pool import BlockLengths, PoolSpec
+from ciliumipam.requests import ExistingBlock
 from ciliumipam.selector import NodeSelector
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -38,11 +39,18 @@ clusterPoolIPv4PodCIDRs:
 """
 
 
+def read(document: object) -> tuple[Item, ...]:
+    """The items of a document that has nothing to tell beside them."""
+    items, ignored, refused = read_manifest(document, "x.yaml")
+    assert (ignored, refused) == ((), ())
+    return items
+
+
 def read_files(directory: str) -> list[PoolSpec | Node]:
     items: list[PoolSpec | Node] = []
     for path in sorted((EXAMPLES / directory).iterdir()):
         for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-            items += read_manifest(document, path.name)
+            items += [item for item in read(document) if not isinstance(item, ExistingBlock)]
     return items
 
 
@@ -108,7 +116,7 @@ def node_config(version: str = "cilium.io/v2alpha1", **operator: Any) -> dict[st
     return {
         "apiVersion": version,
         "kind": "CiliumNodeConfig",
-        "metadata": {"name": "green", "namespace": "kube-system"},
+        "metadata": {"name": "green"},
         "spec": {"nodeSelector": {}, "ipam": {"operator": {"clusterPoolIPv4PodCIDRs": ["10.0.0.0/16"]} | operator}},
     }
 
@@ -120,6 +128,31 @@ def core_node(**metadata: Any) -> dict[str, Any]:
 def green(**fields: Any) -> PoolSpec:
     known: dict[str, Any] = {"name": "green", "cidrs": ["10.0.0.0/16"], "selector": NodeSelector.everything()} | fields
     return PoolSpec(**known)
+
+
+TERMS = {
+    "nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "cpus", "operator": "Gt", "values": ["15"]}]},
+        {"matchExpressions": [{"key": "big", "operator": "Exists"}]},
+    ]
+}
+LENGTHS = [{"nodeSelector": {"matchLabels": {"a": "b"}}, "ipv4": 20}, {"nodeSelector": TERMS, "ipv4": 28}]
+MORE: list[tuple[dict[str, Any], PoolSpec | Node]] = [
+    (cidr_pool(nodeSelector=TERMS), green(selector=NodeSelector.from_terms(TERMS))),
+    (cidr_pool(blockLengths=LENGTHS), green(block_lengths=[BlockLengths(NodeSelector.parse("a=b"), 20), BlockLengths(NodeSelector.from_terms(TERMS), 28)])),
+    (cidr_pool(blockLengths=[]), green()),
+    (cidr_pool(priority=-7), green(priority=-7)),
+    (cidr_pool(addressSpace="blue"), green(address_space="blue")),
+    (cidr_pool(blocksPerNode=2, maxBlocksPerNode=4), green(blocks_per_node=2, max_blocks_per_node=4)),
+    (cidr_pool(overflow=True), green(overflow=True)),
+    (cidr_pool(draining=True), green(draining=True)),
+    (cidr_pool(reuseDelaySeconds=1.5), green(reuse_delay=1.5)),
+    (cidr_pool(reuseDelaySeconds=300), green(reuse_delay=300)),
+    (cidr_pool(addressPolicy="random", seed=7), green(address_policy="random", seed=7)),
+    (cidr_pool(carving="sparse"), green(carving="sparse")),
+    (cidr_pool(carving="grouped", groupBy="rack"), green(carving="grouped", group_by="rack")),
+    (cidr_pool(**dict.fromkeys(["blockLengths", "priority", "addressSpace", "blocksPerNode", "maxBlocksPerNode", "overflow", "draining", "reuseDelaySeconds", "addressPolicy", "seed", "carving", "groupBy"])), green()),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -143,28 +176,63 @@ def green(**fields: Any) -> PoolSpec:
         (core_node(), Node("node-1")),
         (core_node(labels=None), Node("node-1")),
         (core_node(labels={"a": "", "b.c/d": "1"}), Node("node-1", {"a": "", "b.c/d": "1"})),
-        (core_node(uid="x", creationTimestamp="t", annotations={}, managedFields=[{}]) | {"spec": {"podCIDR": "x"}, "status": {"x": [1]}}, Node("node-1")),
+        (core_node(uid="x", creationTimestamp="t", annotations={}, managedFields=[{}]) | {"spec": {"taints": [{}], "podCIDR": "", "podCIDRs": None}, "status": {"x": [1]}}, Node("node-1")),
+        *MORE,
     ],
-    ids=range(19),
+    ids=range(19 + len(MORE)),
 )  # fmt: skip
 def test_each_form_is_read_as_what_it_means(document: dict[str, Any], expected: PoolSpec | Node) -> None:
     before = copy.deepcopy(document)
 
-    assert read_manifest(document, "x.yaml") == (expected,)
+    assert read(document) == (expected,)
     assert document == before
 
 
-def test_defaults_of_cilium_beside_a_pool_do_not_get_in_its_way() -> None:
+def test_what_is_known_and_means_nothing_here_is_listed_and_does_not_get_in_the_way() -> None:
     document = node_config()
     document["spec"]["defaults"] = {"debug": "true"}
+    document["metadata"] |= {
+        "namespace": "kube-system",
+        "labels": {"a": "b"},
+        "annotations": {"example.com/owner": "me", "kubectl.kubernetes.io/last-applied-configuration": "{}"},
+    }
 
-    assert read_manifest(document, "x.yaml") == (green(),)
+    items, ignored, refused = read_manifest({"apiVersion": "v1", "kind": "List", "items": [document]}, "x.yaml")
+
+    assert (items, refused) == ((green(),), ())
+    assert ignored == tuple(
+        f"x.yaml: items[0].{path}: known, without meaning here"
+        for path in (
+            "metadata.labels",
+            "metadata.namespace",
+            "metadata.annotations['example.com/owner']",
+            "spec.defaults",
+        )
+    )
+
+
+def test_paths_of_several_documents_are_each_documents_own() -> None:
+    labelled = cidr_pool()
+    labelled["metadata"]["labels"] = {"a": "b"}
+
+    found = read_manifests(
+        [("x.yaml", {"apiVersion": "v1", "kind": "List", "items": [core_node()]}), ("y.yaml", labelled)]
+    )
+
+    assert found == ((Node("node-1"), green()), ("y.yaml: metadata.labels: known, without meaning here",), ())
+
+
+@pytest.mark.parametrize("document", [cidr_pool(), node_config()], ids=["pool", "config"])
+def test_a_pool_that_is_being_deleted_takes_nothing_new(document: dict[str, Any]) -> None:
+    document["metadata"]["deletionTimestamp"] = "2024-05-01T08:00:00Z"
+
+    assert read(document) == (green(draining=True),)
 
 
 def test_a_list_gives_its_items_in_order() -> None:
     document = {"apiVersion": "v1", "kind": "List", "metadata": {}, "items": [core_node(), cidr_pool(), node_config()]}
 
-    assert read_manifest(document, "x.yaml") == (Node("node-1"), green(), green())
+    assert read(document) == (Node("node-1"), green(), green())
 
 
 @pytest.mark.parametrize(
@@ -183,15 +251,37 @@ def test_the_items_of_a_typed_list_need_not_say_their_kind_as_an_api_server_leav
     bare = {name: value for name, value in item.items() if name not in {"apiVersion", "kind"}}
     document = {"apiVersion": version, "kind": kind, "metadata": {"resourceVersion": "1"}, "items": [bare, item]}
 
-    assert read_manifest(document, "x.yaml") == (expected, expected)
+    assert read(document) == (expected, expected)
 
 
 @pytest.mark.parametrize("items", [None, []])
 def test_an_empty_list_is_empty(items: Any) -> None:
-    assert read_manifest({"apiVersion": "v1", "kind": "List", "items": items}, "x.yaml") == ()
+    assert read({"apiVersion": "v1", "kind": "List", "items": items}) == ()
 
 
 # ----------------------------------------------------------------------------------------------------- round trip
+
+
+SELECTORS = st.one_of(
+    st.lists(st.sampled_from(["a", "!b", "c=", "d in (x,,y)", "e notin (x)", "a=1", "a=2", "f>3"]), max_size=4).map(
+        lambda parts: NodeSelector.parse(",".join(parts))
+    ),
+    st.lists(
+        st.sampled_from(
+            [
+                {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["3"]}]},
+                {
+                    "matchExpressions": [
+                        {"key": "b", "operator": "Exists"},
+                        {"key": "c", "operator": "In", "values": ["", "x"]},
+                    ]
+                },
+                {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["node-1"]}]},
+            ]
+        ),
+        min_size=1,
+    ).map(NodeSelector.from_terms),
+)
 
 
 @st.composite
@@ -204,37 +294,45 @@ def specs(draw: st.DrawFn) -> PoolSpec:
     ):
         length = draw(st.integers(WIDTH[family] - 20, WIDTH[family]))
         cidrs.append(Prefix(6 if family == 6 else 4, base, length))
-    fields: dict[str, Any] = {}
-    for family in (4, 6):
-        longest = max((cidr.length for cidr in cidrs if cidr.family == family), default=None)
-        if longest is not None and draw(st.booleans()):
-            fields[f"block_length_v{family}"] = draw(st.integers(longest, WIDTH[family]))
+    longest = {family: max((cidr.length for cidr in cidrs if cidr.family == family), default=0) for family in (4, 6)}
+
+    def length_of(family: int) -> st.SearchStrategy[int | None]:
+        return st.none() | st.integers(longest[family], WIDTH[family]) if longest[family] else st.none()
+
+    lengths = st.tuples(SELECTORS, length_of(4), length_of(6)).filter(lambda some: some[1:] != (None, None))
     reserved = []
     for cidr in draw(st.lists(st.sampled_from(cidrs), max_size=4)):
         first, last = sorted(cidr.network + draw(st.integers(0, cidr.size - 1)) for _ in range(2))
         reserved.append((cidr.family, first, last))
-    operators = draw(
-        st.lists(st.sampled_from(["a", "!b", "c=", "d in (x,,y)", "e notin (x)", "a=1", "a=2"]), max_size=4)
-    )
-    return PoolSpec(
-        name=draw(st.sampled_from(["green", "a.b-c", "0"])),
-        cidrs=cidrs,
-        selector=NodeSelector.parse(",".join(operators)),
-        reserved=reserved,
-        allow_first=draw(st.booleans()),
-        allow_last=draw(st.booleans()),
-        **fields,
-    )
+    blocks = draw(st.integers(1, 5))
+    grouped = draw(st.booleans())
+    fields: dict[str, Any] = {
+        "block_length_v4": draw(length_of(4)),
+        "block_length_v6": draw(length_of(6)),
+        "priority": draw(st.integers(-3, 3) | st.sampled_from([-(1 << 31), (1 << 31) - 1])),
+        "address_space": draw(st.sampled_from(["default", "blue", "a.b-c"])),
+        "block_lengths": [BlockLengths(*some) for some in draw(st.lists(lengths, max_size=3))],
+        "blocks_per_node": blocks,
+        "max_blocks_per_node": draw(st.none() | st.integers(blocks, 65536)),
+        "reuse_delay": draw(st.just(0) | st.integers(0, 315_360_000) | st.floats(0, 315_360_000)),
+        "address_policy": draw(st.sampled_from(["next", "lowest", "random"])),
+        "seed": draw(st.just(0) | st.integers(0, (1 << 63) - 1)),
+        "carving": "grouped" if grouped else draw(st.sampled_from(["lowest", "sparse"])),
+        "group_by": "topology.kubernetes.io/zone" if grouped else "",
+        **{name: draw(st.booleans()) for name in ("allow_first", "allow_last", "overflow", "draining")},
+    }
+    name = draw(st.sampled_from(["green", "a.b-c", "0"]))
+    return PoolSpec(name=name, cidrs=cidrs, selector=draw(SELECTORS), reserved=reserved, **fields)
 
 
 @given(specs())
 def test_a_pool_written_as_a_manifest_reads_back_as_an_equal_pool(spec: PoolSpec) -> None:
     manifest = pool_to_manifest(spec)
 
-    assert read_manifest(manifest, "x.yaml") == (spec,)
-    assert read_manifest(json.loads(json.dumps(manifest)), "x.json") == (spec,)
-    assert read_manifest(yaml.safe_load(yaml.safe_dump(manifest)), "x.yaml") == (spec,)
-    assert json.dumps(pool_to_manifest(*read_manifest(manifest, "x.yaml"))) == json.dumps(manifest)  # type: ignore[arg-type]  # it is a pool
+    assert read(manifest) == (spec,)
+    assert read(json.loads(json.dumps(manifest))) == (spec,)
+    assert read(yaml.safe_load(yaml.safe_dump(manifest))) == (spec,)
+    assert json.dumps(pool_to_manifest(*read(manifest))) == json.dumps(manifest)  # type: ignore[arg-type]  # it is a pool
 
 
 @given(specs())
@@ -250,15 +348,15 @@ def test_the_seeds_form_can_say_cidrs_selector_and_block_lengths(spec: PoolSpec)
         "apiVersion": "cilium.io/v2alpha1",
         "kind": "CiliumNodeConfig",
         "metadata": {"name": spec.name},
-        "spec": {"nodeSelector": spec.selector.to_label_selector(), "ipam": {"operator": operator}},
+        "spec": {"nodeSelector": {"matchLabels": {"a": "b"}}, "ipam": {"operator": operator}},
     }
 
-    (found,) = read_manifest(document, "x.yaml")
+    (found,) = read(document)
 
     expected = PoolSpec(
         name=spec.name,
         cidrs=spec.cidrs,
-        selector=spec.selector,
+        selector=NodeSelector.parse("a=b"),
         block_length_v4=spec.block_length_v4,
         block_length_v6=spec.block_length_v6,
     )
@@ -288,7 +386,12 @@ def changed(document: dict[str, Any], value: Any, *path: str) -> dict[str, Any]:
 
 POOL, CONFIG, NODE = cidr_pool(), node_config(), core_node(labels={"a": "b"})
 OPERATOR = ("spec", "ipam", "operator")
-KNOWN = "known: CIDRPool (ciliumipam.io/v1alpha1), CiliumNodeConfig (cilium.io/v2), CiliumNodeConfig (cilium.io/v2alpha1), Node (v1), and List (v1) of these"
+KNOWN = (
+    "known: CIDRBlock (ciliumipam.io/v1alpha1), CIDRPool (ciliumipam.io/v1alpha1), CiliumNode (cilium.io/v2),"
+    " CiliumNodeConfig (cilium.io/v2, cilium.io/v2alpha1), CiliumPodIPPool (cilium.io/v2, cilium.io/v2alpha1),"
+    " ClusterCIDR (networking.k8s.io/v1alpha1, networking.x-k8s.io/v1), IPPool (crd.projectcalico.org/v1, projectcalico.org/v3),"
+    " Node (v1), and List (v1) of these"
+)
 
 BAD: list[tuple[Any, str, str]] = [
     # the document
@@ -333,7 +436,7 @@ BAD: list[tuple[Any, str, str]] = [
     (without(POOL, "spec", "nodeSelector"), "spec.nodeSelector", "it is required, since a selector that is absent selects nothing; write {} to select every node"),
     (changed(POOL, None, "spec", "nodeSelector"), "spec.nodeSelector", "a selector that is absent selects nothing"),
     (without(CONFIG, "spec", "nodeSelector"), "spec.nodeSelector", "a selector that is absent selects nothing"),
-    (changed(POOL, "a=b", "spec", "nodeSelector"), "spec.nodeSelector", "expected a mapping with matchLabels or matchExpressions; found the text 'a=b'"),
+    (changed(POOL, "a=b", "spec", "nodeSelector"), "spec.nodeSelector", "expected a mapping with matchLabels or matchExpressions, or with nodeSelectorTerms; found the text 'a=b'"),
     (changed(POOL, {"matchLabels": {"a": 1}}, "spec", "nodeSelector"), "spec.nodeSelector.matchLabels['a']", "expected text, found the number 1; put it in quotes"),
     (changed(POOL, {"matchExpressions": [{"key": "a", "operator": "in", "values": ["b"]}]}, "spec", "nodeSelector"), "spec.nodeSelector.matchExpressions[0]", "operator 'in' is not one of In"),
     (changed(CONFIG, {"matchLabels": {"a b": "c"}}, "spec", "nodeSelector"), "spec.nodeSelector.matchLabels['a b']", "the key 'a b' is not a label key"),
@@ -364,6 +467,35 @@ BAD: list[tuple[Any, str, str]] = [
     (changed(POOL, {"ipv4": 0}, "spec", "blockLength"), "spec.blockLength.ipv4", "the number 0 is not a prefix length"),
     (changed(POOL, {"ipv4": ""}, "spec", "blockLength"), "spec.blockLength.ipv4", "expected a whole number, found the text ''"),
     (changed(POOL, 1, "spec", "allowLast"), "spec.allowLast", "expected true or false, found the number 1"),
+    (changed(POOL, "high", "spec", "priority"), "spec.priority", "expected a whole number, found the text 'high'"),
+    (changed(POOL, 1 << 31, "spec", "priority"), "spec.priority", "the number 2147483648 is out of range"),
+    (changed(POOL, "Blue", "spec", "addressSpace"), "spec.addressSpace", "'Blue' is not a valid address space"),
+    (changed(POOL, 5, "spec", "addressSpace"), "spec.addressSpace", "is not a valid address space"),
+    (changed(POOL, 0, "spec", "blocksPerNode"), "spec.blocksPerNode", "the number 0 is out of range, which is 1 to 65536"),
+    (cidr_pool(blocksPerNode=3, maxBlocksPerNode=2), "spec.maxBlocksPerNode", "the number 2 is out of range, which is 3 to 65536"),
+    (changed(POOL, 1, "spec", "overflow"), "spec.overflow", "expected true or false, found the number 1"),
+    (changed(POOL, "yes", "spec", "draining"), "spec.draining", "expected true or false, found the text 'yes'"),
+    (changed(POOL, "5m", "spec", "reuseDelaySeconds"), "spec.reuseDelaySeconds", "expected a number of seconds, found the text '5m'"),
+    (changed(POOL, 1 << 20000, "spec", "reuseDelaySeconds"), "spec.reuseDelaySeconds", "a number of 20001 bits is out of range"),
+    (changed(POOL, float("nan"), "spec", "reuseDelaySeconds"), "spec.reuseDelaySeconds", "the number nan is out of range"),
+    (changed(POOL, "first", "spec", "addressPolicy"), "spec.addressPolicy", "the text 'first' is none of"),
+    (changed(POOL, -1, "spec", "seed"), "spec.seed", "the number -1 is out of range"),
+    (changed(POOL, "dense", "spec", "carving"), "spec.carving", "the text 'dense' is none of lowest, sparse, grouped"),
+    (changed(POOL, "rack", "spec", "groupBy"), "spec.groupBy", 'it goes with carving "grouped"'),
+    (cidr_pool(carving="grouped", groupBy="a b"), "spec.groupBy", "'a b' is not a label key"),
+    (changed(POOL, {}, "spec", "blockLengths"), "spec.blockLengths", "expected a list, found a mapping"),
+    (changed(POOL, [5], "spec", "blockLengths"), "spec.blockLengths[0]", "expected a mapping with nodeSelector, ipv4, ipv6; found the number 5"),
+    (changed(POOL, [{"ipv4": 24}], "spec", "blockLengths"), "spec.blockLengths[0].nodeSelector", "it is required"),
+    (changed(POOL, [{"nodeSelector": {"matchLabels": {"a": 1}}, "ipv4": 24}], "spec", "blockLengths"), "spec.blockLengths[0].nodeSelector.matchLabels['a']", "expected text, found the number 1"),
+    (changed(POOL, [{"nodeSelector": {"nodeSelectorTerms": [{}]}, "ipv4": 24}], "spec", "blockLengths"), "spec.blockLengths[0].nodeSelector", "it selects nothing"),
+    (changed(POOL, [{"nodeSelector": {}}], "spec", "blockLengths"), "spec.blockLengths[0]", "neither an IPv4 nor an IPv6 length is given"),
+    (changed(POOL, [{"nodeSelector": {}, "ipv4": 24, "v6": 64}], "spec", "blockLengths"), "spec.blockLengths[0].v6", "unknown field; did you mean"),
+    (changed(POOL, [None, {"nodeSelector": {}, "ipv4": 12}], "spec", "blockLengths"), "spec.blockLengths[0]", "found nothing; spec.blockLengths[1].ipv4: a /12 is larger than the CIDR 10.0.0.0/16"),
+    (changed(POOL, [{"nodeSelector": {}, "ipv6": True}], "spec", "blockLengths"), "spec.blockLengths[0].ipv6", "expected a whole number, found the boolean true"),
+    (changed(POOL, {"nodeSelectorTerms": []}, "spec", "nodeSelector"), "spec.nodeSelector.nodeSelectorTerms", "it needs at least one term"),
+    (changed(POOL, {"nodeSelectorTerms": [{}]}, "spec", "nodeSelector"), "spec.nodeSelector", "it selects nothing"),
+    (changed(POOL, TERMS | {"matchLabels": {}}, "spec", "nodeSelector"), "spec.nodeSelector.matchLabels", "it stands beside nodeSelectorTerms"),
+    (changed(CONFIG, TERMS, "spec", "nodeSelector"), "spec.nodeSelector.nodeSelectorTerms", "unknown field; did you mean"),
     # the seed's form
     (without(CONFIG, "spec"), "spec", "expected a mapping with nodeSelector, ipam, defaults; found nothing"),
     (without(CONFIG, "spec", "ipam"), "spec.ipam", "it is required; the CIDRs belong into spec.ipam.operator.clusterPoolIPv4PodCIDRs"),
@@ -372,8 +504,8 @@ BAD: list[tuple[Any, str, str]] = [
     (changed(CONFIG, {}, "spec", "ipam"), "spec.ipam.operator", "expected a mapping with clusterPoolIPv4PodCIDRs"),
     (changed(CONFIG, {}, *OPERATOR), "spec.ipam.operator", "the pool has no CIDR"),
     (changed(CONFIG, "10.0.0.0/16", *OPERATOR, "clusterPoolIPv4PodCIDRs"), "spec.ipam.operator.clusterPoolIPv4PodCIDRs", "expected a list, found the text"),
-    (changed(CONFIG, ["10.0.0.0/16", "fd00::/48"], *OPERATOR, "clusterPoolIPv4PodCIDRs"), "spec.ipam.operator.clusterPoolIPv4PodCIDRs[1]", "'fd00::/48' is an IPv6 CIDR in the list for IPv4; it belongs into spec.ipam.operator.clusterPoolIPv6PodCIDRs"),
-    (changed(CONFIG, ["10.1.0.0/16"], *OPERATOR, "clusterPoolIPv6PodCIDRs"), "spec.ipam.operator.clusterPoolIPv6PodCIDRs[0]", "'10.1.0.0/16' is an IPv4 CIDR in the list for IPv6; it belongs into spec.ipam.operator.clusterPoolIPv4PodCIDRs"),
+    (changed(CONFIG, ["10.0.0.0/16", "fd00::/48"], *OPERATOR, "clusterPoolIPv4PodCIDRs"), "spec.ipam.operator.clusterPoolIPv4PodCIDRs[1]", "'fd00::/48' is an IPv6 CIDR where IPv4 is wanted; it belongs into spec.ipam.operator.clusterPoolIPv6PodCIDRs"),
+    (changed(CONFIG, ["10.1.0.0/16"], *OPERATOR, "clusterPoolIPv6PodCIDRs"), "spec.ipam.operator.clusterPoolIPv6PodCIDRs[0]", "'10.1.0.0/16' is an IPv4 CIDR where IPv6 is wanted; it belongs into spec.ipam.operator.clusterPoolIPv4PodCIDRs"),
     (changed(CONFIG, ["fd00::/48", "fd00::1/64"], *OPERATOR, "clusterPoolIPv6PodCIDRs"), "spec.ipam.operator.clusterPoolIPv6PodCIDRs[1]", "host bits are set"),
     (changed(CONFIG, ["fd00::/48", "fd00::/64"], *OPERATOR, "clusterPoolIPv6PodCIDRs"), "spec.ipam.operator.clusterPoolIPv6PodCIDRs[1]", "fd00::/64 lies inside fd00::/48"),
     (changed(CONFIG, "24", *OPERATOR, "clusterPoolIPv4MaskSize"), "spec.ipam.operator.clusterPoolIPv4MaskSize", "expected a whole number, found the text '24'"),
@@ -492,40 +624,6 @@ def test_a_value_that_would_fill_the_memory_is_refused_in_a_short_sentence(
         read_manifest(document, "x.yaml")
 
     assert len(str(caught.value)) < 2000
-
-
-json_like = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["10.0.0.0/24", "fd00::/64", "10.0.0.1"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3),
-    max_leaves=6,
-)  # fmt: skip
-PATHS = [
-    *[("spec", name) for name in ("cidrs", "nodeSelector", "blockLength", "reserved", "allowFirst", "allowLast", "ipam", "defaults")],
-    *[(*OPERATOR, name) for name in ("clusterPoolIPv4PodCIDRs", "clusterPoolIPv4MaskSize", "clusterPoolIPv6PodCIDRs", "clusterPoolIPv6MaskSize")],
-    *[("apiVersion",), ("kind",), ("metadata",), ("metadata", "name"), ("metadata", "labels"), ("spec",), OPERATOR[:2], OPERATOR, ("status",), ("items",)],
-]  # fmt: skip
-
-
-@given(
-    st.sampled_from([POOL, CONFIG, NODE, {"apiVersion": "v1", "kind": "List"}]),
-    st.lists(st.tuples(st.sampled_from(PATHS), json_like), max_size=3),
-)
-@example(POOL, [(("spec", "blockLength"), {"ipv4": float("nan")})])
-def test_whatever_stands_anywhere_in_a_manifest_it_is_read_or_refused_with_a_path(
-    document: dict[str, Any], edits: list[tuple[tuple[str, ...], Any]]
-) -> None:
-    for path, value in edits:
-        inner: Any = document
-        if all(isinstance(inner := inner.get(name), dict) for name in path[:-1]):
-            document = changed(document, value, *path)
-
-    try:
-        items = read_manifest(document, "x.yaml")
-    except InvalidManifestError as error:
-        assert error.source == "x.yaml"  # noqa: PT017 - either outcome is right
-        assert error.reason  # noqa: PT017 - either outcome is right
-    else:
-        assert all(isinstance(item, PoolSpec | Node) for item in items)
 
 
 def test_nothing_is_read_from_a_document_with_one_broken_item() -> None:

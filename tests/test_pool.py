@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from ciliumipam.cidr import WIDTH, Family, Prefix, format_address, parse_prefix
 from ciliumipam.errors import InvalidPoolError
-from ciliumipam.pool import PoolSpec, pool_order
+from ciliumipam.node import Node
+from ciliumipam.pool import BlockLengths, PoolSpec, pool_order
 from ciliumipam.selector import NodeSelector
 
 EVERY = NodeSelector.everything()
@@ -62,7 +63,7 @@ def disjoint_prefixes(draw: st.DrawFn) -> list[Prefix]:
 @st.composite
 def specs(draw: st.DrawFn) -> PoolSpec:
     cidrs = draw(disjoint_prefixes())
-    lengths = {}
+    lengths: dict[str, Any] = {}
     for family in (4, 6):
         longest = max((cidr.length for cidr in cidrs if cidr.family == family), default=None)
         if longest is not None and draw(st.booleans()):
@@ -303,9 +304,8 @@ def test_a_more_demanding_selector_comes_first_then_fewer_blocks_then_the_name()
 def test_without_a_family_the_scarcest_family_of_a_pool_counts() -> None:
     dual = pool("10.0.0.0/22", "fd00::/48", name="dual")
 
-    assert pool_order(dual) == (0, 4, "dual")
-    assert pool_order(dual, 4) == (0, 4, "dual")
-    assert pool_order(dual, 6) == (0, 65536, "dual")
+    assert pool_order(dual) == (0, 0, 4, "dual")
+    assert pool_order(dual, 3) == (0, -3, 4, "dual")
 
 
 @given(st.lists(specs(), max_size=6))
@@ -313,6 +313,50 @@ def test_the_order_is_total_for_pools_with_different_names(pools: list[PoolSpec]
     named = [replace(spec, name=f"p{index}") for index, spec in enumerate(pools)]
 
     assert len({pool_order(spec) for spec in named}) == len(named)
+
+
+def test_a_higher_priority_comes_before_everything_else() -> None:
+    demanding = pool("10.0.0.0/24", name="a", selector=NodeSelector.parse("rack=a,zone=z"))
+    urgent = pool("10.0.0.0/8", name="z", priority=1)
+    last = pool("10.0.0.0/30", name="b", selector=NodeSelector.parse("x,y,z"), priority=-1)
+
+    assert sorted([last, demanding, urgent], key=pool_order) == [urgent, demanding, last]
+
+
+def test_the_first_selector_that_matches_says_how_long_a_nodes_blocks_are() -> None:
+    dense, gpu = NodeSelector.parse("size=dense"), NodeSelector.parse("gpu")
+    spec = pool("10.0.0.0/16", "fd00::/48", block_lengths=[BlockLengths(dense, 22), BlockLengths(gpu, 23, 60)])
+    v4, v6 = spec.cidrs
+
+    assert [spec.block_length_for(Node("n", labels), v4) for labels in ({}, {"size": "dense", "gpu": ""}, {"gpu": "1"})] == [24, 22, 23]
+    assert [spec.block_length_for(Node("n", labels), v6) for labels in ({}, {"size": "dense", "gpu": ""}, {"gpu": "1"})] == [64, 64, 60]
+
+
+def test_what_is_left_at_its_default_is_not_in_the_manifest_and_everything_else_is() -> None:
+    plain = pool("10.0.0.0/16")
+    full = pool(
+        *("10.0.0.0/16", "fd00::/48"), priority=-3, address_space="blue", block_lengths=[BlockLengths(EVERY, 22, 60)], blocks_per_node=2,
+        max_blocks_per_node=4, overflow=True, draining=True, reuse_delay=1.5, address_policy="random", seed=7, carving="grouped", group_by="rack",
+    )  # fmt: skip
+
+    assert plain.to_dict() == {"cidrs": ["10.0.0.0/16"], "nodeSelector": {}}
+    assert full.to_dict() == {
+        "cidrs": ["10.0.0.0/16", "fd00::/48"],
+        "nodeSelector": {},
+        "blockLengths": [{"nodeSelector": {}, "ipv4": 22, "ipv6": 60}],
+        "priority": -3,
+        "addressSpace": "blue",
+        "blocksPerNode": 2,
+        "maxBlocksPerNode": 4,
+        "overflow": True,
+        "draining": True,
+        "reuseDelaySeconds": 1.5,
+        "addressPolicy": "random",
+        "seed": 7,
+        "carving": "grouped",
+        "groupBy": "rack",
+    }
+    assert replace(full) == full
 
 
 # ------------------------------------------------------------------------------------------------------- problems
@@ -380,8 +424,35 @@ def test_the_order_is_total_for_pools_with_different_names(pools: list[PoolSpec]
         ({"reserved": [(4, 0.0, 1)]}, "reserved[0]: a tuple is a pair (first, last) of addresses"),
         ({"allow_first": 1}, "allow_first: expected true or false, found the number 1"),
         ({"allow_last": "yes"}, "allow_last: expected true or false, found the text 'yes'"),
+        ({"overflow": 0}, "overflow: expected true or false, found the number 0"),
+        ({"draining": "no"}, "draining: expected true or false, found the text 'no'"),
+        ({"priority": 1.5}, "priority: expected a whole number, found the number 1.5"),
+        ({"priority": 1 << 31}, "priority: the number 2147483648 is out of range, which is -2147483648 to 2147483647"),
+        ({"priority": True}, "priority: expected a whole number, found the boolean true"),
+        ({"seed": -1}, "seed: the number -1 is out of range, which is 0 to 9223372036854775807"),
+        ({"address_space": "Blue"}, "address_space: 'Blue' is not a valid address space: allowed are lower-case letters"),
+        ({"address_space": ""}, "address_space: '' is not a valid address space: it is empty"),
+        ({"blocks_per_node": 0}, "blocks_per_node: the number 0 is out of range, which is 1 to 65536"),
+        ({"blocks_per_node": 3, "max_blocks_per_node": 2}, "max_blocks_per_node: the number 2 is out of range, which is 3 to 65536"),
+        ({"max_blocks_per_node": "2"}, "max_blocks_per_node: expected a whole number, found the text '2'"),
+        ({"reuse_delay": -1}, "reuse_delay: the number -1 is out of range, which is 0 to 315360000 seconds"),
+        ({"reuse_delay": float("nan")}, "reuse_delay: the number nan is out of range"),
+        ({"reuse_delay": float("inf")}, "reuse_delay: the number inf is out of range"),
+        ({"reuse_delay": 10**400}, "reuse_delay: a number of 1329 bits is out of range"),
+        ({"reuse_delay": "5m"}, "reuse_delay: expected a number of seconds, found the text '5m'"),
+        ({"address_policy": "first"}, "address_policy: the text 'first' is none of lowest, next, random"),
+        ({"carving": "best"}, "carving: the text 'best' is none of lowest, sparse, grouped"),
+        ({"carving": "grouped"}, 'group_by: it goes with carving "grouped": give both'),
+        ({"group_by": "rack"}, 'group_by: it goes with carving "grouped": give both'),
+        ({"carving": "grouped", "group_by": "a b"}, "group_by: 'a b' is not a label key"),
+        ({"carving": "grouped", "group_by": 5}, "group_by: expected a label key, found the number 5"),
+        ({"block_lengths": [5]}, "block_lengths[0]: expected a BlockLengths, found the number 5"),
+        ({"block_lengths": BlockLengths(EVERY, 22)}, "block_lengths: expected a list of block lengths for a selector, found a list"),
+        ({"block_lengths": [BlockLengths(EVERY)]}, "block_lengths[0].block_length: neither an IPv4 nor an IPv6 length is given"),
+        ({"block_lengths": [BlockLengths(EVERY, 22), BlockLengths(EVERY, 8)]}, "block_lengths[1].block_length_v4: a /8 is larger than the CIDR"),
+        ({"block_lengths": [BlockLengths(NodeSelector.nothing(), 22)]}, "block_lengths[0].selector: it selects nothing"),
+        ({"block_lengths": [BlockLengths(EVERY, v6=64)]}, "block_lengths[0].block_length_v6: /64 is given, but the pool has no IPv6 CIDR"),
     ],
-    ids=range(59),
 )  # fmt: skip
 def test_a_problem_names_field_and_value(fields: dict[str, Any], expected: str) -> None:
     (problem,) = problems_of(**({"cidrs": ["10.0.0.0/16"]} | fields))
@@ -456,7 +527,11 @@ json_like = st.recursive(
 
 @given(
     st.sampled_from(
-        ["name", "cidrs", "selector", "block_length_v4", "block_length_v6", "reserved", "allow_first", "allow_last"]
+        [
+            *("name", "cidrs", "selector", "block_length_v4", "block_length_v6", "reserved", "allow_first", "allow_last"),
+            *("priority", "address_space", "block_lengths", "blocks_per_node", "max_blocks_per_node", "overflow", "draining"),
+            *("reuse_delay", "address_policy", "seed"),
+        ]
     ),
     json_like,
 )

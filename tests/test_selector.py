@@ -23,19 +23,22 @@ from ciliumipam.names import (
     validate_owner,
 )
 from ciliumipam.node import Node
-from ciliumipam.selector import NodeSelector, Requirement
+from ciliumipam.requirement import Requirement, whole_number
+from ciliumipam.selector import NodeSelector, Term
 from ciliumipam.testing import selector_oracle as oracle
 
-# Few keys and values, so that requirements meet labels; words of the syntax among them.
-KEYS = ["a", "in", "kubernetes.io/hostname"]
-VALUES = ["", "1", "notin"]
+# Few keys and values, so that requirements meet labels; words of the syntax and a number in a strange form among them.
+KEYS = ["a", "in", "metadata.name"]
+VALUES = ["", "1", "notin", "007"]
+NUMBERS = ["0", "1", "06", "7", "9223372036854775807"]
+NAMES = ["", "node-1", "node-2"]
 keys = st.sampled_from(KEYS)
 values = st.sampled_from(VALUES)
 ALL_LABELS = [
     {key: value for key, value in zip(KEYS, chosen, strict=True) if value is not None}
     for chosen in product([None, *VALUES], repeat=len(KEYS))
 ]
-"""Every node that there can be with these keys and values: 64."""
+"""Every node that there can be with these keys and values: 125."""
 label_sets = st.sampled_from(ALL_LABELS)
 
 
@@ -48,6 +51,34 @@ def expressions(draw: st.DrawFn) -> dict[str, Any]:
     elif draw(st.booleans()):
         item["values"] = draw(st.sampled_from([[], None]))
     return item
+
+
+@st.composite
+def term_expressions(draw: st.DrawFn) -> dict[str, Any]:
+    if draw(st.booleans()):
+        return draw(expressions())
+    return {
+        "key": draw(keys),
+        "operator": draw(st.sampled_from(["Gt", "Lt"])),
+        "values": [draw(st.sampled_from(NUMBERS))],
+    }
+
+
+name_expressions = st.fixed_dictionaries(
+    {
+        "key": st.just("metadata.name"),
+        "operator": st.sampled_from(["In", "NotIn"]),
+        "values": st.lists(st.sampled_from(NAMES[1:]), min_size=1, max_size=1),
+    }
+)
+terms = st.none() | st.fixed_dictionaries(
+    {},
+    optional={
+        "matchExpressions": st.none() | st.lists(term_expressions(), max_size=2),
+        "matchFields": st.none() | st.lists(name_expressions, max_size=2),
+    },
+)
+term_lists: st.SearchStrategy[list[Any]] = st.lists(terms, min_size=1, max_size=4)
 
 
 @st.composite
@@ -78,6 +109,7 @@ tokens = st.sampled_from(
         ",",
         ">",
         "<",
+        "12",
         "-bad",
         "a b",
         "ä",
@@ -196,7 +228,10 @@ def test_matching_takes_any_mapping_and_leaves_it_alone() -> None:
 
 
 def as_expressions(selector: NodeSelector) -> list[oracle.Expression]:
-    return sorted((r.key, r.operator, frozenset(r.values)) for r in selector.expressions or ())
+    """Of a selector that a LabelSelector or a text can say."""
+    assert len(selector.terms) < 2
+    assert not any(term.names for term in selector.terms)
+    return [(r.key, r.operator, frozenset(r.values)) for term in selector.terms for r in term.expressions]
 
 
 def check_text(text: str) -> None:
@@ -207,8 +242,7 @@ def check_text(text: str) -> None:
             NodeSelector.parse(text)
     else:
         by_key = sorted(expected, key=lambda expression: (expression[0], expression[1], sorted(expression[2])))
-        found = NodeSelector.parse(text)
-        assert [(r.key, r.operator, frozenset(r.values)) for r in found.expressions or ()] == by_key
+        assert as_expressions(NodeSelector.parse(text)) == by_key
 
 
 @given(almost_selectors())
@@ -224,6 +258,19 @@ def check_text(text: str) -> None:
 @example("x=\u00a0a")
 @example("x=-a")
 @example("x =! a")
+@example("x > 1,x<\t07")
+@example("x>1_0")
+@example("x>9223372036854775807")
+@example("x>9223372036854775808")
+@example("x>\u0661")
+@example("x in (a>1)")
+@example("in>1")
+@example("x in>1")
+@example("!x>1")
+@example("x>1>2")
+@example("x=>1")
+@example("x>")
+@example("x>,y")
 def test_parsing_accepts_and_refuses_what_the_oracle_does(text: str) -> None:
     check_text(text)
 
@@ -262,6 +309,9 @@ def test_any_text_is_a_selector_or_a_typed_error(text: str) -> None:
         ("x=b,x=a", "x=a,x=b"),
         ("!in", "!in"),
         ("foo.example.com/bar", "foo.example.com/bar"),
+        ("x > 1", "x>1"),
+        ("x<\r\n007,x>1", "x>1,x<7"),
+        ("x<000", "x<0"),
     ],
 )
 def test_a_selector_has_one_canonical_text(text: str, canonical: str) -> None:
@@ -290,12 +340,21 @@ def test_a_selector_has_one_canonical_text(text: str, canonical: str) -> None:
         ("x in (", "expected a value, ',' or ')', found the end"),
         ("x in (a,,)", "expected a value, ',' or ')', found ')'"),
         ("x in ((a))", "expected a value, ',' or ')', found '('"),
-        ("x In (a)", "expected in, notin, =, == or != after 'x', found 'In'"),
-        ("x (a)", "expected in, notin, =, == or != after 'x', found '('"),
-        ("x y", "expected in, notin, =, == or != after 'x', found 'y'"),
-        ("x>1", "x> compares numbers, which belongs to node selector terms"),
-        ("x < 1", "x< compares numbers, which belongs to node selector terms"),
-        ("x>=1", "x> compares numbers"),
+        ("x In (a)", "expected in, notin, =, ==, !=, > or < after 'x', found 'In'"),
+        ("x (a)", "expected in, notin, =, ==, !=, > or < after 'x', found '('"),
+        ("x y", "expected in, notin, =, ==, !=, > or < after 'x', found 'y'"),
+        ("x>=1", "expected a value, found '='"),
+        ("x<<1", "expected a value, found '<'"),
+        ("x>(1)", "expected a value, found '('"),
+        ("x>1 2", "expected a comma or the end, found '2'"),
+        ("!x>1", "expected a comma or the end, found '>'"),
+        ("x>", "Gt compares with a whole number of 64 bits, found ''"),
+        ("x<a", "Lt compares with a whole number of 64 bits, found 'a'"),
+        ("x>1_0", "Gt compares with a whole number of 64 bits, found '1_0'"),
+        ("x>1.5", "Gt compares with a whole number of 64 bits, found '1.5'"),
+        ("x>9223372036854775808", "found '9223372036854775808'"),
+        ("x>-1", "the value '-1' is not a label value"),
+        ("x>+1", "the value '+1' is not a label value"),
         ("x=a\0", "it contains a NUL character"),
         ("/x", "the key '/x' is not a label key: the part before '/': it is empty"),
         ("a/", "the key 'a/' is not a label key: its name part is empty"),
@@ -370,7 +429,7 @@ def test_a_selector_cannot_be_changed() -> None:
     selector = NodeSelector.parse("x=a")
 
     with pytest.raises(FrozenInstanceError):
-        selector.expressions = None  # type: ignore[misc]  # the very thing that must not work
+        selector.terms = ()  # type: ignore[misc]  # the very thing that must not work
     with pytest.raises((TypeError, AttributeError)):
         selector.surprise = 1  # type: ignore[attr-defined]  # the very thing that must not work
 
@@ -451,8 +510,8 @@ def test_the_selector_of_nothing_explains_itself() -> None:
         ({"matchExpressions": [{"key": "a"}]}, "matchExpressions[0].operator", "it is required"),
         ({"matchExpressions": [{"key": 1, "operator": "In"}]}, "matchExpressions[0].key", "expected text, found the number 1"),
         ({"matchExpressions": [{"key": "a", "operator": "Exists"}, {"key": "a", "operator": "in"}]}, "matchExpressions[1]", "operator 'in' is not one of In, NotIn, Exists, DoesNotExist"),
-        ({"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}, "matchExpressions[0].operator", "Gt belongs to node selector terms"),
-        ({"matchExpressions": [{"key": "a", "operator": "Lt", "values": ["1"]}]}, "matchExpressions[0].operator", "Lt belongs to node selector terms"),
+        ({"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}, "matchExpressions[0]", "operator 'Gt' is not one of In, NotIn, Exists, DoesNotExist; it belongs to node selector terms"),
+        ({"matchExpressions": [{"key": "a", "operator": "Lt", "values": ["1"]}]}, "matchExpressions[0]", "operator 'Lt' is not one of In, NotIn, Exists, DoesNotExist; it belongs to node selector terms"),
         ({"matchExpressions": [{"key": "a", "operator": "In"}]}, "matchExpressions[0]", "In needs at least one value"),
         ({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": []}]}, "matchExpressions[0]", "NotIn needs at least one value"),
         ({"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}, "matchExpressions[0]", "Exists takes no values, found 1"),
@@ -494,11 +553,21 @@ def test_parsing_something_that_is_no_text_is_refused(value: Any) -> None:
 
 
 def test_a_requirement_made_by_hand_is_checked_and_brought_into_normal_form() -> None:
-    selector = NodeSelector((Requirement("b", "In", ("2", "1", "2")), Requirement("a", "Exists", ())))
+    selector = NodeSelector((Term((Requirement("b", "In", ("2", "1", "2")), Requirement("a", "Exists", ()))),))
 
     assert selector == NodeSelector.parse("a,b in (1,2)")
     with pytest.raises(InvalidSelectorError, match="not a label key"):
-        NodeSelector((Requirement("a b", "Exists", ()),))
+        NodeSelector((Term((Requirement("a b", "Exists", ()),)),))
+    with pytest.raises(InvalidSelectorError, match=r"only metadata\.name can be matched as a field, found 'a'"):
+        NodeSelector((Term((), (Requirement("a", "In", ("b",)),)),))
+    with pytest.raises(InvalidSelectorError, match="Gt needs exactly one value, found 2"):
+        NodeSelector((Term((Requirement("a", "Gt", ("1", "1")),)),))
+
+
+def test_a_term_without_requirements_cannot_stand_beside_others_since_it_would_mean_everything() -> None:
+    assert NodeSelector((Term(()), Term(()))) == NodeSelector.everything()
+    with pytest.raises(InvalidSelectorError, match="cannot stand beside others"):
+        NodeSelector((Term(()), Term((Requirement("a", "Exists", ()),))))
 
 
 def test_the_error_of_a_huge_selector_does_not_repeat_it_whole() -> None:
@@ -506,6 +575,337 @@ def test_the_error_of_a_huge_selector_does_not_repeat_it_whole() -> None:
         NodeSelector.parse("x in (" + "a," * 100_000)
 
     assert len(str(caught.value)) < 400
+
+
+# --------------------------------------------------------------------------------------------- node selector terms
+
+ON_NODE_1 = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}
+HAS_A = {"matchExpressions": [{"key": "a", "operator": "Exists"}]}
+MORE_THAN_SIX = {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["06"]}]}
+
+
+@given(term_lists)
+@example([None, {}])
+@example([ON_NODE_1])
+@example([MORE_THAN_SIX, HAS_A])
+def test_terms_match_what_the_oracle_matches_and_as_many_requirements_of_them(items: list[Any]) -> None:
+    selector = NodeSelector.from_terms(items)
+    read = oracle.read_terms(items)
+
+    for labels, name in product(ALL_LABELS, NAMES):
+        expected = oracle.matched(read, labels, name)
+        assert selector.matched(labels, name) == expected
+        assert selector.matches(labels, name) == (expected is not None)
+
+
+@given(label_selectors())
+def test_a_label_selector_is_matched_with_all_its_requirements_or_not_at_all(mapping: dict[str, Any]) -> None:
+    selector = NodeSelector.from_label_selector(mapping)
+
+    for labels in ALL_LABELS:
+        expected = selector.requirements if oracle.matches(oracle.read(mapping), labels) else None
+        assert selector.matched(labels) == selector.matched(labels, "node-1") == expected
+
+
+def test_an_empty_term_selects_nothing_and_a_list_of_them_as_well() -> None:
+    assert NodeSelector.from_terms([{}]) == NodeSelector.nothing()
+    assert NodeSelector.from_terms([None, {"matchExpressions": [], "matchFields": None}]).selects_nothing
+    assert NodeSelector.from_terms([{}, HAS_A]) == NodeSelector.parse("a")
+    assert not NodeSelector.everything().selects_nothing
+    assert NodeSelector.nothing().selects_nothing
+    assert NodeSelector.nothing().matched({}) is None
+    assert NodeSelector.everything().matched({}) == NodeSelector.everything().requirements == 0
+
+
+def test_a_requirement_on_the_name_is_ignored_for_a_node_without_one() -> None:
+    only, both = NodeSelector.from_terms([ON_NODE_1]), NodeSelector.from_terms([ON_NODE_1 | HAS_A])
+
+    assert [only.matches({}, name) for name in ("node-1", "node-2", "")] == [True, False, True]
+    assert [both.matched({}, name) for name in ("node-1", "node-2", "")] == [None, None, None]
+    assert [both.matched({"a": ""}, name) for name in ("node-1", "node-2", "")] == [2, None, 2]
+
+
+def test_a_label_called_like_the_field_is_not_the_field() -> None:
+    field, label = NodeSelector.from_terms([ON_NODE_1]), NodeSelector.parse("metadata.name=node-1")
+
+    assert field != label
+    assert not field.matches({"metadata.name": "node-1"}, "node-2")
+    assert not label.matches({}, "node-1")
+
+
+@pytest.mark.parametrize(
+    ("threshold", "above", "below"),
+    [
+        ("5", ["6", "0006", "+6", "9223372036854775807"], ["4", "0", "-0", "-9223372036854775808", "004"]),
+        ("005", ["6"], ["4"]),
+        ("9223372036854775807", [], ["9223372036854775806", "0"]),
+        ("0", ["1"], ["-1"]),
+    ],
+)
+def test_gt_and_lt_compare_as_numbers_and_never_hold_for_anything_else(
+    threshold: str, above: list[str], below: list[str]
+) -> None:
+    more, less = NodeSelector.parse(f"x>{threshold}"), NodeSelector.parse(f"x<{threshold}")
+    no_numbers = [
+        "",
+        "a",
+        "5.0",
+        "6_0",
+        " 6",
+        "6 ",
+        "6\n",
+        "0x6",
+        "--6",
+        "+",
+        "٦",
+        "6e1",
+        "9223372036854775808",
+        "6" * 5000,
+    ]
+
+    for value in (*above, *below, threshold, *no_numbers):
+        assert more.matches({"x": value}) is (value in above)
+        assert less.matches({"x": value}) is (value in below)
+    assert not more.matches({})
+    assert not less.matches({})
+
+
+@given(st.text("+-0123456789_ ٣", max_size=24) | st.integers(-(1 << 64), 1 << 64).map(str) | st.text(max_size=3))
+@example("9223372036854775807")
+@example("9223372036854775808")
+@example("-9223372036854775808")
+@example("-9223372036854775809")
+@example("0" * 5000 + "7")
+@example("-0")
+@example("+")
+def test_a_whole_number_is_what_the_oracle_reads(text: str) -> None:
+    assert whole_number(text) == oracle.integer(text)
+
+
+@given(term_lists, st.randoms(use_true_random=False))
+def test_terms_that_mean_the_same_are_equal_whatever_their_order(items: list[Any], random: Any) -> None:
+    shuffled = copy.deepcopy([*items, random.choice(items)])
+    random.shuffle(shuffled)
+    for item in shuffled:
+        for part in (item or {}).values():
+            random.shuffle(part or [])
+
+    one, other = NodeSelector.from_terms(items), NodeSelector.from_terms({"nodeSelectorTerms": shuffled})
+
+    assert one == other
+    assert hash(one) == hash(other)
+    assert (str(one), repr(one), one.to_manifest()) == (str(other), repr(other), other.to_manifest())
+    assert list(one.terms) == sorted(set(one.terms))
+
+
+selectors = st.none().map(NodeSelector.from_label_selector) | label_selectors().map(NodeSelector.from_label_selector)
+selectors |= term_lists.map(NodeSelector.from_terms) | st.just(NodeSelector.everything())
+
+
+@given(selectors)
+def test_a_selector_reads_back_from_each_form_that_can_say_it(selector: NodeSelector) -> None:
+    one_term = len(selector.terms) == 1
+    on_labels = one_term and not selector.terms[0].names
+    compares = any(each.operator in {"Gt", "Lt"} for term in selector.terms for each in term.expressions)
+
+    assert NodeSelector.from_manifest(selector.to_manifest()) == selector
+    assert eval(repr(selector), {"NodeSelector": NodeSelector}) == selector  # noqa: S307 - our own text
+    assert pickle.loads(pickle.dumps(selector)) == selector  # noqa: S301 - our own bytes
+    if on_labels:
+        assert NodeSelector.parse(str(selector)) == selector
+    else:
+        with pytest.raises(InvalidSelectorError):
+            NodeSelector.parse(str(selector))
+    if selector == NodeSelector.everything():
+        with pytest.raises(InvalidSelectorError, match="selects everything, which node selector terms cannot say"):
+            selector.to_terms()
+    else:
+        assert NodeSelector.from_terms(selector.to_terms()) == selector
+    if selector.selects_nothing or (on_labels and not compares):
+        assert NodeSelector.from_label_selector(selector.to_label_selector()) == selector
+    else:
+        with pytest.raises(InvalidSelectorError, match="a LabelSelector cannot say it"):
+            selector.to_label_selector()
+
+
+@given(selectors, label_sets, st.sampled_from(NAMES))
+def test_a_copy_matches_what_the_original_matches(selector: NodeSelector, labels: dict[str, str], name: str) -> None:
+    for again in (pickle.loads(pickle.dumps(selector)), copy.deepcopy(selector)):  # noqa: S301 - our own bytes
+        assert again.matched(labels, name) == selector.matched(labels, name)
+        assert again.explain(labels, name) == selector.explain(labels, name)
+
+
+@pytest.mark.parametrize(
+    ("items", "part"),
+    [
+        ([HAS_A, ON_NODE_1], "nodeSelectorTerms"),
+        ([ON_NODE_1 | HAS_A], "matchFields"),
+        ([MORE_THAN_SIX], "a>6"),
+    ],
+)
+def test_what_a_label_selector_cannot_say_is_named(items: list[Any], part: str) -> None:
+    with pytest.raises(InvalidSelectorError) as caught:
+        NodeSelector.from_terms(items).to_label_selector()
+
+    assert caught.value.expression == part
+
+
+def test_a_selector_is_written_as_a_label_selector_where_one_can_say_it_and_as_terms_else() -> None:
+    assert NodeSelector.everything().to_manifest() == {}
+    assert NodeSelector.nothing().to_manifest() == {"nodeSelectorTerms": [{}]}
+    assert NodeSelector.from_terms([HAS_A]).to_manifest() == HAS_A
+    assert NodeSelector.parse("b=1").to_terms() == {
+        "nodeSelectorTerms": [{"matchExpressions": [{"key": "b", "operator": "In", "values": ["1"]}]}]
+    }
+    assert NodeSelector.from_terms([MORE_THAN_SIX, ON_NODE_1 | HAS_A, ON_NODE_1]).to_manifest() == {
+        "nodeSelectorTerms": [
+            ON_NODE_1,
+            HAS_A | ON_NODE_1,
+            {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["6"]}]},
+        ]
+    }
+
+
+def test_terms_are_shown_with_or_between_them_and_names_marked_as_fields() -> None:
+    selector = NodeSelector.from_terms([MORE_THAN_SIX, ON_NODE_1 | HAS_A, {}])
+
+    assert str(selector) == "a,field metadata.name=node-1 or a>6"
+    assert repr(NodeSelector.parse("a>6")) == "NodeSelector.parse('a>6')"
+    assert repr(NodeSelector.from_terms([ON_NODE_1])) == f"NodeSelector.from_terms([{ON_NODE_1}])"
+
+
+@pytest.mark.parametrize(
+    ("items", "labels", "name", "expected"),
+    [
+        ([MORE_THAN_SIX], {"a": "6"}, "", "a must be more than 6 but the node has 6"),
+        ([MORE_THAN_SIX], {}, "", "a must be more than 6 but the node has no such label"),
+        ([MORE_THAN_SIX], {"a": "b"}, "", "a must be more than 6 but the node has b, which is no whole number of 64 bits"),
+        ([MORE_THAN_SIX, HAS_A], {"a": "7"}, "", "the node meets 'a'"),
+        ([MORE_THAN_SIX, HAS_A | ON_NODE_1], {"a": "7"}, "", "the node meets 'a,field metadata.name=node-1'"),
+        ([HAS_A | ON_NODE_1], {}, "node-2", "a must be present but the node has no such label; field metadata.name in (node-1) but the node has node-2"),
+        ([HAS_A | ON_NODE_1], {}, "", "a must be present but the node has no such label"),
+        ([HAS_A, ON_NODE_1], {}, "node-2", "none of 2 terms holds: (1) field metadata.name in (node-1) but the node has node-2 (2) a must be present but the node has no such label"),
+        ([{"matchExpressions": [{"key": f"k{i}", "operator": "Exists"}]} for i in range(10)], {}, "n", "none of 10 terms holds: " + " ".join(f"({i + 1}) k{i} must be present but the node has no such label" for i in range(8)) + " and 2 more"),
+        ([{}], {}, "", "the selector selects nothing"),
+    ],
+)  # fmt: skip
+def test_an_explanation_of_terms_says_which_held_or_what_failed_in_each(
+    items: list[Any], labels: dict[str, str], name: str, expected: str
+) -> None:
+    assert NodeSelector.from_terms(items).explain(labels, name) == expected
+
+
+@given(term_lists, label_sets, st.sampled_from(NAMES))
+def test_the_explanation_of_terms_agrees_with_the_oracle(items: list[Any], labels: Any, name: str) -> None:
+    selector = NodeSelector.from_terms(items)
+    read = oracle.read_terms(items)
+
+    text = selector.explain(labels, name)
+
+    assert text.startswith("the node meets ") == (oracle.matched(read, labels, name) is not None)
+    if len(selector.terms) == 1 and not text.startswith("the node meets "):
+        on_labels, on_names = next(term for term in read if any(term))
+        failing = oracle.failing(on_labels, labels) + (
+            oracle.failing(on_names, {"metadata.name": name}) if name else []
+        )
+        keys_named = [part.removeprefix("field ").split(" ")[0] for part in text.split("; ")]
+        assert sorted(keys_named) == sorted(key for key, _, _ in failing)
+
+
+def term(**fields: Any) -> dict[str, Any]:
+    return {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Exists"}]}, fields]}
+
+
+def on_name(**fields: Any) -> dict[str, Any]:
+    return term(matchFields=[{"key": "metadata.name", "operator": "In", "values": ["node-1"]} | fields])
+
+
+@pytest.mark.parametrize(
+    ("mapping", "path", "reason"),
+    [
+        ({"nodeSelectorTerms": []}, "nodeSelectorTerms", "it needs at least one term"),
+        ({"nodeSelectorTerms": None}, "nodeSelectorTerms", "it needs at least one term"),
+        ({"nodeSelectorTerms": {}}, "nodeSelectorTerms", "expected a list of terms, found a mapping"),
+        ({"nodeSelectorTerms": "a"}, "nodeSelectorTerms", "expected a list of terms, found the text 'a'"),
+        ({"nodeSelectorTerms": ["a"]}, "nodeSelectorTerms[0]", "expected a mapping with matchExpressions or matchFields, found the text 'a'"),
+        ({"nodeSelectorTerms": [{}], "matchLabels": {}}, "matchLabels", "it stands beside nodeSelectorTerms"),
+        ({"nodeSelectorTerms": [{}], "matchExpressions": []}, "matchExpressions", "it stands beside nodeSelectorTerms"),
+        ({"nodeSelectorTerms": [{}], "x": 1}, "x", "unknown field; did you mean 'nodeSelectorTerms'?"),
+        (term(matchLabels={}), "nodeSelectorTerms[1].matchLabels", "unknown field"),
+        (term(matchExpressions={}), "nodeSelectorTerms[1].matchExpressions", "expected a list, found a mapping"),
+        (term(matchExpressions=[{"operator": "In"}]), "nodeSelectorTerms[1].matchExpressions[0].key", "it is required"),
+        (term(matchExpressions=[{"key": "a", "operator": "gt", "values": ["1"]}]), "nodeSelectorTerms[1].matchExpressions[0]", "operator 'gt' is not one of In, NotIn, Exists, DoesNotExist, Gt, Lt"),
+        (term(matchExpressions=[{"key": "a", "operator": "Gt"}]), "nodeSelectorTerms[1].matchExpressions[0]", "Gt needs exactly one value, found 0"),
+        (term(matchExpressions=[{"key": "a", "operator": "Lt", "values": ["1", "1"]}]), "nodeSelectorTerms[1].matchExpressions[0]", "Lt needs exactly one value, found 2"),
+        (term(matchExpressions=[{"key": "a", "operator": "Lt", "values": ["a"]}]), "nodeSelectorTerms[1].matchExpressions[0]", "Lt compares with a whole number of 64 bits, found 'a'"),
+        (term(matchExpressions=[{"key": "a", "operator": "Lt", "values": [1]}]), "nodeSelectorTerms[1].matchExpressions[0].values[0]", "expected text, found the number 1; put it in quotes"),
+        (term(matchExpressions=[{"key": "a", "operator": "Lt", "values": ["-1"]}]), "nodeSelectorTerms[1].matchExpressions[0]", "the value '-1' is not a label value"),
+        (term(matchExpressions=[{"key": "a", "operator": "In", "values": ["b c"]}]), "nodeSelectorTerms[1].matchExpressions[0]", "the value 'b c' is not a label value"),
+        (on_name(key="metadata.uid"), "nodeSelectorTerms[1].matchFields[0]", "only metadata.name can be matched as a field, found 'metadata.uid'"),
+        (on_name(operator="Exists", values=None), "nodeSelectorTerms[1].matchFields[0]", "operator 'Exists' is not one of In, NotIn"),
+        (on_name(operator="Gt"), "nodeSelectorTerms[1].matchFields[0]", "operator 'Gt' is not one of In, NotIn"),
+        (on_name(values=[]), "nodeSelectorTerms[1].matchFields[0]", "In on metadata.name needs exactly one value, found 0"),
+        (on_name(operator="NotIn", values=["a", "a"]), "nodeSelectorTerms[1].matchFields[0]", "NotIn on metadata.name needs exactly one value, found 2"),
+        (on_name(values=["Node"]), "nodeSelectorTerms[1].matchFields[0]", "the value 'Node' is not a node name"),
+        (on_name(values=[1]), "nodeSelectorTerms[1].matchFields[0].values[0]", "expected text, found the number 1"),
+    ],
+)  # fmt: skip
+def test_malformed_terms_are_refused_with_path_and_reason(mapping: Any, path: str, reason: str) -> None:
+    with pytest.raises(InvalidSelectorError) as caught:
+        NodeSelector.from_manifest(mapping)
+
+    assert caught.value.expression == path
+    assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize("value", [None, [], (), {}, "a", 1, {"matchLabels": {}}])
+def test_terms_need_a_list_with_a_term(value: Any) -> None:
+    with pytest.raises(InvalidSelectorError):
+        NodeSelector.from_terms(value)
+
+
+@pytest.mark.parametrize("value", [[], ["a"], "a", 1])
+def test_a_manifest_is_a_mapping_or_nothing(value: Any) -> None:
+    with pytest.raises(InvalidSelectorError, match="expected a mapping"):
+        NodeSelector.from_manifest(value)
+    assert NodeSelector.from_manifest(None) == NodeSelector.nothing()
+
+
+json_terms = st.recursive(
+    st.none() | st.integers() | st.sampled_from([*KEYS, *NUMBERS, "In", "Exists", "Gt", "NotIn"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["matchFields", "matchExpressions", "key", "operator", "values"]), inner, max_size=3),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.lists(json_terms, max_size=3) | term_lists, st.booleans())
+def test_whatever_a_list_of_terms_holds_is_a_selector_or_a_typed_error(value: Any, wrapped: bool) -> None:
+    try:
+        selector = (
+            NodeSelector.from_manifest({"nodeSelectorTerms": value}) if wrapped else NodeSelector.from_terms(value)
+        )
+    except InvalidSelectorError as error:
+        assert str(error)  # noqa: PT017 - either outcome is right
+    else:
+        read = oracle.read_terms(value)
+        assert all(selector.matched(labels) == oracle.matched(read, labels, "") for labels in ALL_LABELS)
+
+
+@given(
+    term_lists, st.sampled_from(["matchExpressions", "matchFields"]), st.sampled_from([*NUMBERS, "-1", "a b", "A", ""])
+)
+def test_terms_are_refused_where_the_oracle_refuses_them(items: list[Any], part: str, value: str) -> None:
+    for operator, key in product(("In", "NotIn", "Exists", "Gt", "Lt", "gt"), ("metadata.name", "a b", "a")):
+        for values in ([value], [value, value], []):
+            changed = [*items, {part: [{"key": key, "operator": operator, "values": values}]}]
+            try:
+                expected = oracle.read_terms(changed)
+            except ValueError:
+                with pytest.raises(InvalidSelectorError):
+                    NodeSelector.from_terms(changed)
+            else:
+                assert NodeSelector.from_terms(changed).matched({"a": "5"}) == oracle.matched(expected, {"a": "5"}, "")
 
 
 # ---------------------------------------------------------------------------------------------------------- names

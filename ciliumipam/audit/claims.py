@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from zlib import crc32
 
-from ciliumipam.audit.findings import HARMLESS, Findings
+from ciliumipam.audit.findings import HARMLESS, REPAIR, Findings, release_of
 from ciliumipam.cidr import Prefix
 from ciliumipam.records import ClaimPage, Holding, Key
 
@@ -23,14 +23,14 @@ class Claims:
 
     def __init__(self, findings: Findings, blocks: Mapping[Key, ClaimPage], addresses: Mapping[Key, ClaimPage]) -> None:
         self._findings, self._of_nodes, self._of_owners = findings, blocks, addresses
-        self._last: dict[Prefix, int] = {}
+        self._last: dict[tuple[str, Prefix], int] = {}
         for page in blocks.values():
             for piece in (piece for pieces in page.claims.values() for piece in pieces):
-                self._last[piece.prefix] = max(piece.fence, self._last.get(piece.prefix, 0))
+                self._last[piece.place] = max(piece.fence, self._last.get(piece.place, 0))
 
-    def last_fence(self, block: Prefix) -> int:
-        """The last fence under which somebody claims a block, 0 if nobody does."""
-        return self._last.get(block, 0)
+    def last_fence(self, space: str, block: Prefix) -> int:
+        """The last fence under which somebody claims a block of an address space, 0 if nobody does."""
+        return self._last.get((space, block), 0)
 
     def check(self, blocks: Collection[Holding], addresses: Sequence[tuple[Holding, Holding]], nodes: Collection[str]) -> None:
         """Check everything. O(n log n).
@@ -40,14 +40,15 @@ class Claims:
             addresses: The same, each with its block.
             nodes: Names of the nodes that are known.
         """
-        self._check_overlaps("block", blocks)
-        self._check_overlaps("address", [address for _, address in addresses])
+        for space in sorted({block.space for block in blocks}):
+            self._check_overlaps("block", [block for block in blocks if block.space == space], space)
+            self._check_overlaps("address", [address for block, address in addresses if block.space == space], space)
         self._check_doubles(blocks, addresses)
         self._check_nodes(set(blocks), nodes)
-        self._check_owners(blocks, {(block.holder, address) for block, address in addresses})
+        self._check_owners(blocks, {(block.holder, address): block.space for block, address in addresses})
 
-    def _check_overlaps(self, kind: str, pieces: Iterable[Holding]) -> None:
-        """That no two holdings share an address."""
+    def _check_overlaps(self, kind: str, pieces: Iterable[Holding], space: str) -> None:
+        """That no two holdings of one address space share an address."""
         outer: Holding | None = None
         for piece in sorted(set(pieces)):
             if outer is not None and outer.prefix.overlaps(piece.prefix):
@@ -55,29 +56,31 @@ class Claims:
                 if kind == "block":
                     repair = f"stop the pods of node {piece.holder}, then: ciliumipam delete node {piece.holder} --force"
                 else:
-                    repair = f"stop one of the two, then: ciliumipam release --address {piece.piece} --fence {piece.fence}"
+                    repair = f"stop one of the two, then: {release_of(piece, space)}"
                 self._findings.error(f"two holders share addresses: {left} and {right}", f"{kind} {piece.piece}", repair)
             if outer is None or piece.family != outer.family or piece.prefix.last > outer.prefix.last:
                 outer = piece
 
     def _check_doubles(self, blocks: Iterable[Holding], addresses: Iterable[tuple[Holding, Holding]]) -> None:
-        """That nobody holds two pieces of a family: a node of all blocks, an owner of all addresses on a node."""
-        of_nodes: dict[tuple[str, int], list[Holding]] = {}
+        """That no node has blocks in two address spaces, and no owner two addresses of a family on a node."""
+        of_nodes: dict[str, dict[str, list[Holding]]] = {}
         for block in blocks:
-            of_nodes.setdefault((block.holder, block.family), []).append(block)
-        for (node, family), pieces in sorted(of_nodes.items()):
-            if len(pieces) > 1:
-                what = f"the node holds {len(pieces)} IPv{family} blocks: {', '.join(piece.piece for piece in pieces)}"
+            of_nodes.setdefault(block.holder, {}).setdefault(block.space, []).append(block)
+        for node, by_space in sorted(of_nodes.items()):
+            if len(by_space) > 1:
+                named = "; ".join(f"{space}: {', '.join(each.piece for each in pieces)}" for space, pieces in sorted(by_space.items()))
+                what = f"the node holds blocks in {len(by_space)} address spaces, so one address may mean two things there ({named})"
                 repair = f"move its pods away, then: ciliumipam delete node {node}, and apply it again"
                 self._findings.error(what, f"node {node}", repair)
-        of_owners: dict[tuple[str, str, int], list[Holding]] = {}
+        of_owners: dict[tuple[str, str, int], list[tuple[str, Holding]]] = {}
         for block, address in addresses:
-            of_owners.setdefault((block.holder, address.holder, address.family), []).append(address)
-        for (node, owner, family), pieces in sorted(of_owners.items()):
-            if len(pieces) > 1:
-                what = f"the owner holds {len(pieces)} IPv{family} addresses: {', '.join(piece.piece for piece in pieces)}"
-                example = f"ciliumipam release --address {pieces[-1].piece} --fence {pieces[-1].fence}"
-                self._findings.error(what, f"owner {owner} on node {node}", f"for each that it does not use, as in: {example}")
+            of_owners.setdefault((block.holder, address.holder, address.family), []).append((block.space, address))
+        for (node, owner, family), found in sorted(of_owners.items()):
+            if len(found) > 1:
+                what = f"the owner holds {len(found)} IPv{family} addresses: {', '.join(address.piece for _, address in found)}"
+                space, last = found[-1]
+                repair = f"for each that it does not use, as in: {release_of(last, space)}"
+                self._findings.error(what, f"owner {owner} on node {node}", repair)
 
     def _check_nodes(self, held: set[Holding], nodes: Collection[str]) -> None:
         """Claims of nodes: each is held, and all that is held has one."""
@@ -87,15 +90,15 @@ class Claims:
                 named.update(pieces)
                 for piece in pieces:
                     if piece not in held:
-                        finish = "apply any manifest again" if node in nodes else f"ciliumipam delete node {node}"
+                        finish = f"{REPAIR}, or apply any manifest again" if node in nodes else f"{REPAIR}, or: ciliumipam delete node {node}"
                         what = f"node {node} claims the block under fence {piece.fence}, but does not hold it: a call was cut short"
                         self._findings.unfinished(what, f"block {piece.piece}", finish)
         for block in sorted(held - named):
             what = f"node {block.holder} holds the block (fence {block.fence}), but no claim names it, so no call gives it back"
-            self._findings.error(what, f"block {block.piece}")
+            self._findings.error(what, f"block {block.piece}", f"{REPAIR}, which names it again")
 
-    def _check_owners(self, blocks: Iterable[Holding], held: set[tuple[str, Holding]]) -> None:
-        """The same of owners, node by node."""
+    def _check_owners(self, blocks: Iterable[Holding], held: Mapping[tuple[str, Holding], str]) -> None:
+        """The same of owners, node by node; `held` has the address space of each."""
         by_node: dict[str, list[Prefix]] = {}
         for block in blocks:
             by_node.setdefault(block.holder, []).append(block.prefix)
@@ -108,22 +111,22 @@ class Claims:
                     if piece in page.closing or (node, piece) not in held:
                         inside = any(block.covers(piece.prefix) for block in by_node.get(node, ()))
                         self._tell_unfinished(node, owner, piece, closing=piece in page.closing, inside=inside)
-        for node, address in sorted(held - named):
+        for node, address in sorted(held.keys() - named):
             what = f"owner {address.holder!r} on node {node} holds it (fence {address.fence}), but no claim names it"
-            release = f"ciliumipam release --address {address.piece} --fence {address.fence}"
-            self._findings.error(what, f"address {address.piece}", f"if the owner no longer uses it: {release}")
+            release = release_of(address, held[(node, address)])
+            self._findings.error(what, f"address {address.piece}", f"{REPAIR}, which names it again, or if the owner no longer uses it: {release}")
 
     def _tell_unfinished(self, node: str, owner: str, piece: Holding, *, closing: bool, inside: bool) -> None:
         where, release = f"owner {owner} on node {node}", f"ciliumipam release {node} {owner}"
         if not inside:
             what = f"the owner claims {piece.piece} (fence {piece.fence}), but the node no longer holds a block that has it"
-            self._findings.unfinished(what, where, f"{HARMLESS}: the next call of that owner on that node forgets it")
+            self._findings.unfinished(what, where, f"{HARMLESS}: the next call of that owner on that node forgets it, and so does {REPAIR}")
         elif closing:
             what = f"the release of {piece.piece} (fence {piece.fence}) was begun and not finished"
-            self._findings.unfinished(what, where, release)
+            self._findings.unfinished(what, where, f"{release}, or: {REPAIR}")
         else:
             what = f"the owner claims {piece.piece} under fence {piece.fence}, but does not hold it: a call was cut short"
-            self._findings.unfinished(what, where, f"ciliumipam allocate {node} {owner} finishes it, {release} ends it")
+            self._findings.unfinished(what, where, f"ciliumipam allocate {node} {owner} finishes it, {release} ends it, and so does {REPAIR}")
 
     def _each(self, key: Key, page: ClaimPage, buckets: int, prefix: str) -> Iterator[tuple[str, tuple[Holding, ...]]]:
         """The claims of a page, each checked to belong into it; and the page's marks."""
@@ -138,9 +141,10 @@ class Claims:
                 if piece.holder != holder:
                     error(f"the claim of {holder!r} names {piece.piece} for {piece.holder!r}", key)
             yield holder, pieces
-        for piece in sorted(page.closing):
-            if piece not in page.claims.get(piece.holder, ()):
-                what = f"{piece.piece} of {piece.holder!r} (fence {piece.fence}) is marked as closing, but no claim names it"
-                error(what, key)
+        for mark, marked in (("closing", page.closing), ("draining", page.draining)):
+            for piece in sorted(marked):
+                if piece not in page.claims.get(piece.holder, ()):
+                    what = f"{piece.piece} of {piece.holder!r} (fence {piece.fence}) is marked as {mark}, but no claim names it"
+                    error(what, key)
         for holder in sorted(set(page.tentative) - set(page.claims)):
             error(f"{holder!r} is marked as tentative, but has no claim", key)

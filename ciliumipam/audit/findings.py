@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TypeAlias
+
+from ciliumipam.pool import DEFAULT_SPACE
+from ciliumipam.records import Holding
 
 Severity: TypeAlias = Literal["error", "unfinished", "notice"]
 
 ORDER: tuple[Severity, ...] = ("error", "unfinished", "notice")
 BACKUP = "stop what writes to the store, keep a copy of it, and restore this record from a backup"
 HARMLESS = "nothing needs to be done"
+REPAIR = "ciliumipam check --repair"
 
 
 class Finding(NamedTuple):
@@ -51,3 +56,21 @@ class Findings:
     def in_order(self) -> tuple[Finding, ...]:
         """All of them, errors first, then by place."""
         return tuple(sorted(self._found, key=lambda each: (ORDER.index(each.severity), each.where, each.what)))
+
+
+def in_space(space: str) -> str:
+    """The option that a command needs for what is in an address space."""
+    return "" if space == DEFAULT_SPACE else f" --space {space}"
+
+
+def release_of(address: Holding, space: str) -> str:
+    """The command that releases one holding of an address, and no later one."""
+    return f"ciliumipam release --address {address.piece} --fence {address.fence}{in_space(space)}"
+
+
+def moment(seconds: float) -> str:
+    """A time for people, in UTC; as it was written where no calendar has it."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return f"second {seconds!r} of 1970"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from time import time
 from typing import NamedTuple, TypeVar
 
 from ciliumipam.audit.claims import Claims
+from ciliumipam.audit.draining import notice_draining
 from ciliumipam.audit.findings import Finding, Findings
 from ciliumipam.audit.notices import notice_blocks, notice_nodes, notice_pools
+from ciliumipam.audit.snapshot import Snapshot
 from ciliumipam.audit.tree import Tree
 from ciliumipam.errors import CorruptRecordError
 from ciliumipam.records import (
     ADDRESS_KINDS,
     KINDS,
     ClaimPage,
-    Holding,
     Key,
     Kind,
     NodeRecord,
@@ -36,12 +38,13 @@ class Audit(NamedTuple):
     counts: dict[str, int]
 
 
-def audit(store: Store, addresses: Store | None = None) -> Audit:
+def audit(store: Store, addresses: Store | None = None, *, clock: Callable[[], float] = time) -> Audit:
     """Verify a store, or two, without writing.
 
     Args:
         store: Where pools, nodes and blocks are kept.
         addresses: Where addresses are kept; the same store if not given.
+        clock: Seconds since the epoch, to tell what cools for too long.
 
     Raises:
         StoreError: The store cannot be read. A record that is corrupt is a finding instead.
@@ -50,8 +53,9 @@ def audit(store: Store, addresses: Store | None = None) -> Audit:
         O(records), each page counting its slots; the selectors of all pools are tried for nodes that hold no block. Reads
         everything twice where something looks wrong, and up to five times where others keep writing.
     """
+    now = clock()
     looked = _look(store, addresses)
-    result = _examine(looked)
+    result = _examine(looked, now)
     for _ in range(_LOOKS - 1):
         if all(finding.severity == "notice" for finding in result.findings):
             break
@@ -59,7 +63,7 @@ def audit(store: Store, addresses: Store | None = None) -> Audit:
         if again.revisions == looked.revisions:
             break
         seen = set(result.findings)
-        looked, result = again, _examine(again)
+        looked, result = again, _examine(again, now)
         lasting = [each for each in result.findings if each in seen or each.severity == "notice"]
         result = result._replace(findings=tuple(lasting))
     return result
@@ -87,7 +91,7 @@ def _look(store: Store, addresses: Store | None) -> _Look:
     return look
 
 
-def _examine(look: _Look) -> Audit:
+def _examine(look: _Look, now: float) -> Audit:
     corrupt = look.corrupt.in_order()
     if corrupt:
         return Audit(corrupt, {f"{kind} records": len(found) for kind, found in look.records.items()})
@@ -100,14 +104,13 @@ def _examine(look: _Look) -> Audit:
     address_claims = _typed(findings, records["address-claims"], ClaimPage)
 
     claims = Claims(findings, block_claims, address_claims)
-    tree = Tree(findings, pages, claims.last_fence, nodes.keys())
+    tree = Tree(findings, pages, claims.last_fence, nodes.keys(), now)
     claims.check(tree.blocks, tree.addresses, nodes.keys())
-    blocks: dict[str, list[Holding]] = {}
-    for block in tree.blocks:
-        blocks.setdefault(block.holder, []).append(block)
-    notice_pools(findings, pools, nodes, blocks)
-    notice_blocks(findings, pools, nodes, tree.blocks, tree.addresses)
-    notice_nodes(findings, pools, nodes, blocks)
+    snapshot = Snapshot(pools, nodes, tree.blocks, tree.addresses, block_claims.values())
+    notice_pools(findings, snapshot)
+    notice_draining(findings, snapshot)
+    notice_blocks(findings, snapshot)
+    notice_nodes(findings, snapshot)
     counts = {
         "pools": len(pools),
         "nodes": len(nodes),

@@ -1,172 +1,142 @@
-"""One function a command: open the store, call the library, print what it says. Each returns the exit code."""
+"""The commands by name, and those of them that only look or work on a whole store."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address, ip_network
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from ciliumipam import (
-    Allocate,
-    Allocation,
-    Apply,
-    Change,
-    ForceRelease,
-    Ipam,
-    MemoryStore,
-    Node,
-    PoolSpec,
-    Refusal,
-    Release,
-    ReleaseFenced,
-    RemoveNode,
-    RemovePool,
-)
-from ciliumipam.cidr import Address, parse_address, to_address
-from ciliumipam.cli import output
-from ciliumipam.cli.input import read_documents
-from ciliumipam.cli.store import reading, store_path, writing
-from ciliumipam.cli.text import plain, say
+from ciliumipam import Applied, Ipam, NodeStatus, PoolStatus, Store
+from ciliumipam.cli import changing, codes, completion, values
+from ciliumipam.cli.diff import write_diff
+from ciliumipam.cli.progress import Progress
+from ciliumipam.cli.store import both, reading, writing
+from ciliumipam.cli.style import CHANGES, DOCUMENTS, LISTED, Style, write_document
+from ciliumipam.cli.tables import ADDRESSES, BLOCKS, NODES, POOLS, ROUTES, Listed, NodeRow, dies_first, write_table
+from ciliumipam.cli.text import Colour, paint, plain, say, say_some
+from ciliumipam.cli.tree import as_tree
+from ciliumipam.cli.watch import watch
 from ciliumipam.errors import InvalidRequestError, IpamError, NotFoundError
-from ciliumipam.manifest import pool_to_manifest, read_manifest
-from ciliumipam.requests import Request
+from ciliumipam.manifest import export as to_manifests
+from ciliumipam.manifest import pool_to_manifest
+
+if TYPE_CHECKING:
+    from ciliumipam.audit import Audit
 
 T = TypeVar("T")
 
+_WATCH_SECONDS = 2.0
+_COLOURS: Mapping[str, Colour] = {"error": "red", "unfinished": "yellow"}
 
-def apply(arguments: Namespace) -> int:
-    """Read all manifests, then apply them in one request."""
-    items = [
-        item
-        for file in arguments.files
-        for source, document in read_documents(file)
-        for item in read_manifest(document, source)
-    ]
-    pools = tuple(item for item in items if isinstance(item, PoolSpec))
-    nodes = tuple(item for item in items if isinstance(item, Node))
-    request = Apply(pools, nodes)
-    if arguments.dry_run:
-        return _dry_run(arguments, [request], absent_is_empty=True)
-    if not store_path(arguments.store).exists():
-        Ipam(MemoryStore()).plan(request)  # what is refused must not leave a new, empty file behind
-    with writing(arguments.store, create=True) as store:
-        applied = Ipam(store).apply(pools, nodes)
-    return _print_changes(arguments, applied.changes, applied.refusals)
-
-
-def allocate(arguments: Namespace) -> int:
-    """Give owners an address."""
-    address = None if arguments.address is None else _address(arguments.address)
-    request = Allocate(arguments.node, tuple(arguments.owners), address, arguments.family, arguments.label)
-    if arguments.dry_run:
-        return _dry_run(arguments, [request])
-    with writing(arguments.store) as store:
-        ipam = Ipam(store)
-        given = ipam.allocate(
-            request.node, *request.owners, address=request.address, family=request.family, label=request.label
-        )
-    output.write_allocations(arguments.output, given)
-    return 0
-
-
-def release(arguments: Namespace) -> int:
-    """Release by owner, by fence, or by force."""
-    request = _release_request(arguments)
-    if arguments.dry_run:
-        return _dry_run(arguments, [request])
-    with writing(arguments.store) as store:
-        released = _release(Ipam(store), request)
-    if isinstance(request, ForceRelease):
-        for lost in released:
-            label = f" ({lost.label})" if lost.label else ""
-            say(f"by force: owner {lost.owner!r}{label} on node {lost.node!r} has lost {lost.address}")
-    output.write_allocations(arguments.output, released)
-    return 0
-
-
-def _release(ipam: Ipam, request: Release | ReleaseFenced | ForceRelease) -> tuple[Allocation, ...]:
-    match request:
-        case Release():
-            return ipam.release(request.node, *request.owners)
-        case ReleaseFenced():
-            return (ipam.release_fenced(request.address, request.fence),)
-        case ForceRelease():
-            return (ipam.force_release(request.address),)
-
-
-def _release_request(arguments: Namespace) -> Release | ReleaseFenced | ForceRelease:
-    if arguments.address is None:
-        if arguments.fence is not None or arguments.force:
-            raise InvalidRequestError("--fence and --force go with --address")
-        if not arguments.owners:
-            raise InvalidRequestError(
-                "say whose addresses: release NODE OWNER..., or release --address ADDRESS with --fence or --force"
-            )
-        return Release(arguments.node, tuple(arguments.owners))
-    if arguments.node is not None:
-        raise InvalidRequestError("--address is released whoever holds it: leave NODE and OWNER out")
-    if arguments.force == (arguments.fence is not None):
-        raise InvalidRequestError(
-            "--address needs one of --fence N (the holding that you mean) and --force (whoever holds it)"
-        )
-    address = _address(arguments.address)
-    return ForceRelease(address) if arguments.force else ReleaseFenced(address, arguments.fence)
-
-
-def _address(text: str) -> Address:
-    return to_address(*parse_address(text))
+# ------------------------------------------------------------------------------------------------------- get
 
 
 def get(arguments: Namespace) -> int:
     """Show what there is; by name, a pool or node as the manifest that it is elsewhere."""
-    style, name = arguments.output, arguments.name
+    if arguments.interval is not None and not arguments.watch:
+        raise InvalidRequestError("--interval goes with --watch")
+    name: str | None = arguments.name
     with reading(arguments.store) as store:
         ipam = Ipam(store)
-        match arguments.kind.removeprefix("cilium"):
-            case "pool" | "pools":
-                pools = _chosen("pool", name, ipam.pools(), lambda pool: {pool.spec.name})
-                if name is not None and style != "table":
-                    output.write_value(style, pool_to_manifest(pools[0].spec))
-                else:
-                    output.write_pools(style, pools)
-            case "node" | "nodes":
-                nodes = _chosen("node", name, ipam.nodes(), lambda node: {node.node.name})
-                if name is not None and style != "table":
-                    output.write_value(style, output.cilium_node(nodes[0]))
-                else:
-                    output.write_nodes(style, nodes, ipam.allocations(name))
-            case "block" | "blocks":
-                blocks = _chosen(
-                    "block", name, ipam.blocks(), lambda block: {str(block.prefix), block.node}, _node_names(ipam)
+        match completion.kind_of(arguments.kind):
+            case "pool":
+                return _list(arguments, ipam, POOLS, partial(_pools, ipam, name), _manifest_of_pool)
+            case "node":
+                return _list(arguments, ipam, NODES, partial(_nodes, ipam, name), _manifest_of_node)
+            case "block":
+                look = partial(
+                    _chosen, "block", name, ipam.blocks, lambda block: {str(block.prefix), block.node}, partial(_node_names, ipam)
                 )
-                output.write_blocks(style, blocks)
+                return _list(arguments, ipam, BLOCKS, look)
             case _:
-                held = _chosen(
+                find = partial(
+                    _chosen,
                     "address",
                     name,
-                    ipam.allocations(),
+                    ipam.allocations,
                     lambda item: {str(item.address), item.owner, item.node},
-                    _node_names(ipam),
+                    partial(_node_names, ipam),
                 )
-                output.write_allocations(style, held)
-    return 0
+                return _list(arguments, ipam, ADDRESSES, find)
 
 
-def _node_names(ipam: Ipam) -> list[str]:
-    return [status.node.name for status in ipam.nodes()]
+def _list(
+    arguments: Namespace,
+    ipam: Ipam,
+    listed: Listed[T],
+    look: Callable[[], Sequence[T]],
+    manifest: Callable[[T], values.Row] | None = None,
+) -> int:
+    style: Style = arguments.output
+    found = look()
+    if arguments.watch:
+        return watch(style, listed, _again(ipam, found, look), arguments.interval or _WATCH_SECONDS)
+    if manifest is not None and arguments.name is not None and style.is_document:
+        write_document(style, manifest(found[0]))
+    else:
+        listed.write(style, found)
+    if style.name in ("table", "wide"):
+        say_some(f"pool {each.spec.name}: {what}" for each in found if isinstance(each, PoolStatus) for what in each.concerns)
+    return codes.DONE
+
+
+def _again(ipam: Ipam, first: Sequence[T], look: Callable[[], Sequence[T]]) -> Callable[[], Sequence[T]]:
+    """What there is: the first time as it was found already, then read again. What is watched may go and come."""
+    looks = iter([first])
+
+    def now() -> Sequence[T]:
+        known = next(looks, None)
+        if known is not None:
+            return known
+        ipam.refresh()
+        with suppress(NotFoundError):
+            return look()
+        return ()
+
+    return now
+
+
+def _pools(ipam: Ipam, name: str | None) -> Sequence[PoolStatus]:
+    return _chosen("pool", name, lambda: dies_first(ipam.pools()), lambda pool: {pool.spec.name})
+
+
+def _nodes(ipam: Ipam, name: str | None) -> Sequence[NodeRow]:
+    chosen = _chosen("node", name, ipam.nodes, lambda status: {status.node.name})
+    addresses: dict[str, list[str]] = {}
+    for item in ipam.allocations(name):
+        addresses.setdefault(item.node, []).append(str(item.address))
+    return [NodeRow(status, addresses.get(status.node.name, ())) for status in chosen]
+
+
+def _manifest_of_pool(status: PoolStatus) -> values.Row:
+    return pool_to_manifest(status.spec)
+
+
+def _manifest_of_node(row: NodeRow) -> values.Row:
+    status: NodeStatus = row.status
+    return values.cilium_node(status)
+
+
+def _node_names(ipam: Ipam) -> Iterable[str]:
+    return (status.node.name for status in ipam.nodes())
 
 
 def _chosen(
-    kind: str, name: str | None, items: Sequence[T], names: Callable[[T], set[str]], holders: Sequence[str] = ()
+    kind: str,
+    name: str | None,
+    items: Callable[[], Sequence[T]],
+    names: Callable[[T], set[str]],
+    holders: Callable[[], Iterable[str]] = tuple,
 ) -> Sequence[T]:
     """The items that have a name; none is an error, unless it is the name of one of the holders, who then holds nothing."""
     if name is None:
-        return items
+        return items()
     wanted = _normal(name)
-    chosen = [item for item in items if wanted in names(item)]
-    if not chosen and wanted not in holders:
+    chosen = [item for item in items() if wanted in names(item)]
+    if not chosen and wanted not in holders():
         raise NotFoundError(kind, name)
     return chosen
 
@@ -179,74 +149,137 @@ def _normal(name: str) -> str:
     return name
 
 
-def delete(arguments: Namespace) -> int:
-    """Remove nodes or pools, one after the other."""
-    is_pool = arguments.kind.startswith("pool")
-    if is_pool and arguments.force:
-        raise InvalidRequestError("--force is for nodes; removing a pool never takes anything from those who hold it")
-    if arguments.dry_run:
-        return _dry_run(
-            arguments, [RemovePool(name) if is_pool else RemoveNode(name, arguments.force) for name in arguments.names]
-        )
-    changes: list[Change] = []
-    with writing(arguments.store) as store:
-        ipam = Ipam(store)
-        try:
-            for name in arguments.names:
-                applied = ipam.remove_pool(name) if is_pool else ipam.remove_node(name, force=arguments.force)
-                changes += applied.changes
-        except IpamError:
-            if changes:  # what was done before is done, and must be told
-                _print_changes(arguments, changes, ())
-            raise
-    return _print_changes(arguments, changes, ())
+# ------------------------------------------------------------------------------------------- explain and check
 
 
 def explain(arguments: Namespace) -> int:
     """Say why a node has what it has."""
     with reading(arguments.store) as store:
         explanation = Ipam(store).explain(arguments.node)
-    if arguments.output == "table":
-        for line in str(explanation).splitlines():
-            print(plain(line))
+    if arguments.output.is_document:
+        write_document(arguments.output, {"node": explanation.node, "lines": list(explanation.lines)})
     else:
-        output.write_value(arguments.output, {"node": explanation.node, "lines": list(explanation.lines)})
-    return 0
+        for line in as_tree([plain(line) for line in explanation.lines]):
+            print(line)
+    return codes.DONE
+
+
+def routes(arguments: Namespace) -> int:
+    """Show what routers announce."""
+    with reading(arguments.store) as store:
+        found = Ipam(store).routes(arguments.pool, arguments.by)
+    ROUTES.write(arguments.output, found)
+    return codes.DONE
 
 
 def check(arguments: Namespace) -> int:
-    """Verify the store."""
+    """Verify the store, and on request repair what can be repaired."""
     from ciliumipam.audit import audit  # noqa: PLC0415 - no other command needs it
 
+    def code(result: Audit) -> int:
+        return codes.FOUND if any(finding.severity == "error" for finding in result.findings) else codes.DONE
+
+    if not arguments.repair:
+        with reading(arguments.store) as store:
+            result = audit(store)
+        _print_audit(arguments, result)
+        return code(result)
+    with writing(arguments.store) as store:
+        before = audit(store)
+        try:
+            repaired = _repair(store)
+        except IpamError:
+            _print_audit(arguments, before)
+            raise
+        after = audit(store)
+    mended = [finding for finding in before.findings if finding not in after.findings]
+    if arguments.output.is_document:
+        value = {**values.audit(after), "mended": [values.finding(each) for each in mended], **values.outcome(repaired)}
+        write_document(arguments.output, value)
+    else:
+        write_diff(Applied(repaired.changes), "Done")
+        for finding in mended:
+            print(plain(f"mended: {finding.where}: {finding.what}"))
+        _print_audit(arguments, after)
+    return code(after)
+
+
+def _repair(store: Store) -> Applied:
+    with Progress() as progress:
+        progress.tell("repairing")
+        return Ipam(store).repair()
+
+
+def _print_audit(arguments: Namespace, result: Audit) -> None:
+    if arguments.output.is_document:
+        write_document(arguments.output, values.audit(result))
+        return
+    rows = [
+        [paint(f.severity, _COLOURS.get(f.severity)), plain(f.where), plain(f.what), plain(f.repair)] for f in result.findings
+    ]
+    write_table("findings", ("SEVERITY", "WHERE", "WHAT", "REPAIR"), rows)
+    print("checked: " + ", ".join(f"{count} {what}" for what, count in result.counts.items()))
+
+
+# ------------------------------------------------------------------------------------------------ whole stores
+
+
+def export(arguments: Namespace) -> int:
+    """Print everything as manifests."""
     with reading(arguments.store) as store:
-        result = audit(store)
-    output.write_audit(arguments.output, result)
-    return 1 if any(finding.severity == "error" for finding in result.findings) else 0
-
-
-def _dry_run(arguments: Namespace, requests: Iterable[Request], *, absent_is_empty: bool = False) -> int:
-    with reading(arguments.store, absent_is_empty=absent_is_empty) as store:
         ipam = Ipam(store)
-        plans = [ipam.plan(request) for request in requests]
-    changes = [change for plan in plans for change in plan.changes]
-    _print_changes(arguments, changes, [refusal for plan in plans for refusal in plan.refusals])
-    say("dry run: nothing was written")
-    return 0
+        document = to_manifests(ipam.pools(), ipam.nodes(), ipam.blocks(), ipam.allocations())
+    write_document(arguments.output, document)
+    return codes.DONE
 
 
-def _print_changes(arguments: Namespace, changes: Iterable[Change], refusals: Sequence[Refusal]) -> int:
-    output.write_changes(arguments.output, changes, refusals)
-    for refusal in refusals:
-        say(f"node {refusal.node!r} is not served by {refusal}")
-    return 0
+def copy(arguments: Namespace) -> int:
+    """Copy a store into another one."""
+    from ciliumipam.transfer import copy as copy_store  # noqa: PLC0415 - no other command needs it
+
+    if arguments.store is not None:
+        raise InvalidRequestError("copy works on --from and --to; leave --store out")
+    with both(arguments.source, arguments.target) as (source, target), Progress() as progress:
+        copied = copy_store(source, target, progress.count)
+    result = {"records": dict(copied.records), "written": copied.written, **values.audit(copied.audit)}
+    if arguments.output.is_document:
+        write_document(arguments.output, result)
+    else:
+        print("copied: " + ", ".join(f"{count} {kind}" for kind, count in copied.records.items()))
+        before = sum(copied.records.values()) - copied.written
+        if before:
+            say(f"{before} of these records were there already, as an earlier copy had left them")
+        _print_audit(arguments, copied.audit)
+    return codes.FOUND if any(finding.severity == "error" for finding in copied.audit.findings) else codes.DONE
+
+
+def complete(arguments: Namespace) -> int:
+    """Print what a shell has to read to complete words."""
+    print(completion.script(arguments.shell), end="")
+    return codes.DONE
 
 
 COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
-    "apply": apply,
-    "allocate": allocate,
-    "release": release,
+    "plan": changing.plan,
+    "apply": changing.apply,
+    "allocate": changing.allocate,
+    "release": changing.release,
     "get": get,
     "explain": explain,
+    "routes": routes,
+    "grow": changing.grow,
+    "drain": changing.drain,
+    "migrate": changing.migrate,
+    "delete": changing.delete,
     "check": check,
-    "delete": delete,
+    "export": export,
+    "copy": copy,
+    "completion": complete,
 }
+STYLES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(COMMANDS, CHANGES),
+    **dict.fromkeys(("get", "allocate", "release", "routes"), LISTED),
+    "export": ("yaml", *(style for style in DOCUMENTS if style != "yaml")),
+    "completion": ("table",),
+}
+"""What each command can print, the default first."""

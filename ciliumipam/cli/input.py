@@ -12,21 +12,23 @@ from typing import BinaryIO, NoReturn
 from ciliumipam.errors import InvalidManifestError
 
 MAX_BYTES = 16 * 1024 * 1024
+MAX_PLAN_BYTES = 512 * 1024 * 1024
 SUFFIXES = (".json", ".yaml", ".yml")
 
 
-def read_documents(argument: str) -> Iterator[tuple[str, object]]:
+def read_documents(argument: str, most: int | None = None) -> Iterator[tuple[str, object]]:
     """Every document behind one `-f` argument, each with where it stands: "file", or "file:line".
 
     Args:
         argument: A file, a directory (its manifests by name, not those of directories in it), or "-" for standard input.
+        most: Size of a file in bytes; `MAX_BYTES` if not given.
 
     Raises:
         InvalidManifestError: A file that cannot be read, or does not hold what its name says; the line is named where there is one.
     """
     for path in _files(argument):
         name = "standard input" if path is None else str(path)
-        text = _text(name, path)
+        text = _text(name, path, MAX_BYTES if most is None else most)
         found = False
         for source, document in [(name, _json(name, text))] if name.endswith(".json") else _yaml(name, text):
             found = True
@@ -50,14 +52,14 @@ def _files(argument: str) -> list[Path] | list[None]:
     return found
 
 
-def _text(name: str, path: Path | None) -> str:
+def _text(name: str, path: Path | None, most: int) -> str:
     try:
         with path.open("rb") if path else _standard_input() as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(most + 1)
     except OSError as error:
         raise InvalidManifestError(name, "", _reason(error)) from error
-    if len(content) > MAX_BYTES:
-        raise InvalidManifestError(name, "", f"it is larger than {MAX_BYTES >> 20} MiB; split it")
+    if len(content) > most:
+        raise InvalidManifestError(name, "", f"it is larger than {most >> 20} MiB; split it")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

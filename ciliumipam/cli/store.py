@@ -20,14 +20,27 @@ def store_path(option: str | None) -> Path:
     Raises:
         InvalidRequestError: It is not of the form sqlite:PATH.
     """
-    for origin, text in (("--store", option), ("$CILIUMIPAM_STORE", os.environ.get("CILIUMIPAM_STORE"))):
-        if text is None or (origin.startswith("$") and not text):
-            continue
-        scheme, _, path = text.partition(":")
-        if scheme != "sqlite" or not path:
-            raise InvalidRequestError(f"{origin} {text!r} names no store; write sqlite:PATH, as in sqlite:ipam.db")
-        return Path(path).expanduser()
+    if option is not None:
+        return parse_store("--store", option)
+    if given := os.environ.get("CILIUMIPAM_STORE"):
+        return parse_store("$CILIUMIPAM_STORE", given)
     return _state_directory() / "ciliumipam" / "ipam.db"
+
+
+def parse_store(origin: str, text: str) -> Path:
+    """The file that a store's name stands for.
+
+    Args:
+        origin: Where the name was given, for the error.
+        text: The name.
+
+    Raises:
+        InvalidRequestError: It is not of the form sqlite:PATH.
+    """
+    scheme, _, path = text.partition(":")
+    if scheme != "sqlite" or not path:
+        raise InvalidRequestError(f"{origin} {text!r} names no store; write sqlite:PATH, as in sqlite:ipam.db")
+    return Path(path).expanduser()
 
 
 def _state_directory() -> Path:
@@ -55,3 +68,20 @@ def writing(option: str | None, *, create: bool = False) -> Iterator[Store]:
         if is_new:
             say(f"created the store {path}")
         yield store
+
+
+@contextmanager
+def both(source: str, target: str) -> Iterator[tuple[Store, Store]]:
+    """Two stores: one to read out of, and one to write into, which may be new.
+
+    Raises:
+        InvalidRequestError: They are one, or one of them is not of the form sqlite:PATH.
+    """
+    first, second = parse_store("--from", source), parse_store("--to", target)
+    if first.resolve() == second.resolve():
+        raise InvalidRequestError(f"--from and --to are both {first}; copy into another file")
+    is_new = not second.exists()
+    with closing(SqliteStore(first, read_only=True, must_exist=True)) as left, closing(SqliteStore(second)) as right:
+        if is_new:
+            say(f"created the store {second}")
+        yield left, right

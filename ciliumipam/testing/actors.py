@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from ciliumipam.block_tasks import ApplyTask
+from ciliumipam.block_tasks import BlockTask
 from ciliumipam.errors import IpamError
 from ciliumipam.records import Holding, Key
 from ciliumipam.session import Answer, Get, Operation, restore, run
@@ -107,7 +107,7 @@ def call(*tasks: Callable[[str], Task], name: str = "", attempts: int = 6) -> Ca
                 for owner in task.request.owners:
                     mine = [each for each in task.result if each.owner == owner]
                     yield Together(tuple(Told(each.family, int(each.address), each.fence, owner, each.node) for each in mine))
-            for piece in task.carved if isinstance(task, ApplyTask) else ():
+            for piece in task.carved if isinstance(task, BlockTask) else ():
                 yield Together((_told(piece, ""),))
         return outcome
 
@@ -115,7 +115,7 @@ def call(*tasks: Callable[[str], Task], name: str = "", attempts: int = 6) -> Ca
 
 
 def _told(piece: Holding, node: str) -> Told:
-    return Told(piece.family, piece.network, piece.fence, piece.holder, node)
+    return Told(piece.family, piece.network, piece.fence, piece.holder, node, piece.space)
 
 
 @dataclass

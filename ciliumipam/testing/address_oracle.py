@@ -3,11 +3,12 @@
 For judging allocators, ours and others. They share no code with what they judge (standard library and `errors` only) and have
 none of its ideas: no words, no levels, no counters. What is free is looked for number by number, and counts are taken by
 counting. Long stretches are runs, a first and a last number, so an IPv6 /64 with a huge reserved range can be judged as well;
-cost is proportional to what is held and to the number of runs.
+cost is proportional to what is held or cools and to the number of runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
@@ -15,6 +16,7 @@ from typing import TypeAlias
 from ciliumipam.errors import (
     AlreadyAllocatedError,
     BlockNotEmptyError,
+    CoolingAddressError,
     InvalidNameError,
     InvalidRequestError,
     NoBlockError,
@@ -31,6 +33,8 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 Holding: TypeAlias = tuple[str, str, Address, int, Network, int]
 """Owner, label, address, family, block, fence: equal to the `AddressHolding` it stands for."""
+Cooling: TypeAlias = tuple[Address, int, Network, int, float]
+"""Address, family, block, fence, until: equal to the `AddressCooling` it stands for."""
 
 PAGE = 256
 
@@ -97,11 +101,17 @@ class AddressOracle:
         allow_first: bool = False,
         allow_last: bool = False,
         policy: str = "next",
+        seed: int = 0,
+        reuse_delay: float = 0,
         node: str = "",
     ) -> None:
         """Blocks in the order in which they serve; reserved ranges with both ends inclusive."""
         self.node = node
         self.policy = policy
+        self.seed = seed
+        self.reuse_delay = reuse_delay
+        self.timed = reuse_delay > 0
+        self.cooling: dict[Address, float] = {}
         self.allow_first, self.allow_last = allow_first, allow_last
         self.blocks: list[Network] = []
         self.reserved = list(reserved)
@@ -126,28 +136,39 @@ class AddressOracle:
             raise InvalidRequestError(f"{network} overlaps")
         self.blocks.append(network)
 
-    def remove_block(self, block: str | Network) -> None:
+    def remove_block(self, block: str | Network, *, now: float | None = None) -> None:
         """Remove a block, with the cursors of its pages.
 
         Raises:
             NotFoundError: There is no such block.
-            BlockNotEmptyError: An address of it is held.
+            BlockNotEmptyError: An address of it is held, or cools.
         """
+        self._pass(now)
         network = ip_network(block)
         if network not in self.blocks:
             raise NotFoundError("block", str(network))
         inside = sorted((holding[2], holding[0]) for holding in self.held if holding[4] == network)
         if inside:
             raise BlockNotEmptyError(str(network), self.node, len(inside), tuple(owner for _, owner in inside[:3]))
+        times = [until for address, until in self.cooling.items() if address in network]
+        if times:
+            raise BlockNotEmptyError(str(network), self.node, 0, (), len(times), max(times))
         self.blocks.remove(network)
         self.cursors = {key: slot for key, slot in self.cursors.items() if key[0] != network}
 
     # ------------------------------------------------------------------------------------------------ allocate
 
     def allocate(
-        self, owner: str, *, family: int | None = None, address: str | Address | None = None, label: str = ""
+        self,
+        owner: str,
+        *,
+        family: int | None = None,
+        address: str | Address | None = None,
+        label: str = "",
+        now: float | None = None,
     ) -> Holding:
         """See `NodeAllocator.allocate`; raises the same errors."""
+        self._pass(now, needed=self.timed)
         if address is not None:
             wanted = ip_address(address)
             if family is not None and wanted.version != family:
@@ -158,7 +179,7 @@ class AddressOracle:
         if mine is not None:
             return mine
         for block in self._blocks(family):
-            number = self._pick(block)
+            number = self._pick(block, owner)
             if number is not None:
                 return self._hold(owner, label, block, number)
         raise self._exhausted(family, 1)
@@ -175,17 +196,22 @@ class AddressOracle:
                 raise AlreadyAllocatedError(str(address), holding[0], holding[1])
         if int(address) in self._reserved(block):
             raise ReservedAddressError(str(address), "reserved")
+        if address in self.cooling:
+            raise CoolingAddressError(str(address), self.cooling[address])
         return self._hold(owner, label, block, int(address))
 
-    def allocate_many(self, owners: Iterable[str], *, family: int | None = None) -> tuple[Holding, ...]:
+    def allocate_many(
+        self, owners: Iterable[str], *, family: int | None = None, now: float | None = None
+    ) -> tuple[Holding, ...]:
         """See `NodeAllocator.allocate_many`: tries one by one, and puts everything back if one fails."""
+        self._pass(now, needed=self.timed)
         family = self._family(family)
         wanted = list(owners)
         if "" in wanted:
             raise InvalidNameError("owner", "", "empty")
         before = (list(self.held), dict(self.fences), dict(self.cursors))
         try:
-            return tuple(self.allocate(owner, family=family) for owner in wanted)
+            return tuple(self.allocate(owner, family=family, now=now) for owner in wanted)
         except NodeExhaustedError:
             self.held, self.fences, self.cursors = before
             new = {owner for owner in wanted if self._of(owner, family) is None}
@@ -213,20 +239,30 @@ class AddressOracle:
         self.held = [holding for holding in self.held if holding != mine]
         self.held.append((owner, label, address, address.version, block, fence))
         self.fences[address] = fence
+        self.cooling.pop(address, None)
         return self.held[-1]
 
-    def _pick(self, block: Network) -> int | None:
+    def _pick(self, block: Network, owner: str) -> int | None:
         first, last = int(block[0]), int(block[-1])
         never = self._reserved(block)
         used = {int(holding[2]) for holding in self.held if holding[3] == block.version}
-        lowest = first
-        while lowest in used or lowest in never:
-            run = never.run_of(lowest)
-            lowest = run[1] + 1 if run is not None else lowest + 1
+        used |= {int(address) for address in self.cooling if address.version == block.version}
+
+        def from_on(number: int) -> int:
+            while number in used or number in never:
+                run = never.run_of(number)
+                number = run[1] + 1 if run is not None else number + 1
+            return number
+
+        lowest = from_on(first)
         if lowest > last:
             return None
         if self.policy == "lowest":
             return lowest
+        if self.policy == "random":
+            digest = hashlib.blake2b(f"{self.seed}/{owner}".encode(), digest_size=16).hexdigest()
+            found = from_on(first + int(digest, 16) % block.num_addresses)
+            return found if found <= last else lowest
         start = lowest - (lowest - first) % PAGE
         page = range(start, min(start + PAGE, last + 1))
         room = [number for number in page if number not in used and number not in never]
@@ -245,22 +281,54 @@ class AddressOracle:
 
     # ------------------------------------------------------------------------------------------------ release
 
-    def release(self, owner: str) -> tuple[Holding, ...]:
+    def release(self, owner: str, *, now: float | None = None) -> tuple[Holding, ...]:
         """See `NodeAllocator.release`."""
+        self._pass(now, needed=self.timed)
         released = [holding for holding in self.holdings() if holding[0] == owner]
-        self.held = [holding for holding in self.held if holding not in released]
+        for holding in released:
+            self._release(holding, now)
         return tuple(released)
 
-    def release_fenced(self, address: str | Address, fence: int) -> Holding:
+    def release_fenced(self, address: str | Address, fence: int, *, now: float | None = None) -> Holding:
         """See `NodeAllocator.release_fenced`; raises the same errors."""
+        self._pass(now, needed=self.timed)
         address = ip_address(address)
         for holding in self.held:
             if holding[2] == address and holding[5] == fence:
-                self.held.remove(holding)
+                self._release(holding, now)
                 return holding
         if address not in self.fences:
             raise NotHeldError(str(address), "never held")
         raise StaleFenceError(str(address), fence, self.fences[address])
+
+    def _release(self, holding: Holding, now: float | None) -> None:
+        self.held.remove(holding)
+        if self.reuse_delay and now is not None and int(holding[2]) not in self._reserved(holding[4]):
+            self.cooling[holding[2]] = now + self.reuse_delay
+
+    # ------------------------------------------------------------------------------------------------ cool
+
+    def cool(self, address: str | Address, fence: int, until: float) -> None:
+        """See `NodeAllocator.cool`; raises the same errors."""
+        address = ip_address(address)
+        if fence < 1:
+            raise InvalidRequestError("the fence is below 1")
+        block = self._block(address)
+        for holding in self.held:
+            if holding[2] == address:
+                raise AlreadyAllocatedError(str(address), holding[0], holding[1])
+        if fence < self.fences.get(address, 0):
+            raise StaleFenceError(str(address), fence, self.fences[address])
+        self.fences[address] = fence
+        self.timed = True
+        if int(address) not in self._reserved(block):
+            self.cooling[address] = until
+
+    def expire(self, now: float) -> int:
+        """See `NodeAllocator.expire`."""
+        before = len(self.cooling)
+        self._pass(now)
+        return before - len(self.cooling)
 
     # ------------------------------------------------------------------------------------------------ look
 
@@ -268,18 +336,36 @@ class AddressOracle:
         """Everything held, by family and address."""
         return sorted(self.held, key=lambda holding: (holding[3], int(holding[2])))
 
-    def utilization(self, family: int) -> tuple[int, int, int, int]:
-        """Capacity, available, in use, reserved."""
-        capacity = in_use = reserved = 0
+    def coolings(self, *, now: float | None = None) -> list[Cooling]:
+        """Everything that cools, by family and address."""
+        self._pass(now)
+        found = [
+            (address, address.version, self._block(address), self.fences[address], until)
+            for address, until in self.cooling.items()
+        ]
+        return sorted(found, key=lambda cooling: (cooling[1], int(cooling[0])))
+
+    def utilization(self, family: int, *, now: float | None = None) -> tuple[int, int, int, int, int]:
+        """Capacity, available, in use, cooling, reserved."""
+        self._pass(now)
+        capacity = in_use = cooling = reserved = 0
         for block in self._blocks(family):
             here = [int(holding[2]) for holding in self.held if holding[4] == block]
             never = self._reserved(block)
             capacity += block.num_addresses
             in_use += len(here)
+            cooling += sum(address in block for address in self.cooling)
             reserved += never.count - sum(number in never for number in here)
-        return capacity, capacity - in_use - reserved, in_use, reserved
+        return capacity, capacity - in_use - cooling - reserved, in_use, cooling, reserved
 
     # ------------------------------------------------------------------------------------------------ inside
+
+    def _pass(self, now: float | None, *, needed: bool = False) -> None:
+        """Let time pass: what is due is free."""
+        if now is not None:
+            self.cooling = {address: until for address, until in self.cooling.items() if until > now}
+        elif needed:
+            raise InvalidRequestError("the time is needed")
 
     def _reserved(self, block: Network) -> RunSet:
         """Addresses of a block that are never handed out."""
@@ -320,5 +406,6 @@ class AddressOracle:
         names = tuple(str(block) for block in self._blocks(family))
         if not names:
             return NoBlockError(self.node, family, ())
-        capacity, _, in_use, reserved = self.utilization(family)
-        return NodeExhaustedError(self.node, family, names, capacity, in_use, reserved, wanted)
+        capacity, _, in_use, cooling, reserved = self.utilization(family)
+        due = min((until for address, until in self.cooling.items() if address.version == family), default=None)
+        return NodeExhaustedError(self.node, family, names, capacity, in_use, reserved, wanted, cooling, due)

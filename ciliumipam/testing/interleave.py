@@ -388,7 +388,9 @@ class Checker:
         told, aimed, ended, before = state.told, state.aimed, state.ended, state.before
         for event in child.events:
             if isinstance(event, Aims):
-                told, aimed = told - {event.at}, aimed | {event.at}
+                aimed |= {event.at}
+                # of what was told together, a part that was aimed at before counts until the rest is aimed at as well
+                told = frozenset(each for each in told if each not in aimed or each[3:] != event.at[3:])
             elif isinstance(event, Begins):
                 before = _set(before, actor, ended)
             elif isinstance(event, Ended):
@@ -448,6 +450,6 @@ def _set(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
 def _hashable(record: Record | None) -> Any:
     """A record as something that can be a key: claim pages have a mapping."""
     if isinstance(record, ClaimPage):
-        return (tuple(sorted(record.claims.items())), tuple(sorted(record.tentative.items())), record.closing)
+        return (tuple(sorted(record.claims.items())), tuple(sorted(record.tentative.items())), record.closing, record.draining)
     return record
 

@@ -10,6 +10,8 @@ from ipaddress import ip_network
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+DEFAULT = "default"
+"""The address space whose pages have no space in their keys."""
 _BITS = {4: 32, 6: 128}
 
 
@@ -22,22 +24,28 @@ class Counted(NamedTuple):
     fence: int
     holder: str
     node: str
+    space: str = DEFAULT
 
 
 Records = Mapping[tuple[str, str], Any]
 """Records by kind and name."""
 
 
+def spaces(records: Records) -> list[str]:
+    """The address spaces that pages of blocks name, and the default one."""
+    return sorted({DEFAULT, *(name.rpartition("@")[0] for kind, name in records if kind == "block-page" and "@" in name)})
+
+
 def counted_blocks(records: Records) -> list[Counted]:
-    """Every block that counts, by walking down from both roots."""
-    return [*_walk(records, "block-page", "", 4, 0, 0, 1, ""), *_walk(records, "block-page", "", 6, 0, 0, 1, "")]
+    """Every block that counts, by walking down from both roots of every address space."""
+    return [each for space in spaces(records) for family in (4, 6) for each in _walk(records, "block-page", "", space, family, 0, 0, 1, "")]
 
 
 def counted_addresses(records: Records, block: Counted) -> list[Counted]:
     """Every address that counts in a block."""
     length = _BITS[block.family] - (block.last - block.first + 1).bit_length() + 1
     root = _text(block.family, block.first, length)
-    return list(_walk(records, "address-page", root, block.family, block.first, length, block.fence, block.holder))
+    return list(_walk(records, "address-page", root, block.space, block.family, block.first, length, block.fence, block.holder))
 
 
 def _text(family: int, first: int, length: int) -> str:
@@ -45,11 +53,12 @@ def _text(family: int, first: int, length: int) -> str:
 
 
 def _walk(
-    records: Records, kind: str, root: str, family: int, first: int, length: int, fence: int, node: str
+    records: Records, kind: str, root: str, space: str, family: int, first: int, length: int, fence: int, node: str
 ) -> Iterator[Counted]:
     """Holdings below one page, if the page counts under the fence that its link names."""
     own = _text(family, first, length)
-    page = records.get((kind, own if root in ("", own) else f"{root}+{own}"))
+    name = own if root in ("", own) else f"{root}+{own}"
+    page = records.get((kind, name if space == DEFAULT else f"{space}@{name}"))
     if page is None or page.fence != fence:
         return
     size = (1 << (_BITS[family] - length)) // len(page.slots)
@@ -61,54 +70,70 @@ def _walk(
             run = 1 << (_BITS[slot.family] - slot.length)
             assert slot.family == family, f"{slot} lies in a page of the other family"
             assert slot.network == start, f"{slot} does not begin where its run begins"
+            assert slot.space == (space if kind == "block-page" else DEFAULT), f"{slot} lies in a page of the space {space!r}"
             span = max(1, run // size)
             assert all(other == slot for other in page.slots[index : index + span]), f"{slot} does not fill its run"
-            yield Counted(family, start, start + run - 1, slot.fence, slot.holder, node)
+            yield Counted(family, start, start + run - 1, slot.fence, slot.holder, node, space)
             index += span
             continue
-        if hasattr(slot, "fence"):
+        if hasattr(slot, "fence") and not hasattr(slot, "until"):  # split; what cools is free
             below = length + (len(page.slots) - 1).bit_length()
-            yield from _walk(records, kind, root, family, start, below, slot.fence, node)
+            yield from _walk(records, kind, root, space, family, start, below, slot.fence, node)
         index += 1
 
 
 class Told(NamedTuple):
-    """A caller was told that a holder holds something. `node` is empty for a block."""
+    """A caller was told that a holder holds something. `node` is empty for a block.
+
+    An address is in the space of its node, so only a block names one.
+    """
 
     family: int
     first: int
     fence: int
     holder: str
     node: str
+    space: str = DEFAULT
 
 
 def judge(records: dict[tuple[str, str], Any], blocks_per_node: int) -> Iterable[Told]:
-    """Check what the records alone show; gives everything that counts."""
+    """Check what the records alone show; gives everything that counts.
+
+    Args:
+        records: All records.
+        blocks_per_node: How many blocks of a family a node may hold at the most.
+    """
     blocks = counted_blocks(records)
     _check_disjoint(blocks)
     _check_each(((block.holder, block.family) for block in blocks), blocks_per_node)
+    spaces_of = sorted({(block.holder, block.space) for block in blocks})
+    _check_each(((holder, "blocks in address spaces") for holder, _ in spaces_of), 1)
     addresses = [(block, each) for block in blocks for each in counted_addresses(records, block)]
     _check_disjoint([address for _, address in addresses])
     _check_each(((address.node, address.holder, address.family) for _, address in addresses), 1)
-    claims = {
-        (kind, holder, piece.family, piece.network, piece.fence)
-        for (kind, _), page in records.items()
-        if kind.endswith("-claims")
-        for holder, pieces in page.claims.items()
-        for piece in pieces
-    }
+    claims: dict[str, set[tuple[Any, ...]]] = {"block-claims": set(), "address-claims": set()}
+    for (kind, name), page in records.items():
+        if kind in claims:
+            node = name.rpartition("/")[0]  # "" for the claims of nodes
+            for holder, pieces in page.claims.items():
+                claims[kind].update((node, holder, piece.family, piece.network, piece.fence, piece.space) for piece in pieces)
+            for mark in ("closing", "draining"):
+                for piece in getattr(page, mark):
+                    if piece not in page.claims.get(piece.holder, ()):
+                        raise AssertionError(f"{piece} is marked as {mark}, but no claim names it")
     for kind, holdings in (("block-claims", blocks), ("address-claims", [address for _, address in addresses])):
         for each in holdings:
-            if (kind, each.holder, each.family, each.first, each.fence) not in claims:
+            space = each.space if kind == "block-claims" else DEFAULT
+            if (each.node, each.holder, each.family, each.first, each.fence, space) not in claims[kind]:
                 raise AssertionError(f"{each} counts, but no claim names it")
     for each in (*blocks, *(address for _, address in addresses)):
-        yield Told(each.family, each.first, each.fence, each.holder, each.node)
+        yield Told(each.family, each.first, each.fence, each.holder, each.node, DEFAULT if each.node else each.space)
 
 
 def _check_disjoint(holdings: list[Counted]) -> None:
-    ordered = sorted(holdings)
+    ordered = sorted(holdings, key=lambda each: (each.space, each))
     for lower, upper in pairwise(ordered):
-        if lower.family == upper.family and upper.first <= lower.last:
+        if (lower.space, lower.family) == (upper.space, upper.family) and upper.first <= lower.last:
             raise AssertionError(f"{lower} and {upper} overlap")
 
 

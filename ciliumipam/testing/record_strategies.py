@@ -7,12 +7,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from ciliumipam.addresses import POLICIES
 from ciliumipam.cidr import WIDTH, Family
 from ciliumipam.node import Node
-from ciliumipam.pool import PoolSpec
+from ciliumipam.pool import CARVING, DEFAULT_SPACE, BlockLengths, PoolSpec
 from ciliumipam.records import (
     KINDS,
     ClaimPage,
+    Cooling,
     Entry,
     Holding,
     Key,
@@ -30,6 +32,7 @@ from ciliumipam.selector import NodeSelector, Term
 _WEB = Holding(4, 0x0A000105, 32, 7, "cni/3f2a/eth0", "default/web", 1732354000.25)
 _ODD = Holding(6, (1 << 128) - 1, 128, 1 << 64, "\u2028\x00'\"\\", "grün \U0001f4a5", 0.1)
 _BLOCK = Holding(4, 0x0A000000, 22, 3, "node-1", "green", -1.0)
+_APART = _BLOCK._replace(label="", space="tenant-b")
 EXAMPLES: tuple[tuple[Key, Record], ...] = (
     (
         Key("pool", "green"),
@@ -45,12 +48,38 @@ EXAMPLES: tuple[tuple[Key, Record], ...] = (
             1.5,
         ),
     ),
+    (
+        Key("pool", "blue.example.com"),
+        PoolRecord(
+            PoolSpec(
+                name="blue.example.com",
+                cidrs=["10.0.0.0/16"],
+                selector=NodeSelector((Term((Requirement("cpus", "Gt", ("15",)),)), Term((Requirement("rack", "Exists", ()),)))),
+                priority=-1,
+                address_space="tenant-b",
+                block_lengths=[BlockLengths(NodeSelector.parse("dense"), v4=20)],
+                blocks_per_node=2,
+                max_blocks_per_node=4,
+                overflow=True,
+                draining=True,
+                reuse_delay=0.1,
+                address_policy="random",
+                seed=(1 << 63) - 1,
+                carving="grouped",
+                group_by="topology.kubernetes.io/zone",
+            ),
+            0.0,
+        ),
+    ),
     (Key("node", "node-1"), NodeRecord(Node("node-1", {"rack": "r1", "empty": ""}), 0.0)),
+    (Key("node", "node-2"), NodeRecord(Node("node-2"), 1e9, draining=True)),
     (Key("block-page", "10.0.0.0/10"), Page(1, 4, (0, Split(2), *[_BLOCK] * 4, 5))),
+    (Key("block-page", "tenant-b@10.0.0.0/10"), Page(1, 4, (Cooling(2, 9.5), *[_APART] * 4, *[Cooling(1 << 64, 0.1)] * 3))),
     (
         Key("block-claims", "0f"),
         ClaimPage({"node-1": (_BLOCK,), "node-0": ()}, {"node-0": "ipam-1"}, frozenset({_BLOCK})),
     ),
+    (Key("block-claims", "10"), ClaimPage({"node-1": (_BLOCK, _APART)}, draining=frozenset({_APART}))),
     (Key("address-page", "fd00::/64+fd00::/72"), Page(1 << 63, 256, (*[_WEB] * 2, *[0] * 252, _ODD, Split(0)))),
     (Key("address-claims", "node-1/0f"), ClaimPage({_ODD.holder: (_ODD, _WEB)})),
     (Key("address-claims", "grün/'\"\x00"), ClaimPage({})),
@@ -92,11 +121,14 @@ TEXTS = st.one_of(
 )
 """Holders and labels: also such as the library would refuse, since a store keeps what it is given."""
 NAMES = st.one_of(
-    st.text(min_size=1, max_size=12), st.sampled_from(("10.0.1.0/24", "node-1/0f", "fd00::/64+fd00::/72"))
+    st.text(min_size=1, max_size=12),
+    st.sampled_from(("10.0.1.0/24", "node-1/0f", "fd00::/64+fd00::/72", "tenant-b@fd00::/64+fd00::/72")),
 )
 """Names of keys."""
 FENCES = st.one_of(st.integers(0, 3), st.integers(0, 1 << 64))
 TIMES = st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from((0.0, 1.0, 0.1, 1732354000.25)))
+SPACES = st.one_of(st.just(DEFAULT_SPACE), TEXTS)
+"""Address spaces; most holdings are in the default one."""
 
 
 @st.composite
@@ -111,15 +143,19 @@ def holdings(draw: st.DrawFn) -> Holding:
         >> (width - length)
         << (width - length)
     )
-    return Holding(family, network, length, draw(FENCES), draw(TEXTS), draw(TEXTS), draw(TIMES))
+    return Holding(family, network, length, draw(FENCES), draw(TEXTS), draw(TEXTS), draw(TIMES), draw(SPACES))
+
+
+# every field is named for `builds`: of a NamedTuple it would make up those that are left out, by their type alone
+SLOTS: st.SearchStrategy[Slot] = st.one_of(FENCES, st.builds(Split, FENCES), st.builds(Cooling, FENCES, TIMES), holdings())
+"""What may stand in a slot."""
 
 
 @st.composite
 def slot_tuples(draw: st.DrawFn, max_runs: int = 12) -> tuple[Slot, ...]:
-    """The slots of a page: runs of free, split and held ones, a holding standing in every slot that it covers."""
-    single: st.SearchStrategy[Slot] = st.one_of(FENCES, st.builds(Split, FENCES), holdings())
+    """The slots of a page: runs of free, cooling, split and held ones, a holding standing in every slot that it covers."""
     slots: list[Slot] = []
-    for slot in draw(st.lists(single, max_size=max_runs)):
+    for slot in draw(st.lists(SLOTS, max_size=max_runs)):
         slots += [slot] * draw(st.sampled_from((1, 1, 2, 5)))
     return tuple(slots)
 
@@ -137,6 +173,7 @@ def claim_pages() -> st.SearchStrategy[ClaimPage]:
         st.dictionaries(TEXTS, pieces, max_size=4),
         st.dictionaries(TEXTS, TEXTS, max_size=3),
         st.frozensets(holdings(), max_size=3),
+        st.frozensets(holdings(), max_size=3),
     )
 
 
@@ -152,7 +189,29 @@ _REQUIREMENTS = st.one_of(
     st.builds(
         lambda key, operator: Requirement(key, operator, ()), _LABEL_KEYS, st.sampled_from(("Exists", "DoesNotExist"))
     ),
+    st.builds(
+        lambda key, operator, value: Requirement(key, operator, (str(value),)),
+        _LABEL_KEYS,
+        st.sampled_from(("Gt", "Lt")),
+        st.integers(0, (1 << 63) - 1),
+    ),
 )
+_ON_NAME = st.builds(
+    lambda operator, name: Requirement("metadata.name", operator, (name,)),
+    st.sampled_from(("In", "NotIn")),
+    st.sampled_from(("node-1", "a.b")),
+)
+_EVERYTHING = NodeSelector.everything()
+SELECTORS = st.one_of(
+    st.just(_EVERYTHING),
+    st.lists(_REQUIREMENTS, max_size=3).map(lambda found: NodeSelector((Term(tuple(found)),))),
+    st.lists(
+        st.builds(lambda labels, names: Term(tuple(labels), tuple(names)), st.lists(_REQUIREMENTS, min_size=1, max_size=2), st.lists(_ON_NAME, max_size=1)),
+        min_size=1,
+        max_size=3,
+    ).map(lambda terms: NodeSelector(tuple(terms))),
+)  # fmt: skip
+"""Selectors in both forms; never the one that selects nothing, which no pool may have."""
 _CIDRS_V4 = ("10.0.0.0/16", "10.1.0.0/20", "192.168.0.0/24", "192.0.2.1/32")
 _CIDRS_V6 = ("fd00::/48", "fd01::/64", "fd02::/120", "::ffff:10.2.0.0/112")
 _RESERVED = {
@@ -168,17 +227,34 @@ def pool_specs(draw: st.DrawFn) -> PoolSpec:
     """Pools of one or both families, every field set or left at its default."""
     cidrs = draw(st.lists(st.sampled_from(_CIDRS_V4 + _CIDRS_V6), min_size=1, unique=True))
     families = {6 if ":" in cidr else 4 for cidr in cidrs}
+    v4 = st.one_of(st.none(), st.just(32)) if 4 in families else st.none()
+    v6 = st.one_of(st.none(), st.integers(120, 128)) if 6 in families else st.none()
+    lengths = st.builds(BlockLengths, SELECTORS, v4, v6).filter(lambda each: each.v4 is not None or each.v6 is not None)
+    per_node = draw(st.sampled_from((1, 1, 2, 65536)))
+    carving = draw(st.sampled_from(CARVING))
     return PoolSpec(
         name=draw(st.sampled_from(("green", "rack-1.example.com"))),
         cidrs=cidrs,
-        selector=NodeSelector((Term(tuple(draw(st.lists(_REQUIREMENTS, max_size=3)))),)),
-        block_length_v4=draw(st.one_of(st.none(), st.just(32))) if 4 in families else None,
-        block_length_v6=draw(st.one_of(st.none(), st.integers(120, 128))) if 6 in families else None,
+        selector=draw(SELECTORS),
+        block_length_v4=draw(v4),
+        block_length_v6=draw(v6),
         reserved=draw(
             st.lists(st.sampled_from([_RESERVED[cidr] for cidr in cidrs if cidr in _RESERVED] or [cidrs[0]]))
         ),
         allow_first=draw(st.booleans()),
         allow_last=draw(st.booleans()),
+        priority=draw(st.one_of(st.just(0), st.integers(-(1 << 31), (1 << 31) - 1))),
+        address_space=draw(st.sampled_from((DEFAULT_SPACE, "tenant-b", "a.b"))),
+        block_lengths=draw(st.lists(lengths, max_size=2)),
+        blocks_per_node=per_node,
+        max_blocks_per_node=draw(st.one_of(st.none(), st.integers(per_node, 65536))),
+        overflow=draw(st.booleans()),
+        draining=draw(st.booleans()),
+        reuse_delay=draw(st.one_of(st.just(0), st.integers(0, 315_360_000), st.floats(0, 315_360_000))),
+        address_policy=draw(st.sampled_from(POLICIES)),
+        seed=draw(st.one_of(st.just(0), st.integers(0, (1 << 63) - 1))),
+        carving=carving,
+        group_by=draw(_LABEL_KEYS) if carving == "grouped" else "",
     )
 
 
@@ -192,7 +268,7 @@ def records_of(kind: Kind) -> st.SearchStrategy[Record]:
     if kind == "pool":
         return st.builds(PoolRecord, pool_specs(), TIMES)
     if kind == "node":
-        return st.builds(NodeRecord, nodes(), TIMES)
+        return st.builds(NodeRecord, nodes(), TIMES, st.booleans())
     return pages() if kind.endswith("-page") else claim_pages()
 
 

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
-from ciliumipam.block_tasks import ApplyTask
-from ciliumipam.cidr import parse_address, to_address
+from ciliumipam.block_tasks import ApplyTask, GrowTask
+from ciliumipam.cidr import parse_address, parse_prefix, to_address
+from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.node import Node
 from ciliumipam.pool import PoolSpec
 from ciliumipam.removal_tasks import RemoveNodeTask
-from ciliumipam.requests import Allocate, Apply, ForceRelease, Release, ReleaseFenced, RemoveNode
+from ciliumipam.repair_tasks import RepairAddressesTask
+from ciliumipam.requests import (
+    Allocate,
+    Apply,
+    Drain,
+    ExistingBlock,
+    ForceRelease,
+    Grow,
+    Migrate,
+    Release,
+    ReleaseFenced,
+    RemoveNode,
+)
 from ciliumipam.selector import NodeSelector
 from ciliumipam.tasks import AllocateTask, ReleaseAddressTask, ReleaseTask, Task
 from ciliumipam.testing.actors import Actor, Scenario, call
@@ -62,6 +76,32 @@ def remove(name: str, *, force: bool = False) -> Callable[[str], Task]:
     return lambda _: RemoveNodeTask(RemoveNode(name, force), _NOW)
 
 
+def adopt(*found: tuple[str, str]) -> Callable[[str], Task]:
+    """Adopt blocks: pairs of node and CIDR."""
+    existing = tuple(ExistingBlock(name, parse_prefix(cidr), None, _NOW - 9) for name, cidr in found)
+    return lambda token: ApplyTask(Apply(existing=existing), _NOW, token)
+
+
+def grow(name: str, blocks: int) -> Callable[[str], Task]:
+    """See that a node has so many blocks."""
+    return lambda token: GrowTask(Grow(name, blocks), _NOW, token)
+
+
+def drain(kind: Literal["pool", "node", "block"], name: str) -> Callable[[str], Task]:
+    """Let something drain."""
+    return lambda token: DrainTask(Drain(kind, name), _NOW, token)
+
+
+def migrate(name: str, to: str) -> Callable[[str], Task]:
+    """Move a node to another pool."""
+    return lambda token: MigrateTask(Migrate(name, to), _NOW, token)
+
+
+def repair(name: str) -> Callable[[str], Task]:
+    """Finish or undo what calls about a node's addresses left."""
+    return lambda _: RepairAddressesTask(name, _NOW)
+
+
 def actor(
     name: str, *tasks: Callable[[str], Task], may_end: tuple[str, ...] = ("done",), apart: bool = False, attempts: int = 6
 ) -> Actor:
@@ -90,6 +130,10 @@ _SCARCE = apply(pool("p", "10.0.0.0/30", "fd00::/126", v4=30, v6=126, reserved=[
 """The same with one IPv6 address only."""
 
 
+_TWO_POOLS = apply(pool("p", "10.0.0.0/30", v4=30), pool("q", "10.0.1.0/30", v4=30), node("n1"))
+"""One node with the block of a pool, and a second pool with one block as well."""
+
+
 def scenarios() -> list[Scenario]:
     """All that are walked in every test run."""
     return [
@@ -97,6 +141,8 @@ def scenarios() -> list[Scenario]:
         *_one_family(),
         *_several_pieces(),
         *_hand_back(),
+        *_moves(),
+        *_repairs(),
     ]
 
 
@@ -326,5 +372,92 @@ def _hand_back() -> list[Scenario]:
                 actor("A", remove("n1", force=True), apply(node("n2")), allocate("n2", "q"), may_end=_LATE, apart=True),
                 actor("B", allocate("n1", "o"), release("n1", "x"), may_end=_LATE, apart=True),
             ),
+        ),
+    ]
+
+
+def _moves() -> list[Scenario]:
+    return [
+        Scenario(
+            "two operators grow the same node to two blocks while a second node wants one of the three",
+            (apply(pool("p", "10.0.0.0/28", v4=30, reserved=["10.0.0.12/30"]), node("n1")),),
+            (
+                actor("A", grow("n1", 2)),
+                actor("B", grow("n1", 2), attempts=3),
+                actor("C", apply(node("n2")), attempts=3),
+            ),
+            blocks_per_node=2,
+        ),
+        Scenario(
+            "two operators adopt what two nodes say they have: the same block",
+            (apply(pool("p", "10.0.0.0/29", v4=30)),),
+            (
+                actor("A", apply(node("n1"), node("n2")), adopt(("n1", "10.0.0.4/30")), attempts=3),
+                actor("B", apply(node("n1"), node("n2")), adopt(("n2", "10.0.0.4/30")), attempts=3),
+            ),
+            blocks_per_node=2,
+        ),
+        Scenario(
+            "a pool drains while its node allocates; the node gets a block of the other pool, the empty one goes to the next node",
+            (_TWO_POOLS,),
+            (
+                actor("A", drain("pool", "p"), may_end=_LATE),
+                actor("B", allocate("n1", "o"), may_end=_LATE),
+            ),
+            lost=1,
+            blocks_per_node=2,
+        ),
+        Scenario(
+            "a migration that crashes anywhere, a second one, and an allocation by a caller with an old view",
+            (_TWO_POOLS, allocate("n1", "x"), release("n1", "x")),
+            (
+                actor("A", migrate("n1", "q"), may_end=_LATE, attempts=3),
+                actor("B", migrate("n1", "q"), may_end=_LATE, attempts=2),
+                actor("C", allocate("n1", "o"), may_end=_LATE, attempts=2),
+            ),
+            blocks_per_node=2,
+        ),
+        Scenario(
+            "a node is moved to one pool and back to the other, by two operators with old views of each other",
+            (_TWO_POOLS,),
+            (
+                actor("A", migrate("n1", "q"), may_end=(*_LATE, "PoolExhaustedError"), apart=True),
+                actor("B", migrate("n1", "p"), may_end=(*_LATE, "PoolExhaustedError"), apart=True),
+            ),
+            blocks_per_node=2,
+        ),
+        Scenario(
+            "a block drains and goes to another node, which allocates in it, while the first one's owner comes late",
+            (apply(pool("p", "10.0.0.0/29", v4=30), node("n1")),),
+            (
+                actor("A", drain("block", "10.0.0.0/30"), apply(node("n2")), may_end=_LATE),
+                actor("B", allocate("n1", "o"), may_end=_LATE),
+                actor("C", allocate("n2", "o"), may_end=_LATE),
+            ),
+            blocks_per_node=2,
+        ),
+    ]
+
+
+def _repairs() -> list[Scenario]:
+    return [
+        Scenario(
+            "a repair beside two calls that are under way, over both families",
+            (_DUAL,),
+            (
+                actor("A", allocate("n1", "o"), may_end=_LATE, attempts=2),
+                actor("B", repair("n1"), may_end=_LATE, attempts=2),
+                actor("C", release("n1", "o"), may_end=_LATE, attempts=2),
+            ),
+        ),
+        Scenario(
+            "a repair of what a crash left, with answers that are lost and writes that come late",
+            (_BLOCK,),
+            (
+                actor("A", allocate("n1", "o"), may_end=_LATE, attempts=3),
+                actor("B", repair("n1"), allocate("n1", "q"), may_end=_LATE, attempts=3),
+            ),
+            lost=1,
+            late=1,
         ),
     ]

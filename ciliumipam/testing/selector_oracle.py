@@ -1,17 +1,19 @@
-"""The slow twin of `ciliumipam.selector`: label selectors straight from their definition, sharing no code with it.
+"""The slow twin of `ciliumipam.selector`: selectors straight from their definition, sharing no code with it.
 
 Standard library only, no regular expression, no token: a text is cut at its commas and each piece is looked at by itself,
 characters are checked one by one, a match walks through every value. For property tests, of ours and of anybody who writes a
-selector. A selector is a list of `(key, operator, values)`; None is the one that selects nothing.
+selector. A label selector is a list of `(key, operator, values)`; None is the one that selects nothing. Node selector terms are
+a list of pairs of such lists, on labels and on fields; an empty term is kept as it was read, and no node meets it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from string import ascii_letters, ascii_lowercase, digits
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Expression: TypeAlias = tuple[str, str, frozenset[str]]
+Term: TypeAlias = tuple[list[Expression], list[Expression]]
 
 _SPACE = " \t\r\n"
 _SPECIAL = "=!(),<>"
@@ -61,15 +63,50 @@ def read(mapping: Mapping[str, object] | None) -> list[Expression] | None:
         expressions += [_expression(key, "In", [value]) for key, value in labels.items()]
     items = mapping.get("matchExpressions")
     if isinstance(items, Sequence):
-        expressions += [_expression(item["key"], item["operator"], item.get("values") or []) for item in items]
+        for item in items:
+            if item["operator"] in ("Gt", "Lt"):
+                raise ValueError(item)
+            expressions.append(_expression(item["key"], item["operator"], item.get("values") or []))
     return expressions
+
+
+def read_terms(items: Sequence[Mapping[str, Any] | None]) -> list[Term]:
+    """A list of node selector terms as pairs of expressions, on labels and on fields.
+
+    Raises:
+        ValueError: Kubernetes would refuse it.
+    """
+    if not items:
+        raise ValueError(items)
+    terms: list[Term] = []
+    for item in items:
+        term: Term = ([], [])
+        for part, name in enumerate(("matchExpressions", "matchFields")):
+            for each in (item or {}).get(name) or []:
+                read_one = _expression if name == "matchExpressions" else _on_name
+                term[part].append(read_one(each["key"], each["operator"], each.get("values") or []))
+        terms.append(term)
+    return terms
+
+
+def integer(text: str) -> int | None:
+    """The signed 64-bit number that the text writes in decimal digits, if it does and nothing else."""
+    sign, rest = (text[0], text[1:]) if text[:1] in ("+", "-") else ("", text)
+    number = 0
+    for character in rest:
+        if character not in digits:
+            return None
+        number = number * 10 + digits.index(character)
+    if sign == "-":
+        number = 0 - number
+    return number if rest and -9_223_372_036_854_775_808 <= number <= 9_223_372_036_854_775_807 else None
 
 
 def parse(text: str) -> list[Expression]:
     """The text form as expressions.
 
     Raises:
-        ValueError: Kubernetes would refuse it, or it uses `>` or `<`, or it has a NUL.
+        ValueError: Kubernetes would refuse it, or it has a NUL.
     """
     if not text.strip(_SPACE):
         return []
@@ -86,7 +123,7 @@ def parse(text: str) -> list[Expression]:
 def _piece(piece: str) -> Expression:
     if piece.startswith("!"):
         return _expression(_word(piece[1:]), "DoesNotExist", [])
-    for sign, operator in (("!=", "NotIn"), ("==", "In"), ("=", "In")):
+    for sign, operator in (("!=", "NotIn"), ("==", "In"), ("=", "In"), (">", "Gt"), ("<", "Lt")):
         key, found, value = piece.partition(sign)
         if found and "(" not in key:
             return _expression(_word(key), operator, [_word(value) if value.strip(_SPACE) else ""])
@@ -123,8 +160,18 @@ def _word(text: str) -> str:
 def _expression(key: str, operator: str, values: Sequence[str]) -> Expression:
     if not is_label_key(key) or not all(is_label_value(value) for value in values):
         raise ValueError(key, values)
+    if operator in ("Gt", "Lt"):
+        if len(values) != 1 or integer(values[0]) is None:
+            raise ValueError(operator, values)
+        return key, operator, frozenset([str(integer(values[0]))])
     if operator not in ("In", "NotIn", "Exists", "DoesNotExist") or bool(values) != (operator in ("In", "NotIn")):
         raise ValueError(operator, values)
+    return key, operator, frozenset(values)
+
+
+def _on_name(key: str, operator: str, values: Sequence[str]) -> Expression:
+    if key != "metadata.name" or operator not in ("In", "NotIn") or len(values) != 1 or not is_subdomain(values[0]):
+        raise ValueError(key, operator, values)
     return key, operator, frozenset(values)
 
 
@@ -133,15 +180,36 @@ def matches(expressions: Sequence[Expression] | None, labels: Mapping[str, str])
     return expressions is not None and not failing(expressions, labels)
 
 
+def matched(terms: Sequence[Term], labels: Mapping[str, str], name: str) -> int | None:
+    """The most expressions that a term has which a node meets; None if it meets no term. Fields of a node without a name are met."""
+    counts = []
+    for on_labels, on_fields in terms:
+        nothing_asked = not on_labels and not on_fields
+        fields_met = name == "" or not failing(on_fields, {"metadata.name": name})
+        if not nothing_asked and fields_met and not failing(on_labels, labels):
+            counts.append(len(on_labels) + len(on_fields))
+    return max(counts) if counts else None
+
+
 def failing(expressions: Sequence[Expression], labels: Mapping[str, str]) -> list[Expression]:
     """The expressions that the labels do not meet."""
     failed = []
     for key, operator, values in expressions:
         present = [value for name, value in labels.items() if name == key]
         chosen = [value for value in present if any(value == candidate for candidate in values)]
-        holds = {"In": bool(chosen), "NotIn": not chosen, "Exists": bool(present), "DoesNotExist": not present}[
-            operator
+        numbers = [integer(value) for value in present]
+        limits = [integer(value) for value in values]
+        compared = [
+            (number, limit) for number in numbers for limit in limits if number is not None and limit is not None
         ]
+        holds = {
+            "In": bool(chosen),
+            "NotIn": not chosen,
+            "Exists": bool(present),
+            "DoesNotExist": not present,
+            "Gt": any(number > limit for number, limit in compared),
+            "Lt": any(number < limit for number, limit in compared),
+        }[operator]
         if not holds:
             failed.append((key, operator, values))
     return failed

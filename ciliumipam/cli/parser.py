@@ -1,0 +1,197 @@
+"""All commands, their words and options."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ciliumipam._version import __version__
+from ciliumipam.cli.completion import SHELLS, completed, named, names
+from ciliumipam.cli.style import LISTED, parse_style
+
+KINDS = ("pools", "pool", "nodes", "node", "ciliumnodes", "ciliumnode", "blocks", "block", "addresses", "address")
+EPILOG = """\
+exit codes: 0 done; 1 check found errors; 2 bad input; 3 not possible as things stand; 4 no room left; 5 the store failed;
+6 begun, and something is in the way of the rest
+"""
+
+
+class _Command(argparse.ArgumentParser):
+    """Lets options stand between the words of a command; argparse by itself takes an optional word as absent at the first option."""
+
+    _inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        return self.parse_known_intermixed_args(args, namespace)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86400.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 86400")
+    return seconds
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser."""
+    everywhere = _everywhere()
+    parser = argparse.ArgumentParser(
+        prog="ciliumipam",
+        description="Which CIDRs a Kubernetes node gets, and which address a pod on it gets.",
+        epilog=EPILOG,
+        parents=[everywhere],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    words = _Words(parser, everywhere)
+    _of_manifests(words)
+    _of_addresses(words)
+    _of_looking(words)
+    _of_blocks(words)
+    _of_stores(words)
+    return parser
+
+
+def _everywhere() -> _Command:
+    """The options of every command."""
+    everywhere = _Command(add_help=False, argument_default=argparse.SUPPRESS)
+    shared = everywhere.add_argument_group("global options, before or after the command")
+    shared.add_argument(
+        "--store",
+        metavar="sqlite:PATH",
+        help="the file to work on (default: $CILIUMIPAM_STORE, else ipam.db in ciliumipam in the user's state directory)",
+    )
+    style = shared.add_argument(
+        "-o",
+        "--output",
+        type=parse_style,
+        metavar="STYLE",
+        help="how to print: table (the default), wide, name, json, yaml, jsonpath=TEMPLATE",
+    )
+    completed(style, lambda _: (*LISTED[:-1], "jsonpath="))
+    return everywhere
+
+
+class _Words:
+    """Adds commands."""
+
+    def __init__(self, parser: argparse.ArgumentParser, everywhere: _Command) -> None:
+        self._added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
+        self._everywhere = everywhere
+
+    def command(self, name: str, summary: str, *, plans: bool = False) -> _Command:
+        """Add a command, on request one whose plan can be printed."""
+        added = self._added.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            parents=[self._everywhere],
+            allow_abbrev=False,
+        )
+        if plans:
+            what = "print the plan and write nothing; with -o json one that `apply --plan` takes"
+            added.add_argument("--dry-run", action="store_true", help=what)
+        return added
+
+
+def _node(parser: _Command) -> None:
+    completed(parser.add_argument("node", metavar="NODE"), names("node"))
+
+
+def _of_manifests(words: _Words) -> None:
+    plan = words.command("plan", "say what applying manifests would do, and write nothing")
+    apply = words.command("apply", "apply pools and nodes from manifests and give nodes their blocks, or carry out a plan")
+    one_of = apply.add_mutually_exclusive_group(required=True)
+    for each in (plan, one_of):
+        each.add_argument(
+            "-f",
+            dest="files",
+            metavar="FILE|DIR",
+            action="append",
+            required=each is plan,
+            help="YAML or JSON, or - for standard input; repeatable",
+        )
+    one_of.add_argument(
+        "--plan", metavar="FILE", help="do exactly what this plan says (JSON or YAML, or -), or nothing if it is stale"
+    )
+
+
+def _of_addresses(words: _Words) -> None:
+    allocate = words.command("allocate", "give owners an address on a node: all of them or none", plans=True)
+    _node(allocate)
+    allocate.add_argument("owners", metavar="OWNER", nargs="+", help="an id that is never used again for anybody else")
+    allocate.add_argument("--address", help="exactly this address (for one owner)")
+    allocate.add_argument(
+        "--family", type=int, choices=(4, 6), help="only this family (default: every family the node has)"
+    )
+    allocate.add_argument("--label", default="", help="a name for people, as namespace/pod")
+
+    release = words.command("release", "release the addresses of owners, or one address", plans=True)
+    release.usage = (
+        "ciliumipam release NODE OWNER [OWNER ...] | --address ADDRESS --fence N | --address ADDRESS --force"
+        "  [--space SPACE] [--dry-run] [global options]"
+    )
+    completed(release.add_argument("node", metavar="NODE", nargs="?"), names("node"))
+    completed(release.add_argument("owners", metavar="OWNER", nargs="*"), names("owner"))
+    completed(release.add_argument("--address", help="this address, whoever holds it"), names("address"))
+    release.add_argument("--fence", type=int, metavar="N", help="only if it is still held under this fence")
+    release.add_argument("--force", action="store_true", help="whoever holds it and whatever the fence")
+    release.add_argument("--space", help="the address space that the address is in, if it is not the usual one")
+
+
+def _of_looking(words: _Words) -> None:
+    get = words.command("get", "show pools, nodes, blocks or addresses")
+    get.add_argument("kind", choices=KINDS, metavar="pools|nodes|blocks|addresses")
+    name = get.add_argument(
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help="only this one, in full; for blocks and addresses also a node's or owner's",
+    )
+    completed(name, named)
+    get.add_argument("-w", "--watch", action="store_true", help="then show what changes, until interrupted")
+    get.add_argument("--interval", type=_seconds, metavar="SECONDS", help="time between two looks of --watch (default: 2)")
+    _node(words.command("explain", "say pool by pool why a node was served or refused"))
+    routes = words.command("routes", "what routers announce for a pool's blocks, by group of nodes, and what grouping them saves")
+    completed(routes.add_argument("pool", metavar="POOL"), names("pool"))
+    routes.add_argument("--by", metavar="LABEL", help="the label whose values are the groups (default: the pool's groupBy)")
+
+
+def _of_blocks(words: _Words) -> None:
+    grow = words.command("grow", "see that a node has so many blocks of each family", plans=True)
+    _node(grow)
+    grow.add_argument("--blocks", type=int, metavar="N", required=True, help="how many it should have, with those that it has")
+
+    drain = words.command("drain", "let a pool, a node or a block take nothing new, and take back what is empty", plans=True)
+    drain.add_argument("kind", choices=("pool", "pools", "node", "nodes", "block", "blocks"), metavar="pool|node|block")
+    completed(drain.add_argument("name", metavar="NAME", help="its name; a block's CIDR"), named)
+    drain.add_argument("--cancel", action="store_true", help="let it take new ones again")
+    drain.add_argument("--space", help="the address space that a block is in, if it is not the usual one")
+
+    migrate = words.command("migrate", "give a node blocks of another pool, and take its old ones back once they are empty", plans=True)
+    _node(migrate)
+    completed(migrate.add_argument("--to", dest="pool", metavar="POOL", required=True), names("pool"))
+
+    delete = words.command("delete", "remove nodes and take their blocks back, or remove pools and keep what is held", plans=True)
+    delete.add_argument("kind", choices=("pool", "pools", "node", "nodes"), metavar="pool|node")
+    completed(delete.add_argument("names", metavar="NAME", nargs="+"), named)
+    delete.add_argument("--force", action="store_true", help="nodes only: drop the addresses that are in use on them")
+
+
+def _of_stores(words: _Words) -> None:
+    check = words.command("check", "verify every invariant of the store, read-only; the exit code is 1 if one is broken")
+    check.add_argument(
+        "--repair", action="store_true", help="finish or undo what crashed calls left, then check again; frees nothing that is held"
+    )
+    words.command("export", "print everything as manifests, which `apply` reads back")
+    copy = words.command("copy", "copy everything into another, empty store, and verify it")
+    copy.add_argument("--from", dest="source", metavar="sqlite:PATH", required=True, help="the store to read")
+    copy.add_argument("--to", dest="target", metavar="sqlite:PATH", required=True, help="the store to fill, which may be new")
+    completion = words.command("completion", "print what a shell has to read so that it completes words")
+    completion.add_argument("shell", choices=SHELLS)
