@@ -247,6 +247,18 @@ def test_a_block_that_drains_is_replaced_and_taken_back_once_it_is_empty(ipam: I
         ipam.drain("block", "10.0.0.0/24")
 
 
+def test_a_block_goes_on_draining_when_its_node_grows(ipam: Ipam, store: MemoryStore) -> None:
+    ipam.apply([pool("10.0.0.0/20")], [Node("n1")])
+    ipam.allocate("n1", "web")
+    ipam.drain("block", "10.0.0.0/24")
+
+    ipam.grow("n1", 2)
+
+    shown = [(str(block.prefix), block.draining) for block in Ipam(store).blocks()]
+    assert shown == [("10.0.0.0/24", True), ("10.0.1.0/24", False), ("10.0.2.0/24", False)]
+    assert addresses(ipam.allocate("n1", "db")) == ["10.0.1.1"]
+
+
 def test_a_block_that_cannot_be_replaced_goes_on_serving_and_says_so(ipam: Ipam) -> None:
     ipam.apply([pool("10.0.0.0/24")], [Node("n1")])
 

@@ -364,7 +364,7 @@ class Machine(RuleBasedStateMachine):
                 oracle.learn(reading, pools=given, leaving=leaving, carving=True, marking=request.kind != "pool")
             case Migrate():
                 oracle.learn(
-                    reading, leaving=lambda node, block: node == request.node and block.pool != request.pool, carving=True, marking=True
+                    reading, leaving=lambda node, block: node == request.node and (block.pool != request.pool or oracle.is_orphan(block)), carving=True, marking=True
                 )
             case RemoveNode():
                 oracle.learn(reading, leaving=lambda node, _: node == request.name, dropping=request.force, removing=request.name)

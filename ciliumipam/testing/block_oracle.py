@@ -13,6 +13,7 @@ from math import inf
 from ciliumipam.errors import (
     BlockNotEmptyError,
     IpamError,
+    NoBlockError,
     NotFoundError,
     NotHeldError,
     OverlapError,
@@ -215,7 +216,8 @@ class BlockOracle:
                 break
         if self.unapplied:  # what an earlier call claimed is finished first, whatever became of the pool
             known = {pool.name for pool in self._ever} | {""}
-            assert known.issuperset(block.pool for block in new), f"{node} got {new} of pools that never were"
+            strange = [block for block in new if block.pool not in known and (node, block.network) not in self._begun]
+            assert not strange, f"{node} got {new} of pools that never were"
         elif not new:
             assert not must, f"{node} got nothing, but {[pool.name for pool, _ in offers]} could serve it"
             assert not lacking or node in refused or not self.pools or self.faulty, f"{node} was not told why it has less than it should"
@@ -314,15 +316,18 @@ class BlockOracle:
             return named.name, named.space
         covering = [pool for pool in sorted(self.pools.values(), key=OraclePool.order) if pool.covers(each.network)]
         mine = [pool for pool in covering if pool.space in {block.space for block in self.blocks.get(each.node, ())}]
-        return ((mine or covering)[0].name, (mine or covering)[0].space) if covering else ("", "default")
+        return ((mine or covering)[0].name, (mine or covering)[0].space) if covering else (each.pool or "", "default")
 
     def grow(self, node: str, blocks: int, answer: Told | IpamError, reading: Reading) -> None:
         """Judge an answer to `Ipam.grow` and take it over."""
         if isinstance(answer, IpamError):
-            assert isinstance(answer, NotFoundError), f"refused with {answer!r}"
-            assert node not in self.nodes, f"{node} is known, but: {answer!r}"
+            kept = [block for block in self.blocks.get(node, ()) if not self.drains(block)]
+            first = next(iter([*kept, *self.blocks.get(node, ())]), None)
+            gone = node in self.draining or (first is not None and first.pool not in self.pools) or self.unapplied or node in self.limbo
+            right = isinstance(answer, NoBlockError) and gone if node in self.nodes else isinstance(answer, NotFoundError)
+            assert right, f"{node} of {first}: {answer!r}"
             return
-        assert node in self.nodes, f"{node} is not known, but it grew"
+        assert node in self.nodes.keys() - self.draining, f"{node} is not known, or drains, but it grew"
         seen = self._seen(reading)
         self._settle_limbo(seen)
         self._expect_kept(seen)
@@ -415,7 +420,7 @@ class BlockOracle:
             or pool.requirements(node, self.nodes[node]) is None
             or any(block.space != pool.space for block in mine)
         )
-        kept = [block for block in mine if block.pool == name and block not in self.marked]
+        kept = [block for block in mine if block.pool == name and not self.is_orphan(block)]
         lacks = {family: pool.per_node - sum(block.network.version == family for block in kept) for family in pool.families()}
         free = {family: self.free(pool, node, family) for family in pool.families()}
         if isinstance(answer, IpamError):
@@ -432,7 +437,8 @@ class BlockOracle:
             assert all(block.pool == name and block.network in free[block.network.version][0] for block in new), f"{node} got {new}"
         for block in new:
             self._new_block(node, block)
-        leaving = [(node, block) for block in self.blocks.get(node, []) if block.pool != name]
+        leaving = [(node, block) for block in self.blocks.get(node, []) if block.pool != name or self.is_orphan(block)]
+        self.marked.difference_update(self.blocks.get(node, []))
         self.marked.update(block for _, block in leaving)
         self._taken_back(leaving, answer, seen, bare=False)
 

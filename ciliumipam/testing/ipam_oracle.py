@@ -116,7 +116,8 @@ class IpamOracle(BlockOracle):
         most = self.now + max((pool.delay for pool in self._ever), default=0.0)
         found = reading.found
         for (space, address), until in self.cooling.items():
-            if until > self.now and self.block_of(space, address) is not None:
+            where = self.block_of(space, address)
+            if until > self.now and where is not None and where[0] not in self.limbo:  # else its block is closed, and cools next
                 assert found.cooling.get((space, address), 0) >= until, f"{address} of {space} cools until {until}, but that was forgotten"
         for place, until in found.cooling.items():
             assert until <= most, f"{place} cools until {until}, longer than anybody said"
@@ -357,6 +358,8 @@ class IpamOracle(BlockOracle):
         marked = {HeldBlock(each.pool, each.network, each.fence, each.space) for each in reading.found.blocks if each.draining}
         assert marking or marked == self.marked, f"{marked} drain, acknowledged were {self.marked}"
         self.marked = marked
+        if removing and dropping:  # its addresses may be gone, and its blocks not yet
+            self.limbo.add(removing)
         self._learn_held(reading, before, gaining, losing, stale=stale)
         self.ghosts.update(gaining, losing)
         self.limbo.update(node for node, mine in self.blocks.items() if any(leaving(node, block) for block in mine))
