@@ -185,6 +185,8 @@ def locate(draft: Pages, ledger: Ledger, fence: int, network: int, length: int) 
             links += (Link(level, _masked(ledger, network, level), page, index, fence),)
         child = raw if raw is not None and raw.fence == fence else counted(raw, fence, ledger.sizes[below])
         assert child is not None  # noqa: S101 - the fence was chosen so
+        if type(slot) is Cooling:  # what is not taken of it goes on to cool
+            child = child._replace(slots=tuple([Cooling(fence_of(each), slot.until) for each in child.slots]))
         level, page, below = below, child, ledger.next_levels[below]
         index = (network >> (width - below)) & (ledger.sizes[level] - 1)
     stop = index + (1 << (below - length) if length < below else 1)

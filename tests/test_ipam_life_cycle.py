@@ -436,7 +436,6 @@ def test_the_cooling_of_a_plan_begins_when_it_is_executed(ipam: Ipam, clock: Clo
     assert addresses(ipam.allocate("n1", "c")) == ["10.0.0.1"]
 
 
-@pytest.mark.xfail(strict=True, reason="ledger.locate links a page below a cooling slot and forgets until when it cools")
 def test_adopting_a_part_of_a_block_that_cools_ends_the_cooling_of_that_part_only(ipam: Ipam, clock: Clock) -> None:
     ipam.apply([pool("10.0.0.0/24", reuse_delay=60)], [Node("n1")])
     ipam.remove_node("n1")
