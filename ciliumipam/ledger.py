@@ -388,5 +388,5 @@ def _put_run(
                 _close_slot(draft, ledger, level, network, index, slots[index], force=False)
     changed = list(slots)
     changed[start:stop] = [value] * (stop - start)
-    where = None if raised else tuple(range(start, stop))
+    where = None if raised or raw is None else tuple(range(start, stop))
     draft.put_page(key, Page(fence, kept if cursor is None else cursor, tuple(changed)), level, where)
