@@ -158,7 +158,9 @@ class IpamOracle(BlockOracle):
             assert type(answer) in allowed, f"refused with {answer!r}, but right is {_names(allowed) or 'to give'}"
             return
         if stale and not right:
-            right = self._refusals(node, pods, address, family, [each for each in self.blocks.get(node, ()) if not self.is_orphan(each)])[1]
+            good = [each for each in self.blocks.get(node, ()) if not self.is_orphan(each)]
+            heard = sorted({each.address.version for each in answer})  # it may not have heard of a block of the other family
+            right = all(self._refusals(node, pods, address, each, good)[1] for each in ([family] if family or address else heard))
         assert right, f"{node} gave {list(answer)}, but right was {_names(allowed)}"
         all_families = self._families(node)
         families = [address.version] if address else [family] if family else all_families
