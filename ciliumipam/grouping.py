@@ -38,7 +38,7 @@ pure, then the half of it that the group's block lies in has no room at all, nei
 goes on behind it.
 
 **Complexity**, with w lengths between CIDR and block: `note` and `forget` are O(w) dictionary operations and O(log b) for the b
-blocks of the group; `choose` is one `peek_beside` for each region up to the one that has room, a full neighbourhood at a time.
+blocks of the group; `choose` is at most one `peek_beside` for each block of the node and each region of the group.
 
 **Invariants** (`check_invariants`): the owners are those of the blocks; every taken block of the carver is known; none is free.
 
