@@ -162,7 +162,7 @@ class FreeBlocks:
         return groups
 
     def _group(self, spec: PoolSpec, length: int, cidrs: list[Prefix]) -> CidrGroup:
-        reserved = list(_reserved_blocks(spec, length, cidrs[0].family))
+        reserved = list(reserved_blocks(spec, length, cidrs[0].family))
         taken = [
             prefix
             for places in (self._blocks, self._cooling)
@@ -270,7 +270,7 @@ def _by_length(spec: PoolSpec, family: Family) -> dict[int, list[Prefix]]:
     return groups
 
 
-def _reserved_blocks(spec: PoolSpec, length: int, family: Family) -> Iterator[Prefix]:
+def reserved_blocks(spec: PoolSpec, length: int, family: Family) -> Iterator[Prefix]:
     """Prefixes of whole blocks that have no address to give: reserved, or reserved but for a first or last one that is not used."""
     host_bits = WIDTH[family] - length
     inside = (1 << host_bits) - 1
@@ -288,4 +288,4 @@ def _reserved_blocks(spec: PoolSpec, length: int, family: Family) -> Iterator[Pr
 
 def _is_reserved(spec: PoolSpec, block: Prefix) -> bool:
     """Whether a block has no address to give."""
-    return any(part.covers(block) for part in _reserved_blocks(spec, block.length, block.family))
+    return any(part.covers(block) for part in reserved_blocks(spec, block.length, block.family))

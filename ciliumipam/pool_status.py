@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ciliumipam.cidr import WIDTH, Family, range_to_prefixes
+from ciliumipam.cidr import WIDTH, Family
 from ciliumipam.errors import NotFoundError
+from ciliumipam.free_blocks import reserved_blocks
 from ciliumipam.ledger import holdings
 from ciliumipam.names import counted, some
 from ciliumipam.pool import PoolSpec
@@ -56,7 +57,13 @@ def routes(view: View, pool: str, group_by: str | None) -> tuple[GroupRoutes, ..
         for block in view.blocks()
         if block.space == spec.address_space and any(cidr.overlaps(block.prefix) for cidr in spec.cidrs)
     ]
-    reserved = [prefix for each in spec.reserved for prefix in range_to_prefixes(*each)]
+    reserved = [
+        prefix
+        for family in spec.families
+        for group in view.free.carvers(spec, family)
+        for prefix in reserved_blocks(spec, group.length, family)
+        if group.covers(prefix)
+    ]
     return tuple(group_routes(blocks, spec.cidrs, reserved))
 
 

@@ -625,7 +625,15 @@ class SqliteMachine(Machine):
         shutil.rmtree(self.directory)
 
 
+def _share(part: int) -> settings:
+    """A step costs some 30 ms, with the audit and a second reading after each: a part of what other properties get."""
+    profile = settings()
+    return settings(max_examples=max(5, profile.max_examples // part), stateful_step_count=max(15, profile.stateful_step_count // 2))
+
+
 TestOneStore = Machine.TestCase
+TestOneStore.settings = _share(3)
 TestTwoStores = TwoStoresMachine.TestCase
+TestTwoStores.settings = _share(5)
 TestSqlite = SqliteMachine.TestCase
-TestSqlite.settings = settings(max_examples=max(5, settings().max_examples // 5))
+TestSqlite.settings = _share(10)
