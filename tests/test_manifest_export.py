@@ -345,3 +345,19 @@ def test_a_problem_names_its_path_and_what_was_expected(spec: dict[str, Any], pa
     assert caught.value.path == path
     assert reason in caught.value.reason
     assert len(str(caught.value)) < 400
+
+
+def test_an_export_tells_what_drains() -> None:
+    ipam = Ipam(MemoryStore())
+    spec = PoolSpec(name="p", cidrs=["10.0.0.0/16"], selector=NodeSelector.everything())
+    ipam.apply([spec], [Node("n1"), Node("n2")])
+    ipam.allocate("n1", "web")
+    ipam.drain("block", "10.0.0.0/24")
+    ipam.drain("node", "n2")
+
+    items = export(ipam.pools(), ipam.nodes(), ipam.blocks(), ipam.allocations())["items"]
+
+    assert [item["metadata"].get("annotations") for item in items if item["kind"] == "Node"] == [None, {"ciliumipam.io/draining": "true"}]
+    blocks = [(item["spec"]["cidr"], item["status"].get("draining")) for item in items if item["kind"] == "CIDRBlock"]
+    assert blocks == [("10.0.0.0/24", True), ("10.0.2.0/24", None)]
+    assert len(read_manifest({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}, "x").items) == len(items)

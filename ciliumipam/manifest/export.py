@@ -13,6 +13,9 @@ from ciliumipam.manifest.ours import API_VERSION, pool_to_manifest
 from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.requests import Allocation, Block, NodeStatus, PoolStatus
 
+DRAINING = "ciliumipam.io/draining"
+"""The annotation of a node that drains."""
+
 _LONGEST_NAME = 253
 _DIGEST = 12
 
@@ -23,7 +26,8 @@ def export(
     """Pools, nodes and blocks with their addresses as a `List`: a `CIDRPool`, `Node` or `CIDRBlock` each.
 
     Reading it back gives equal pools, equal nodes, and every block as one that its node holds, of the same pool and since the same
-    moment. Addresses stand in the status of their block, for people and other programs; a status is never read.
+    moment. Addresses stand in the status of their block, for people and other programs; a status is never read. Nor is it read back
+    that a node or a block drains, which an annotation and the status tell.
 
     Returns:
         Plain values, sorted by name, family and address, so that equal input gives equal output whatever its order.
@@ -46,6 +50,8 @@ def _node(status: NodeStatus) -> dict[str, Any]:
     metadata: dict[str, Any] = {"name": status.node.name}
     if status.node.label_pairs:
         metadata["labels"] = dict(status.node.label_pairs)
+    if status.draining:
+        metadata["annotations"] = {DRAINING: "true"}
     return {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
 
 
@@ -57,13 +63,14 @@ def _block(block: Block, allocations: list[Allocation]) -> dict[str, Any]:
     spec: dict[str, Any] = {"node": block.node, "cidr": str(block.prefix), "addressSpace": block.space}
     if block.pool:
         spec["pool"] = block.pool
+    draining = {"draining": True} if block.draining else {}
     addresses = [_address(each) for each in sorted(allocations, key=lambda each: int(each.address))]
     return {
         "apiVersion": API_VERSION,
         "kind": "CIDRBlock",
         "metadata": metadata,
         "spec": spec,
-        "status": {"fence": block.fence, "since": since, "addresses": addresses},
+        "status": {"fence": block.fence, "since": since, **draining, "addresses": addresses},
     }
 
 
