@@ -145,6 +145,11 @@ def _pool_key(name: str) -> Key:
     return Key("pool", name)
 
 
+@lru_cache(maxsize=1024)
+def _node_keys(name: str) -> tuple[Key, Key]:
+    return Key("node", name), block_claims_key(name)
+
+
 def _allocated(node: str, piece: Holding) -> Change:
     return Change("allocate", "address", piece.piece, f"on {node} to {piece.holder}")
 
@@ -169,14 +174,16 @@ class AllocateTask(AddressTask):
         return self.node, tuple(address_claims_key(self.node, owner) for owner in self.request.owners)
 
     def before(self, view: View) -> Iterable[Key]:
-        """The pools of the node's blocks: what they reserve may have changed."""
-        return [_pool_key(block.holding.label) for block in view.node_blocks(self.node)]
+        """The pools of the node's blocks, the node and its claims: what is reserved and what drains may have changed."""
+        pools = dict.fromkeys([_pool_key(block.holding.label) for block in view.node_blocks(self.node)])
+        return [*pools, *_node_keys(self.node)]
 
     def step(self, view: View, draft: Draft) -> bool:
         view.advance(self.now)
         request = self.request
         level = AddressLevel(view, self.node, self.confirmed, self.now)
         blocks = level.blocks
+        self._see_all_blocks(view, level)
         for block in blocks:
             block.addresses.expire(self.now)
         standings = [look(draft, level, owner) for owner in request.owners]
@@ -208,6 +215,14 @@ class AllocateTask(AddressTask):
                 self.result += (to_allocation(self.node, block, piece),)
             self._noted += [partial(_allocated, self.node, piece) for piece in chosen]
         return True
+
+    def _see_all_blocks(self, view: View, level: AddressLevel) -> None:
+        """Read again where the node claims a block that no page shows: another process may have given it, and drain the others."""
+        key = _node_keys(self.node)[1]
+        named = view.claims(key).claims.get(self.node, ())
+        if len(named) != len(level.blocks) and not level.is_confirmed(key):
+            shown = [block.holding for block in level.blocks]
+            raise Unsure(key, next((piece for piece in named if piece not in shown), named[0] if named else shown[0]))
 
     def undo(self, view: View, draft: Draft) -> bool:
         """Release what this call took, where no other call has relied on it meanwhile."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -664,3 +664,28 @@ def test_a_node_can_go_back_to_the_pool_that_it_is_leaving(ipam: Ipam) -> None:
     assert [(str(block.prefix), block.draining) for block in ipam.blocks()] == [("10.0.0.0/24", False)]
     assert applied.blockers == ()
     assert addresses(ipam.allocate("n1", "db")) == ["10.0.0.2"]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("pool", "old"), ("block", "10.0.0.0/24")])
+def test_a_process_that_has_been_running_for_long_gives_nothing_out_of_what_another_one_drains(
+    store: MemoryStore, kind: Literal["pool", "block"], name: str
+) -> None:
+    both = [pool("10.0.0.0/24", name="old", priority=1, overflow=True), pool("10.1.0.0/24", name="new")]
+    running, command = Ipam(store), Ipam(store)
+    running.apply(both, [Node("n1")])
+    assert addresses(running.allocate("n1", "a")) == ["10.0.0.1"]
+
+    command.drain(kind, name)
+
+    assert addresses(running.allocate("n1", "b")) == ["10.1.0.1"]
+
+
+def test_a_process_that_has_been_running_for_long_gives_nothing_on_a_node_that_another_one_drains(store: MemoryStore) -> None:
+    running, command = Ipam(store), Ipam(store)
+    running.apply([pool("10.0.0.0/24")], [Node("n1")])
+    running.allocate("n1", "a")
+
+    command.drain("node", "n1")
+
+    with pytest.raises(NoBlockError, match="the node is draining"):
+        running.allocate("n1", "b")
