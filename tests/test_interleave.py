@@ -146,7 +146,7 @@ FAULTS: dict[Callable[[Patch], None], str] = {
     the_fence_of_a_ticket_is_not_looked_at: "a release races an allocation of the same owner and one of another",
     a_block_is_freed_without_closing_its_addresses: "a block goes back and to another node while the first still allocates",
     closing_does_not_raise_the_fence: "a block goes back and to another node while the first still allocates",
-    closing_does_not_end_claims: "a block goes back and to the same node again, whose old agent is still there",
+    closing_does_not_end_claims: "a block goes back and to the same node again, with each read of both for itself",
     addresses_are_closed_after_their_block_is_freed: "a block goes back and to another node while the first still allocates",
     a_split_region_is_joined_without_closing_it: (
         "a split region is joined for a large block while a small one is claimed in it, by operators with other pools"

@@ -342,10 +342,18 @@ def _hand_back() -> list[Scenario]:
             "a block goes back and to the same node again, whose old agent is still there",
             (_BLOCK,),
             (
+                actor("A", remove("n1"), apply(node("n1")), allocate("n1", "q"), may_end=_LATE, attempts=4),
+                actor("B", allocate("n1", "o"), may_end=_LATE, attempts=4),
+            ),
+            lost=1,
+        ),
+        Scenario(
+            "a block goes back and to the same node again, with each read of both for itself",
+            (_BLOCK,),
+            (
                 actor("A", remove("n1"), apply(node("n1")), allocate("n1", "q"), may_end=_LATE, apart=True, attempts=4),
                 actor("B", allocate("n1", "o"), may_end=_LATE, apart=True, attempts=4),
             ),
-            lost=1,
         ),
         Scenario(
             "two operators take the same block back, and one gives it to another node",
