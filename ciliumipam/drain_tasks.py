@@ -51,7 +51,7 @@ class TakeBackTask(BlockTask):
         """Put the release of what is empty and has a replacement, or where a node may be left `bare`; tell the rest."""
         self.blockers = []
         by_node: dict[str, list[Holding]] = {}
-        leaving = self.leaving(view)
+        leaving = dict.fromkeys(self.leaving(view))
         for block in leaving:
             standing = standings[block.holder]
             if block not in standing.held:
@@ -112,13 +112,14 @@ class DrainTask(TakeBackTask):
         super().__init__(now, token)
         self.request = request
         self._found = False
+        self._block = parse_prefix(request.name) if request.kind == "block" else None
 
     def leaving(self, view: View) -> list[Holding]:
         if self.request.cancel:
             return []
-        return [block for block in view.blocks() if self._concerns(block)]
+        return [block for block in view.blocks() if self._covers(block)]
 
-    def _concerns(self, block: Holding) -> bool:
+    def _covers(self, block: Holding) -> bool:
         name = self.request.name
         match self.request.kind:
             case "pool":
@@ -126,7 +127,7 @@ class DrainTask(TakeBackTask):
             case "node":
                 return block.holder == name
             case "block":
-                return block.prefix == parse_prefix(name) and block.space == self.request.space
+                return block.prefix == self._block and block.space == self.request.space
 
     def step(self, view: View, draft: Draft) -> bool:
         view.advance(self.now)
@@ -138,11 +139,12 @@ class DrainTask(TakeBackTask):
             return True
         pools = Pools.of(view)
         level = BlockLevel(view, self.confirmed, self.now)
-        standings = {name: look(draft, level, name) for name in {*view.nodes, *(block.holder for block in self.leaving(view))}}
+        holders = {block.holder for block in self.leaving(view)}
+        standings = {name: look(draft, level, name) for name in {*view.nodes, *holders}}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
         kept = {piece for standing in standings.values() for piece in standing.good}
-        for name in sorted({block.holder for block in self.leaving(view)} & view.nodes.keys()):
+        for name in sorted(holders & view.nodes.keys()):
             standing = standings[name]
             wanted = want(view.nodes[name], pools, Held(standing.good, view.claims(standing.key).draining))
             self.refusals += wanted.refusals
@@ -171,7 +173,7 @@ class DrainTask(TakeBackTask):
                 draft.put(Key("node", name), node._replace(draining=not cancel), RECORD)
                 self._note(change)
         else:
-            blocks = [block for block in view.blocks() if self._concerns(block)]
+            blocks = [block for block in view.blocks() if self._covers(block)]
             if not blocks and not self._found:
                 raise NotHeldError(name, "no node holds this very block")
             self._found = True

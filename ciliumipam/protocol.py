@@ -168,7 +168,7 @@ def take(draft: Draft, level: Level, standing: Standing, chosen: tuple[Holding, 
             marks = _with(marks, standing.holder, call.token if tentative and pieces else None)
         call.added[standing.holder] = call.added.get(standing.holder, ()) + chosen
         closing = claims.closing.difference(standing.pieces) if claims.closing else claims.closing
-        draining = claims.draining.difference(_without(standing.pieces, pieces)) if claims.draining else claims.draining
+        draining = claims.draining.difference(set(standing.pieces).difference(pieces)) if claims.draining else claims.draining
         draft.put(standing.key, ClaimPage(_with(claims.claims, standing.holder, pieces or None), marks, closing, draining), CLAIM)
     for piece in chosen:
         place = level.ledger_of(piece)
@@ -235,10 +235,6 @@ def forget(draft: Draft, standing: Standing, pieces: Collection[Holding], phase:
     closing = claims.closing.difference(pieces) if claims.closing else claims.closing
     draining = claims.draining.difference(pieces) if claims.draining else claims.draining
     draft.put(standing.key, ClaimPage(_with(claims.claims, standing.holder, left or None), marks, closing, draining), phase)
-
-
-def _without(pieces: tuple[Holding, ...], kept: tuple[Holding, ...]) -> list[Holding]:
-    return [piece for piece in pieces if piece not in kept]
 
 
 def _with(mapping: Mapping[str, _T], holder: str, value: _T | None) -> Mapping[str, _T]:
