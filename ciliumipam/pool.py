@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ciliumipam.addresses import POLICIES, Policy
-from ciliumipam.cidr import WIDTH, AddressLike, Family, Prefix, PrefixLike, format_address, parse_address, parse_prefix
+from ciliumipam.cidr import WIDTH, Family, Prefix, PrefixLike, parse_prefix
 from ciliumipam.errors import InvalidCidrError, InvalidNameError, InvalidPoolError
 from ciliumipam.names import describe, label_key_problem, shorten, validate_name
 from ciliumipam.node import Node
+from ciliumipam.ranges import Range, RangeLike, format_range, merge_ranges, parse_range
 from ciliumipam.selector import NodeSelector
 
 _TOLD = 400
@@ -28,12 +29,6 @@ CARVING: tuple[Carving, ...] = ("lowest", "sparse", "grouped")
 
 _MOST_BLOCKS = 65536
 _LONGEST_DELAY = 315_360_000
-
-Range: TypeAlias = tuple[Family, int, int]
-"""Family, first and last address as integers, both inclusive."""
-
-RangeLike: TypeAlias = "PrefixLike | AddressLike | tuple[AddressLike, AddressLike] | Range"
-
 
 class BlockLengths(NamedTuple):
     """Other block lengths than the pool's, for some of its nodes.
@@ -248,7 +243,7 @@ class PoolSpec:
         if any(length is not None for length in lengths.values()):
             spec["blockLength"] = {name: length for name, length in lengths.items() if length is not None}
         if self.reserved:
-            spec["reserved"] = [_format_range(*given) for given in self.reserved]
+            spec["reserved"] = [format_range(*given) for given in self.reserved]
         if self.allow_first:
             spec["allowFirst"] = True
         if self.allow_last:
@@ -421,55 +416,20 @@ def _read_reserved(
 ) -> tuple[Range, ...]:
     """The reserved ranges in normal form; what lies outside the CIDRs is a problem, unless a CIDR is not usable."""
     known = [prefix for prefix in prefixes if prefix]
-    inside = _merge((prefix.family, prefix.network, prefix.last) for prefix in known)
+    inside = merge_ranges((prefix.family, prefix.network, prefix.last) for prefix in known)
     ranges: list[Range] = []
     for index, value in enumerate(_items("reserved", "addresses and ranges", reserved, problems) or ()):
         field = f"reserved[{index}]"
         try:
-            family, first, last = _parse_range(value)
+            family, first, last = parse_range(value)
         except ValueError as error:
             problems.append(f"{field}: {shorten(str(error), _TOLD)}")
             continue
         ranges.append((family, first, last))
         if None not in prefixes and not any(f == family and low <= first and last <= high for f, low, high in inside):
             cidrs = ", ".join(str(prefix) for prefix in sorted(known)) or "none"
-            problems.append(f"{field}: {_format_range(family, first, last)} is not inside the pool's CIDRs ({cidrs})")
-    return _merge(ranges)
-
-
-def _parse_range(value: RangeLike) -> Range:
-    """One reserved range out of any of its forms.
-
-    Raises:
-        ValueError: It is none of them, or first and last do not belong together; the errors of `cidr` are such as well.
-    """
-    if isinstance(value, str) and "-" in value:
-        first_text, _, last_text = value.partition("-")
-        return _pair(first_text.strip(), last_text.strip())
-    if isinstance(value, tuple) and not isinstance(value, Prefix):
-        if len(value) == 2:
-            return _pair(*value)
-        if len(value) == 3 and all(type(part) is int for part in value) and value[0] in WIDTH:
-            family, first, last = value
-            if 0 <= first <= last < 1 << WIDTH[family]:
-                return family, first, last
-        raise ValueError("a tuple is a pair (first, last) of addresses, or (family, first, last) as whole numbers")
-    if "/" in value if isinstance(value, str) else isinstance(value, Prefix) or hasattr(value, "prefixlen"):
-        prefix = parse_prefix(value)
-        return prefix.family, prefix.network, prefix.last
-    if value is None or isinstance(value, (int, float, dict, list)):
-        raise ValueError(f"expected a CIDR, a range or an address, found {describe(value)}")
-    family, number = parse_address(value)
-    return family, number, number
-
-
-def _pair(first: AddressLike, last: AddressLike) -> Range:
-    (family, low), (other, high) = parse_address(first), parse_address(last)
-    if family != other:
-        raise ValueError(f"{first}-{last} mixes the families: first and last are of one family")
-    if low > high:
-        raise ValueError(f"{first}-{last} is the wrong way round: write {last}-{first}")
-    return family, low, high
+            problems.append(f"{field}: {format_range(family, first, last)} is not inside the pool's CIDRs ({cidrs})")
+    return merge_ranges(ranges)
 
 
 def _items(field: str, what: str, value: Any, problems: list[str]) -> list[Any] | None:
@@ -480,23 +440,3 @@ def _items(field: str, what: str, value: Any, problems: list[str]) -> list[Any] 
         )
         return None
     return list(value)
-
-
-def _merge(ranges: Iterable[Range]) -> tuple[Range, ...]:
-    """Sorted, with overlapping and adjacent ranges joined."""
-    merged: list[Range] = []
-    for family, first, last in sorted(ranges):
-        if merged and merged[-1][0] == family and first <= merged[-1][2] + 1:
-            merged[-1] = (family, merged[-1][1], max(last, merged[-1][2]))
-        else:
-            merged.append((family, first, last))
-    return tuple(merged)
-
-
-def _format_range(family: Family, first: int, last: int) -> str:
-    if first == last:
-        return format_address(family, first)
-    size = last - first + 1
-    if size & (size - 1) == 0 and first % size == 0:
-        return str(Prefix(family, first, WIDTH[family] - size.bit_length() + 1))
-    return f"{format_address(family, first)}-{format_address(family, last)}"

@@ -10,6 +10,7 @@ from ciliumipam.cidr import parse_address, parse_prefix, to_address
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.node import Node
 from ciliumipam.pool import PoolSpec
+from ciliumipam.release_tasks import ReleaseAddressTask, ReleaseTask
 from ciliumipam.removal_tasks import RemoveNodeTask
 from ciliumipam.repair_tasks import RepairAddressesTask
 from ciliumipam.requests import (
@@ -25,7 +26,7 @@ from ciliumipam.requests import (
     RemoveNode,
 )
 from ciliumipam.selector import NodeSelector
-from ciliumipam.tasks import AllocateTask, ReleaseAddressTask, ReleaseTask, Task
+from ciliumipam.tasks import AllocateTask, Task
 from ciliumipam.testing.actors import Actor, Scenario, call
 
 _NOW = 1_000_000.0
