@@ -3,18 +3,22 @@
 The flow, in the order in which to read it::
 
     cidr, names      prefixes and names, checked at the door
-    selector, node   who may use a pool; `selector_index` for many at once
-    pool             what exists
+    selector, node   who may use a pool (`requirement`, `selector_text`); `selector_index` for many at once
+    pool             what exists (`ranges`: what of it is kept out of use)
     bitset, carver   free blocks of a pool; `grouping`, `routes`: kept together by rack or zone
     addresses        free addresses of a block
-    allocator        the addresses of a node, in memory
+    allocator        the addresses of a node, in memory (`side`: of one family)
     records, ledger  what is persisted, and the discipline that lets two writers never hold one piece
+    view             what one process knows of it; `free_blocks`: which block is next
     protocol         taking and releasing, decided over a draft
     reconcile        which pool serves which node
-    tasks, session   requests, round by round, without touching a store: addresses (`tasks`), blocks (`block_tasks`,
+    tasks, session   requests, round by round, without touching a store: addresses (`tasks`, `release_tasks`), blocks (`block_tasks`,
                      `adopt`), moving off (`drain_tasks`), forgetting (`removal_tasks`), mending (`repair_tasks`)
-    ipam             the facade: stores, clock, threads
+    ipam             the facade: stores, clock, threads; `explain`, `pool_status`: why, and what became of it
     store            where records are kept
+
+Beside the flow: `manifest` reads and writes what users write, `plan_file` keeps plans, `transfer` copies stores, `audit` gives a second
+opinion, `observer`, `meter` and `prometheus` tell how it goes, `cli` is the command, `testing` the kit.
 """
 
 from ciliumipam._version import __version__

@@ -1,27 +1,24 @@
 """`Ipam`: the facade. It reads everything once, decides over what it knows, writes by compare-and-set, and reads what did not fit.
 
-The last module of the flow and the only one with a clock and locks. Calls of several threads are combined: who comes while
-another call is being written waits, and the next of them decides for all that wait in one go, so that they share pages and, on a
-store with ordered puts, one commit.
+The last module of the flow, and the only one with a clock and a lock. `combining` lets the calls of several threads share what is written.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from copy import copy
 from itertools import count
 from threading import Lock
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self
 
 from ciliumipam.allocator import Utilization
 from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
 from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
+from ciliumipam.combining import Combiner
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
-from ciliumipam.errors import IpamError, NotFoundError, StalePlanError
+from ciliumipam.errors import NotFoundError, StalePlanError
 from ciliumipam.executor import DryRun, Executor, cooling_later, drive
 from ciliumipam.explain import explain
 from ciliumipam.ledger import holdings
@@ -31,6 +28,7 @@ from ciliumipam.observer import UNOBSERVED, Observer
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.pool_status import routes, statuses
 from ciliumipam.records import Holding, Key, Kind
+from ciliumipam.release_tasks import ReleaseAddressTask, ReleaseTask
 from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
 from ciliumipam.repair_tasks import RepairAddressesTask, RepairBlocksTask
 from ciliumipam.requests import (
@@ -57,32 +55,17 @@ from ciliumipam.requests import (
 from ciliumipam.routes import GroupRoutes
 from ciliumipam.session import restore, run
 from ciliumipam.store import Store
-from ciliumipam.tasks import AddressTask, AllocateTask, ReleaseAddressTask, ReleaseTask, Task, to_allocation
+from ciliumipam.tasks import AllocateTask, Task, to_allocation
 from ciliumipam.view import View
-
-_T = TypeVar("_T", bound=Task)
-
-_COMBINED = 256
-"""Calls that are decided in one go at the most."""
-
-
-class _Waiting:
-    """A call in the queue."""
-
-    __slots__ = ("done", "error", "task")
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.done = False
-        self.error: BaseException | None = None
 
 
 class Ipam:
     """Pools, blocks and addresses on a store. Thread-safe; any number of processes may use one store at once.
 
-    * change: `apply`, `allocate`, `release`, `release_fenced`, `force_release`, `remove_node`, `remove_pool`
+    * change: `apply`, `grow`, `drain`, `migrate`, `remove_node`, `remove_pool`; `allocate`, `release`, `release_fenced`,
+      `force_release`; `repair` what a crash left
     * change in two steps: `plan` decides and writes nothing, `execute` writes exactly that or refuses
-    * look: `pools`, `nodes`, `blocks`, `allocations`, `explain`; `refresh` first where others write to the store too
+    * look: `pools`, `nodes`, `blocks`, `allocations`, `routes`, `explain`; `refresh` first where others write to the store too
 
     Every change either is done, wholly and durably as far as the store is durable, or raises an `IpamError`. After an error of the
     store (`StoreError`) a part may have been done: the same call again, or the next call of that owner, goes on from there.
@@ -106,7 +89,7 @@ class Ipam:
         Args:
             store: Where pools, nodes and blocks are kept.
             addresses: Where addresses are kept; the same store if not given.
-            clock: Seconds since the epoch, for the `since` of holdings. Nothing depends on its being right.
+            clock: Seconds since the epoch, for the `since` of holdings and for reuse delays. Safety does not depend on its being right.
             identity: A name that no other `Ipam` on these stores has or ever had; by default one is made up. It marks claims
                 that a call may still take back; given, the same calls write the same bytes.
             observer: Who is told how often things are done, how long they take and how they end.
@@ -122,7 +105,7 @@ class Ipam:
         self._view = View()
         self._restored = False
         self._lock = self._meter or Lock()
-        self._queue: deque[_Waiting] = deque()
+        self._combiner = Combiner(self._lock, self._decide)
 
     def __enter__(self) -> Self:
         return self
@@ -149,7 +132,7 @@ class Ipam:
         Raises:
             OverlapError: A pool overlaps another one. Nothing was written.
         """
-        return self._do(ApplyTask(Apply(tuple(pools), tuple(nodes), tuple(existing)), self._clock(), self._token())).outcome
+        return self._ask(Apply(tuple(pools), tuple(nodes), tuple(existing))).outcome
 
     @observed("grow")
     def grow(self, node: str, blocks: int) -> Applied:
@@ -159,7 +142,7 @@ class Ipam:
             NotFoundError: The node is not known.
             NoBlockError: It is draining, or holds orphans only: no pool serves it.
         """
-        return self._do(GrowTask(Grow(node, blocks), self._clock(), self._token())).outcome
+        return self._ask(Grow(node, blocks)).outcome
 
     @observed("drain")
     def drain(self, kind: Literal["pool", "node", "block"], name: str, *, cancel: bool = False, space: str = DEFAULT_SPACE) -> Applied:
@@ -171,7 +154,7 @@ class Ipam:
         Raises:
             NotFoundError, NotHeldError: There is no such pool, node or block.
         """
-        return self._do(DrainTask(Drain(kind, name, cancel, space), self._clock(), self._token())).outcome
+        return self._ask(Drain(kind, name, cancel, space)).outcome
 
     @observed("migrate")
     def migrate(self, node: str, pool: str) -> Applied:
@@ -182,7 +165,7 @@ class Ipam:
             PoolRefusedError: The pool does not select the node, or serves nobody.
             PoolExhaustedError: It has no block for it. Nothing was changed.
         """
-        return self._do(MigrateTask(Migrate(node, pool), self._clock(), self._token())).outcome
+        return self._ask(Migrate(node, pool)).outcome
 
     @observed("allocate")
     def allocate(
@@ -207,7 +190,7 @@ class Ipam:
             OutOfRangeError, ReservedAddressError, AlreadyAllocatedError, OwnerHoldsError: The given address cannot be had.
         """
         given = to_address(*parse_address(address)) if address is not None else None
-        return self._do(AllocateTask(Allocate(node, owners, given, family, label), self._clock(), self._token())).result
+        return self._ask(Allocate(node, owners, given, family, label)).result
 
     @observed("release")
     def release(self, node: str, *owners: str, missing_ok: bool = False) -> tuple[Allocation, ...]:
@@ -219,7 +202,7 @@ class Ipam:
         Raises:
             NotFoundError: One of them holds nothing, and not `missing_ok`. Nothing was released.
         """
-        return self._do(ReleaseTask(Release(node, owners, missing_ok), self._clock())).result
+        return self._ask(Release(node, owners, missing_ok)).result
 
     @observed("release_fenced")
     def release_fenced(self, address: AddressLike, fence: int, space: str = DEFAULT_SPACE) -> Allocation:
@@ -230,7 +213,7 @@ class Ipam:
             NotHeldError: Nobody ever held it, or it is in no block.
         """
         request = ReleaseFenced(to_address(*parse_address(address)), fence, space)
-        return self._do(ReleaseAddressTask(request, self._clock())).result[0]
+        return self._ask(request).result[0]
 
     @observed("force_release")
     def force_release(self, address: AddressLike, space: str = DEFAULT_SPACE) -> Allocation:
@@ -239,7 +222,7 @@ class Ipam:
         Raises:
             NotHeldError: Nobody holds it.
         """
-        return self._do(ReleaseAddressTask(ForceRelease(to_address(*parse_address(address)), space), self._clock())).result[0]
+        return self._ask(ForceRelease(to_address(*parse_address(address)), space)).result[0]
 
     @observed("remove_node")
     def remove_node(self, name: str, *, force: bool = False) -> Applied:
@@ -249,7 +232,7 @@ class Ipam:
             NotFoundError: It is not known and holds nothing.
             BlockNotEmptyError: Addresses are in use there, and not `force`.
         """
-        return self._do(RemoveNodeTask(RemoveNode(name, force), self._clock())).outcome
+        return self._ask(RemoveNode(name, force)).outcome
 
     @observed("remove_pool")
     def remove_pool(self, name: str) -> Applied:
@@ -258,7 +241,7 @@ class Ipam:
         Raises:
             NotFoundError: It is not known.
         """
-        return self._do(RemovePoolTask(RemovePool(name), self._clock())).outcome
+        return self._ask(RemovePool(name)).outcome
 
     @observed("repair")
     def repair(self) -> Applied:
@@ -361,37 +344,20 @@ class Ipam:
         """The name of a call. Drawn outside the lock: `count` may be asked by several threads at once, a generator may not."""
         return f"{self._identity}-{next(self._calls)}"
 
-    def _do(self, task: _T) -> _T:
-        waiting = _Waiting(task)
-        self._queue.append(waiting)
-        with self._lock:
-            while not waiting.done:
-                self._run(self._batch())
-        if waiting.error is not None:
-            raise copy(waiting.error) if isinstance(waiting.error, IpamError) else waiting.error
-        if task.failed is not None:
-            raise task.failed
+    def _ask(self, request: Request) -> Task:
+        return self._do(self._task(request))
+
+    def _do(self, task: Task) -> Task:
+        self._combiner.do(task)
         return task
 
-    def _batch(self) -> Sequence[_Waiting]:
-        """The longest first part of the queue that can be decided together: calls about addresses, or one about blocks."""
-        batch = [self._queue.popleft()]
-        if isinstance(batch[0].task, AddressTask):
-            while self._queue and len(batch) < _COMBINED and isinstance(self._queue[0].task, AddressTask):
-                batch.append(self._queue.popleft())
-        return batch
-
-    def _run(self, batch: Sequence[_Waiting]) -> None:
+    def _decide(self, tasks: Sequence[Task]) -> None:
         try:
             self._restore()
-            drive(run(self._view, [waiting.task for waiting in batch]), self._executor.answer)
-        except BaseException as error:  # noqa: BLE001 - every waiting call has to hear of it
-            for waiting in batch:
-                waiting.error = error
-        for waiting in batch:
-            waiting.done = True
-        if self._meter is not None:
-            self._meter.decided(len(batch))
+            drive(run(self._view, tasks), self._executor.answer)
+        finally:
+            if self._meter is not None:
+                self._meter.decided(len(tasks))
 
     def _restore(self) -> None:
         if not self._restored:

@@ -32,6 +32,7 @@ from ciliumipam import (
     Store,
 )
 from ciliumipam.block_tasks import ApplyTask
+from ciliumipam.combining import Waiting
 from ciliumipam.errors import (
     ConflictError,
     ExhaustedError,
@@ -46,7 +47,6 @@ from ciliumipam.errors import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from ciliumipam.ipam import _Waiting
 from ciliumipam.meter import Meter
 from ciliumipam.observer import CALLS, OUTCOMES, UNOBSERVED, Called, Decided, Event, Observer, StoreCalled
 from ciliumipam.prometheus import PrometheusObserver, StateCollector
@@ -266,7 +266,7 @@ def test_calls_that_waited_together_are_told_as_one_batch() -> None:
         store.inner.put = put  # type: ignore[method-assign]  # only the first time
         for thread in others:
             thread.start()
-        while len(ipam._queue) < len(others):
+        while len(ipam._combiner.queue) < len(others):
             pass
         return put(key, record, expect=expect)
 
@@ -286,8 +286,8 @@ def test_batches_that_one_caller_decides_are_told_each_by_itself() -> None:
     ipam = Ipam(store, observer=recorder, timer=clock)
     ipam.apply([SMALL], [Node("a")])
     store.after["put"] = [StoreUnavailableError("put", "no answer", True)]
-    ipam._queue.append(
-        _Waiting(ApplyTask(Apply(nodes=(Node("b"),)), 0.0, "token"))
+    ipam._combiner.queue.append(
+        Waiting(ApplyTask(Apply(nodes=(Node("b"),)), 0.0, "token"))
     )  # of a caller that waits for the lock
     begin = clock.now
     recorder.take()
