@@ -213,10 +213,3 @@ def merge(prefixes: Iterable[Prefix]) -> list[Prefix]:
     import netaddr  # noqa: PLC0415 - loaded when first needed: it takes 70 ms
 
     return sorted(_prefixes(netaddr.cidr_merge(_networks(prefixes))))
-
-
-def exclude(prefix: Prefix, hole: Prefix) -> list[Prefix]:
-    """What is left of `prefix` without `hole`, as the fewest prefixes, in order."""
-    import netaddr  # noqa: PLC0415 - loaded when first needed: it takes 70 ms
-
-    return sorted(_prefixes(netaddr.cidr_exclude(*_networks((prefix, hole)))))

@@ -106,11 +106,6 @@ class Page(NamedTuple):
     cursor: int
     slots: tuple[Slot, ...]
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no slot is held or split."""
-        return not any(type(slot) is Holding or type(slot) is Split for slot in self.slots)
-
 
 class ClaimPage(NamedTuple):
     """What some holders hold or are about to take.

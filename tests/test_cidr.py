@@ -27,7 +27,6 @@ from ciliumipam.cidr import (
     WIDTH,
     Family,
     Prefix,
-    exclude,
     format_address,
     merge,
     parse_address,
@@ -389,32 +388,6 @@ def test_merging_gives_the_fewest_prefixes_whatever_the_order(items: list[Prefix
 
     assert [p.to_network() for p in merge(items)] == [*collapse_addresses(v4), *collapse_addresses(v6)]
     assert merge(items) == merge(reversed(items))
-
-
-@given(crowded_prefixes(), crowded_prefixes())
-def test_excluding_a_hole_leaves_exactly_the_other_addresses(prefix: Prefix, hole: Prefix) -> None:
-    rest = exclude(prefix, hole)
-
-    assert addresses_of(rest) == addresses_of([prefix]) - addresses_of([hole])
-    assert rest == sorted(rest)
-    assert rest == merge(rest)
-
-
-@given(prefixes(), st.data())
-def test_excluding_a_hole_of_any_size_leaves_one_prefix_for_every_bit(prefix: Prefix, data: st.DataObject) -> None:
-    width = WIDTH[prefix.family]
-    length = data.draw(st.integers(prefix.length, width))
-    hole = Prefix(
-        prefix.family,
-        prefix.network + data.draw(st.integers(0, (1 << (length - prefix.length)) - 1)) * (1 << (width - length)),
-        length,
-    )
-
-    rest = exclude(prefix, hole)
-
-    assert len(rest) == hole.length - prefix.length
-    assert sum(piece.size for piece in rest) == prefix.size - hole.size
-    assert all(prefix.covers(piece) and not piece.overlaps(hole) for piece in rest)
 
 
 def test_netaddr_is_loaded_only_by_the_algebra() -> None:
