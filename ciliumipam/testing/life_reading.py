@@ -6,14 +6,11 @@ oracle of the whole `Ipam` judges by what is found here and not by what an `Ipam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import ip_network
-from itertools import pairwise
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ciliumipam.testing.pool_oracle import Address, Network
-
-_BITS = {4: 32, 6: 128}
+from ciliumipam.testing.raw import Records, addresses_in, blocks_in, check_disjoint, spaces
 
 
 class RawBlock(NamedTuple):
@@ -58,26 +55,6 @@ class Found(NamedTuple):
     loose: list[str]
 
 
-class _Piece(NamedTuple):
-    """A slot or a run of slots: a holding where `holder` is set, else something that cools."""
-
-    family: int
-    first: int
-    length: int
-    fence: int
-    holder: str | None
-    label: str
-    until: float
-
-    @property
-    def network(self) -> Network:
-        return _network(self.family, self.first, self.length)
-
-
-Records = Mapping[tuple[str, str], Any]
-"""Records by kind and name."""
-
-
 def read_records(records: Records) -> Found:
     """Walk down from all roots.
 
@@ -85,7 +62,6 @@ def read_records(records: Records) -> Found:
         AssertionError: Two holdings overlap, a node is in two address spaces, an owner has two addresses of a family, or something
             counts that no claim names.
     """
-    spaces = {"default"} | {name.rpartition("@")[0] for kind, name in records if kind == "block-page" and "@" in name}
     order = _claimed(records, "block-claims")
     marks = {_piece_key(piece) for (kind, _), page in records.items() if kind == "block-claims" for piece in page.draining}
     blocks: list[RawBlock] = []
@@ -93,10 +69,10 @@ def read_records(records: Records) -> Found:
     cooling_blocks: list[tuple[str, Network, float]] = []
     cooling: dict[tuple[str, Address], float] = {}
     counted: set[Any] = set()
-    for space in sorted(spaces):
-        pieces = [piece for family in (4, 6) for piece in _walk(records, "block-page", space, "", family, 0, 0, 1)]
+    for space in spaces(records):
+        pieces = list(blocks_in(records, space))
         held = [piece for piece in pieces if piece.holder is not None]
-        _check_disjoint(held)
+        check_disjoint(held)
         cooling_blocks += [(space, piece.network, piece.until) for piece in pieces if piece.holder is None]
         for piece in held:
             node, network = str(piece.holder), piece.network
@@ -104,9 +80,9 @@ def read_records(records: Records) -> Found:
             assert key in order, f"block {network} of {node} counts, but no claim names it"
             counted.add(("block-claims", key))
             blocks.append(RawBlock(space, node, piece.label, network, piece.fence, key in marks))
-            inner = list(_walk(records, "address-page", space, str(network), piece.family, piece.first, piece.length, piece.fence))
+            inner = list(addresses_in(records, space, network, piece.fence))
             mine = [each for each in inner if each.holder is not None]
-            _check_disjoint(mine)
+            check_disjoint(mine)
             cooling.update({(space, each.network.network_address): each.until for each in inner if each.holder is None})
             for each in mine:
                 counted.add(("address-claims", (node, str(each.holder), each.family, each.first, each.length, each.fence)))
@@ -153,46 +129,10 @@ def _claimed_addresses(records: Records) -> set[tuple[Any, ...]]:
     }
 
 
-def _network(family: int, first: int, length: int) -> Network:
-    return ip_network((first, length)) if family == 4 else ip_network((first.to_bytes(16, "big"), length))
-
-
-def _walk(records: Records, kind: str, space: str, root: str, family: int, first: int, length: int, fence: int) -> Iterator[_Piece]:
-    """What is held or cools below one page, if the page counts under the fence that its link names."""
-    own = str(_network(family, first, length))
-    name = own if root in ("", own) else f"{root}+{own}"
-    page = records.get((kind, name if space == "default" else f"{space}@{name}"))
-    if page is None or page.fence != fence:
-        return
-    below = length + (len(page.slots) - 1).bit_length()
-    size = 1 << (_BITS[family] - below)
-    index = 0
-    while index < len(page.slots):
-        slot, start = page.slots[index], first + index * size
-        index += 1
-        if hasattr(slot, "holder"):
-            span = max(1, (1 << (_BITS[family] - slot.length)) // size)
-            assert (slot.family, slot.network) == (family, start), f"{slot} does not lie where it says"
-            assert all(other == slot for other in page.slots[index - 1 : index - 1 + span]), f"{slot} does not fill its run"
-            assert kind == "address-page" or slot.space == space, f"{slot} lies in the pages of {space}"
-            yield _Piece(family, start, slot.length, slot.fence, slot.holder, slot.label, 0.0)
-            index += span - 1
-        elif hasattr(slot, "until"):
-            yield _Piece(family, start, below, slot.fence, None, "", slot.until)
-        elif hasattr(slot, "fence"):
-            yield from _walk(records, kind, space, root, family, start, below, slot.fence)
-
-
-def _check_disjoint(pieces: Iterable[_Piece]) -> None:
-    for lower, upper in pairwise(sorted(pieces, key=lambda each: (each.family, each.first, each.length))):
-        last = lower.first + (1 << (_BITS[lower.family] - lower.length)) - 1
-        assert lower.family != upper.family or upper.first > last, f"{lower} and {upper} overlap"
-
-
 def _check_holders(blocks: Iterable[RawBlock], addresses: Iterable[RawAddress]) -> None:
-    spaces: dict[str, str] = {}
+    places: dict[str, str] = {}
     for block in blocks:
-        assert spaces.setdefault(block.node, block.space) == block.space, f"{block.node} is in {spaces[block.node]!r} and {block.space!r}"
+        assert places.setdefault(block.node, block.space) == block.space, f"{block.node} is in {places[block.node]!r} and {block.space!r}"
     seen: set[tuple[str, str, int]] = set()
     for each in addresses:
         who = (each.node, each.owner, each.address.version)

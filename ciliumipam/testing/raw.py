@@ -5,7 +5,7 @@ Knows the rules of the ledger as `docs/explanation/ledger.md` states them and no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -36,50 +36,87 @@ def spaces(records: Records) -> list[str]:
     return sorted({DEFAULT, *(name.rpartition("@")[0] for kind, name in records if kind == "block-page" and "@" in name)})
 
 
+class Piece(NamedTuple):
+    """A run of slots that is held, or, where `holder` is None, a slot that cools until a time."""
+
+    space: str
+    family: int
+    first: int
+    length: int
+    fence: int
+    holder: str | None
+    label: str
+    until: float
+
+    @property
+    def last(self) -> int:
+        """Its last address."""
+        return self.first + (1 << (_BITS[self.family] - self.length)) - 1
+
+    @property
+    def network(self) -> Any:
+        """It as an `ipaddress` network."""
+        return _network(self.family, self.first, self.length)
+
+
+def blocks_in(records: Records, space: str) -> Iterator[Piece]:
+    """What is held or cools of the blocks of an address space, by walking down from both roots."""
+    for family in (4, 6):
+        yield from _walk(records, "block-page", "", space, family, 0, 0, 1)
+
+
+def addresses_in(records: Records, space: str, network: Any, fence: int) -> Iterator[Piece]:
+    """What is held or cools of the addresses of a block that is held under a fence."""
+    first = int(network.network_address)
+    return _walk(records, "address-page", str(network), space, network.version, first, network.prefixlen, fence)
+
+
 def counted_blocks(records: Records) -> list[Counted]:
-    """Every block that counts, by walking down from both roots of every address space."""
-    return [each for space in spaces(records) for family in (4, 6) for each in _walk(records, "block-page", "", space, family, 0, 0, 1, "")]
+    """Every block that counts, in every address space."""
+    return [_counted(each, "") for space in spaces(records) for each in blocks_in(records, space) if each.holder is not None]
 
 
 def counted_addresses(records: Records, block: Counted) -> list[Counted]:
     """Every address that counts in a block."""
-    length = _BITS[block.family] - (block.last - block.first + 1).bit_length() + 1
-    root = _text(block.family, block.first, length)
-    return list(_walk(records, "address-page", root, block.space, block.family, block.first, length, block.fence, block.holder))
+    network = _network(block.family, block.first, _BITS[block.family] - (block.last - block.first + 1).bit_length() + 1)
+    pieces = addresses_in(records, block.space, network, block.fence)
+    return [_counted(each, block.holder) for each in pieces if each.holder is not None]
 
 
-def _text(family: int, first: int, length: int) -> str:
-    return str(ip_network((first, length)) if family == 4 else ip_network((first.to_bytes(16, "big"), length)))
+def _counted(piece: Piece, node: str) -> Counted:
+    return Counted(piece.family, piece.first, piece.last, piece.fence, str(piece.holder), node, piece.space)
 
 
-def _walk(
-    records: Records, kind: str, root: str, space: str, family: int, first: int, length: int, fence: int, node: str
-) -> Iterator[Counted]:
-    """Holdings below one page, if the page counts under the fence that its link names."""
-    own = _text(family, first, length)
+def _network(family: int, first: int, length: int) -> Any:
+    return ip_network((first, length)) if family == 4 else ip_network((first.to_bytes(16, "big"), length))
+
+
+def _walk(records: Records, kind: str, root: str, space: str, family: int, first: int, length: int, fence: int) -> Iterator[Piece]:
+    """What is held or cools below one page, if the page counts under the fence that its link names."""
+    own = str(_network(family, first, length))
     name = own if root in ("", own) else f"{root}+{own}"
     page = records.get((kind, name if space == DEFAULT else f"{space}@{name}"))
     if page is None or page.fence != fence:
         return
-    size = (1 << (_BITS[family] - length)) // len(page.slots)
+    below = length + (len(page.slots) - 1).bit_length()
+    size = 1 << (_BITS[family] - below)
     index = 0
     while index < len(page.slots):
         slot = page.slots[index]
         start = first + index * size
+        span = 1
         if hasattr(slot, "holder"):
-            run = 1 << (_BITS[slot.family] - slot.length)
+            span = max(1, (1 << (_BITS[slot.family] - slot.length)) // size)
             assert slot.family == family, f"{slot} lies in a page of the other family"
             assert slot.network == start, f"{slot} does not begin where its run begins"
             assert slot.space == (space if kind == "block-page" else DEFAULT), f"{slot} lies in a page of the space {space!r}"
-            span = max(1, run // size)
             assert all(other == slot for other in page.slots[index : index + span]), f"{slot} does not fill its run"
-            yield Counted(family, start, start + run - 1, slot.fence, slot.holder, node, space)
-            index += span
-            continue
-        if hasattr(slot, "fence") and not hasattr(slot, "until"):  # split; what cools is free
-            below = length + (len(page.slots) - 1).bit_length()
-            yield from _walk(records, kind, root, space, family, start, below, slot.fence, node)
-        index += 1
+            yield Piece(space, family, start, slot.length, slot.fence, slot.holder, slot.label, 0.0)
+        elif hasattr(slot, "until"):
+            yield Piece(space, family, start, below, slot.fence, None, "", slot.until)
+        elif hasattr(slot, "fence"):
+            yield from _walk(records, kind, root, space, family, start, below, slot.fence)
+        index += span
 
 
 class Told(NamedTuple):
@@ -104,12 +141,12 @@ def judge(records: dict[tuple[str, str], Any], blocks_per_node: int) -> Iterable
         blocks_per_node: How many blocks of a family a node may hold at the most.
     """
     blocks = counted_blocks(records)
-    _check_disjoint(blocks)
+    check_disjoint(blocks)
     _check_each(((block.holder, block.family) for block in blocks), blocks_per_node)
     spaces_of = sorted({(block.holder, block.space) for block in blocks})
     _check_each(((holder, "blocks in address spaces") for holder, _ in spaces_of), 1)
     addresses = [(block, each) for block in blocks for each in counted_addresses(records, block)]
-    _check_disjoint([address for _, address in addresses])
+    check_disjoint([address for _, address in addresses])
     _check_each(((address.node, address.holder, address.family) for _, address in addresses), 1)
     claims: dict[str, set[tuple[Any, ...]]] = {"block-claims": set(), "address-claims": set()}
     for (kind, name), page in records.items():
@@ -130,8 +167,10 @@ def judge(records: dict[tuple[str, str], Any], blocks_per_node: int) -> Iterable
         yield Told(each.family, each.first, each.fence, each.holder, each.node, DEFAULT if each.node else each.space)
 
 
-def _check_disjoint(holdings: list[Counted]) -> None:
-    ordered = sorted(holdings, key=lambda each: (each.space, each))
+def check_disjoint(pieces: Sequence[Counted] | Sequence[Piece]) -> None:
+    """Assert that no two of an address space share an address."""
+    every: list[Counted | Piece] = [*pieces]
+    ordered = sorted(every, key=lambda each: (each.space, each.family, each.first, each.last))
     for lower, upper in pairwise(ordered):
         if (lower.space, lower.family) == (upper.space, upper.family) and upper.first <= lower.last:
             raise AssertionError(f"{lower} and {upper} overlap")
