@@ -1,4 +1,7 @@
-"""Hypothesis profiles: `dev` looks for something new at every run, `ci` finds the same in every run, `soak` looks long."""
+"""Hypothesis profiles: `dev` looks for something new at every run, `ci` finds the same in every run, `soak` looks long.
+
+`few` is for measuring coverage: what only chance reaches is not covered.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,9 @@ settings.register_profile(
     suppress_health_check=SLOW,
 )
 settings.register_profile("soak", max_examples=5000, stateful_step_count=200, deadline=None, suppress_health_check=SLOW)
+settings.register_profile(
+    "few", max_examples=5, stateful_step_count=15, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 

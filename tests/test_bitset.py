@@ -123,6 +123,17 @@ def test_clearing_inside_a_marked_region_stores_only_its_path() -> None:
     bits.check_invariants()
 
 
+def test_clearing_what_is_clear_in_a_word_that_is_not_stored_changes_nothing() -> None:
+    empty, marked = Bitset(24), Bitset(24)
+    marked.add_range(512, 767)  # leaf word 2 is full and not stored, word 3 is empty and not stored
+
+    for bits, position in ((empty, 5), (empty, 2**24 - 1), (marked, 800), (marked, 2**24 - 1), (marked, 2**24), (marked, 5)):
+        count = bits.count
+        assert not bits.discard(position)
+        assert bits.count == count
+        bits.check_invariants()
+
+
 def test_the_last_clear_position_can_be_taken_and_given_back_again_and_again() -> None:
     bits = Bitset(24)
     bits.add_range(0, 2**24 - 1)
