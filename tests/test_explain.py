@@ -74,10 +74,10 @@ def test_an_orphan_says_whose_it_was_and_what_helps(ipam: Ipam) -> None:
 
     assert ipam.explain("n").lines == (
         "node n",
-        "  block 10.0.0.0/24 from pool p: 0 of 256 addresses in use, 2 reserved, 254 available;"
-        " an orphan: its pool is gone or no longer covers it, so it takes nothing new",
-        "  1. pool q (priority -1, 0 requirements, 1 IPv4 block): matches (the selector selects every node),"
-        " but the node holds orphans; move it with: ciliumipam migrate n --to q",
+        ("  block 10.0.0.0/24 from pool p: 0 of 256 addresses in use, 2 reserved, 254 available;"
+        " an orphan: its pool is gone or no longer covers it, so it takes nothing new"),
+        ("  1. pool q (priority -1, 0 requirements, 1 IPv4 block): matches (the selector selects every node),"
+        " but the node holds orphans; move it with: ciliumipam migrate n --to q"),
     )
 
 
@@ -96,8 +96,8 @@ def test_behind_a_full_pool_that_does_not_overflow_no_other_one_is_asked(ipam: I
     assert ipam.explain("b").lines == (
         "node b",
         "  1. pool p (0 requirements, 1 IPv4 block): matches (the selector selects every node), but it has no free IPv4 /24",
-        "  2. pool q (priority -1, 0 requirements, 1 IPv4 block): matches (the selector selects every node), but pool p comes first,"
-        " and it does not overflow",
+        ("  2. pool q (priority -1, 0 requirements, 1 IPv4 block): matches (the selector selects every node), but pool p comes first,"
+        " and it does not overflow"),
     )
 
 
@@ -121,8 +121,8 @@ def test_a_block_that_drains_serves_until_there_is_another_one(ipam: Ipam) -> No
 
     assert ipam.explain("a").lines == (
         "node a",
-        "  block 10.0.0.0/24 from pool p: 0 of 256 addresses in use, 2 reserved, 254 available;"
-        " draining: serves until the node has another one",
+        ("  block 10.0.0.0/24 from pool p: 0 of 256 addresses in use, 2 reserved, 254 available;"
+        " draining: serves until the node has another one"),
         f"  1. pool p (0 requirements, 1 IPv4 block): {SERVES}",
         "  2. pool q (priority -1, 0 requirements, 1 IPv4 block): matches (the selector selects every node), but it has no free IPv4 /24",
     )
@@ -140,8 +140,8 @@ def test_a_node_on_its_way_from_one_pool_to_another_holds_blocks_of_both(ipam: I
         "node n",
         "  block 10.0.0.0/24 from pool p: 1 of 256 addresses in use, 2 reserved, 253 available; draining: takes nothing new",
         "  block 10.4.0.0/24 from pool q: 0 of 256 addresses in use, 2 reserved, 254 available",
-        "  1. pool p (1 requirement, 4 IPv4 blocks): refused: a must be present but the node has no such label;"
-        " the node still holds blocks of it",
+        ("  1. pool p (1 requirement, 4 IPv4 blocks): refused: a must be present but the node has no such label;"
+        " the node still holds blocks of it"),
         f"  2. pool q (0 requirements, 1 IPv4 block): {SERVES}",
     )
 
