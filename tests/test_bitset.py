@@ -134,6 +134,30 @@ def test_clearing_what_is_clear_in_a_word_that_is_not_stored_changes_nothing() -
         bits.check_invariants()
 
 
+def test_setting_what_is_set_in_a_word_that_is_not_stored_changes_nothing() -> None:
+    bits = Bitset(24)
+    bits.add_range(512, 767)
+
+    assert not bits.add(600)
+    assert bits.add_range(520, 700) == 0
+
+    assert bits.count == 256
+    bits.check_invariants()
+
+
+def test_two_ranges_that_fill_a_word_between_them_are_one_full_word() -> None:
+    bits = Bitset(16)
+    assert bits.add_range(300, 511) == 212
+    assert bits.add_range(200, 299) == 100
+
+    assert bits.leaves == {0: (2**56 - 1) << 200}
+    assert bits.word(1) == 2**256 - 1
+    assert bits.add_range(0, 2**16 - 1) == 2**16 - 312
+    assert bits.add_range(0, 2**16 - 1) == 0
+    assert bits.leaves == {}
+    bits.check_invariants()
+
+
 def test_the_last_clear_position_can_be_taken_and_given_back_again_and_again() -> None:
     bits = Bitset(24)
     bits.add_range(0, 2**24 - 1)
