@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +12,7 @@ from ciliumipam import ExistingBlock, Ipam, MemoryStore, Node, NodeSelector, Poo
 from ciliumipam.audit import audit
 from ciliumipam.cidr import parse_prefix
 from ciliumipam.errors import (
+    ConflictError,
     CorruptRecordError,
     InvalidNameError,
     InvalidRequestError,
@@ -21,12 +22,13 @@ from ciliumipam.errors import (
     NotHeldError,
     PoolExhaustedError,
     PoolRefusedError,
+    RetriesExhaustedError,
 )
 from ciliumipam.ledger import block_ledger
 from ciliumipam.pool import BlockLengths
-from ciliumipam.records import KINDS, Page
+from ciliumipam.records import KINDS, Key, Page, Record, Revision
 from ciliumipam.requests import Blocker, Concern, Drain, Grow
-from ciliumipam.store import ABSENT
+from ciliumipam.store import ABSENT, Expect, Write
 from ciliumipam.testing.faults import Crash, Fault, FaultyStore, crash_after
 from ciliumipam.view import block_claims_key
 
@@ -130,6 +132,28 @@ def test_a_migration_that_loses_the_last_block_after_it_began_takes_back_what_it
         (late, "10.1.0.0/24", False),
     ]
     assert [each for each in audit(store).findings if each.severity != "notice"] == []
+
+
+class Contested(MemoryStore):
+    """A store in which somebody else is always faster."""
+
+    def put(self, key: Key, record: Record, *, expect: Expect) -> Revision:
+        raise ConflictError(str(key), str(expect), "another one")
+
+    def put_in_order(self, writes: Sequence[Write]) -> list[Revision]:
+        return [self.put(write.key, write.record, expect=write.expect) for write in writes]
+
+
+def test_a_call_gives_up_after_a_hundred_lost_races_and_names_what_it_raced_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+
+    with pytest.raises(RetriesExhaustedError) as error:
+        new(Contested()).apply(nodes=[Node("a")])
+
+    assert error.value.args == (100, "node a")
+    assert len(pauses) == 98, "there is no pause after the first attempt, nor after the last"
+    assert all(0 <= pause <= 0.2 for pause in pauses)
 
 
 # ------------------------------------------------------------------------------------------------ asked in vain
