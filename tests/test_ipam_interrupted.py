@@ -26,7 +26,7 @@ from ciliumipam.errors import (
 )
 from ciliumipam.ledger import block_ledger
 from ciliumipam.pool import BlockLengths
-from ciliumipam.records import KINDS, Key, Page, Record, Revision
+from ciliumipam.records import KINDS, ClaimPage, Key, Page, Record, Revision
 from ciliumipam.requests import Blocker, Concern, Drain, Grow
 from ciliumipam.store import ABSENT, Expect, Write
 from ciliumipam.testing.faults import Crash, Fault, FaultyStore, crash_after
@@ -97,6 +97,123 @@ def test_whatever_call_was_cut_short_wherever_the_next_one_finishes_it_and_does_
         assert left == [], f"after {writes} writes"
 
 
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("fault", [Fault.LOST, Fault.VANISHED, Fault.CONFLICT])
+def test_a_call_any_of_whose_writes_has_an_answer_that_nobody_knows_does_what_it_does_without(call: str, fault: Fault) -> None:
+    def called(script: list[Fault]) -> tuple[FaultyStore, MemoryStore]:
+        store = MemoryStore()
+        faulty = FaultyStore(store)
+        ipam = new(faulty)
+        ipam.apply([pool("10.0.0.0/22", "fd00::/62"), pool("10.1.0.0/22", "fd01::/62", name="q", priority=-1)], [Node("a"), Node("b")])
+        faulty.writes = 0
+        faulty.play(script)
+        CALLS[call](ipam)
+        ipam.check_invariants()
+        return faulty, store
+
+    whole, expected = called([])
+    for at in range(whole.writes):
+        faulty, store = called([Fault.NONE] * at + [fault])
+
+        assert faulty.fired == [fault]
+        held = [(str(block.prefix), block.node, block.pool, block.draining) for block in new(store).blocks()]
+        assert held == [(str(block.prefix), block.node, block.pool, block.draining) for block in new(expected).blocks()]
+        assert [each for each in audit(store, clock=lambda: NOW).findings if each.severity != "notice"] == []
+
+
+def test_an_adoption_that_was_cut_short_out_of_no_pool_keeps_nobody_from_being_served(store: MemoryStore) -> None:
+    new(store).apply(nodes=[Node("a")])
+    with suppress(Crash):
+        new(FaultyStore(store, crash_after(1))).apply(existing=[ExistingBlock("a", parse_prefix("10.9.0.0/24"))])
+
+    ipam = new(store)
+    ipam.apply([pool("10.0.0.0/22", selector=NodeSelector.parse("x"))], [Node("b", {"x": ""})])
+
+    assert blocks(ipam, "b") == ["p 10.0.0.0/24"]
+    assert [each for each in audit(store).findings if each.severity != "notice"] == []
+
+
+def test_a_node_that_loses_one_family_to_another_node_in_the_middle_gives_back_the_other_one(store: MemoryStore) -> None:
+    ipam, other = new(store), new(store)
+    late = next(name for name in "bcdefgh" if block_claims_key(name) != block_claims_key("a"))
+    ipam.apply([pool("10.1.0.0/24", "fd00::/64", selector=NodeSelector.parse("x"))], [Node(late)])
+    ipam.drain("node", late)  # it gets what it has already, and no IPv4 block beside it
+
+    def script() -> Iterator[Fault]:
+        other.apply(existing=[ExistingBlock(late, parse_prefix("fd00::/64"))])  # after it was decided, before it is written
+        yield Fault.NONE
+
+    applied = new(FaultyStore(store, script())).apply(nodes=[Node("a", {"x": ""})])
+
+    assert [(each.node, each.pool, each.family) for each in applied.refusals if each.node == "a"] == [("a", "p", 6)]
+    assert [change for change in applied.changes if change.action == "carve"] == []
+    assert [(block.node, str(block.prefix)) for block in new(store).blocks()] == [(late, "fd00::/64")]
+    assert [each for each in audit(store).findings if each.severity != "notice"] == []
+
+
+def test_an_address_that_was_claimed_and_is_reserved_since_is_given_to_nobody(store: MemoryStore) -> None:
+    ipam = new(store)
+    ipam.apply([pool("10.0.0.0/24")], [Node("a")])
+    with suppress(Crash):
+        new(FaultyStore(store, crash_after(1))).allocate("a", "web")
+
+    new(store).apply([pool("10.0.0.0/24", reserved=["10.0.0.1"])])
+
+    assert [str(each.address) for each in new(store).allocate("a", "web")] == ["10.0.0.2"]
+    assert audit(store).findings == ()
+
+
+def test_an_address_in_a_block_that_is_on_its_way_back_cannot_be_released() -> None:
+    told = set()
+    for writes in range(6):
+        store = MemoryStore()
+        new(store).apply([pool("10.0.0.0/22")], [Node("a")])
+        with suppress(Crash):
+            new(FaultyStore(store, crash_after(writes))).remove_node("a")
+        with pytest.raises(NotHeldError) as refused:
+            new(store).force_release("10.0.0.1")
+        told.add(refused.value.reason)
+
+    assert told == {
+        "nobody holds it",
+        "its block 10.0.0.0/24 is on its way back, empty",
+        "it is in no block that a node holds in the address space 'default'",
+    }
+
+
+def test_who_releases_an_address_that_no_claim_names_while_another_one_does_is_told_that_it_came_late(store: MemoryStore) -> None:
+    new(store).apply([pool("10.0.0.0/24")], [Node("a")])
+    (given,) = new(store).allocate("a", "web")
+    ((key, entry),) = store.scan("address-claims").entries
+    store.put(key, ClaimPage({}, {}, frozenset(), frozenset()), expect=entry.revision)
+
+    def reads() -> Iterator[Fault]:
+        yield Fault.NONE  # the page, which shows it as held
+        assert new(store).force_release("10.0.0.1").owner == "web"
+        while True:
+            yield Fault.NONE
+
+    faulty = FaultyStore(store)
+    late = new(faulty)
+    late.refresh()
+    faulty.play(reads=reads())
+    with pytest.raises(NotHeldError) as refused:
+        late.release_fenced("10.0.0.1", given.fence)
+
+    assert refused.value.args == ("10.0.0.1", "somebody else released it just now")
+
+
+def test_what_somebody_else_removed_is_gone_after_a_refresh(store: MemoryStore) -> None:
+    ipam, other = new(store), new(store)
+    ipam.apply([pool("10.0.0.0/24")], [Node("a"), Node("b")])
+    other.remove_node("a")
+    other.remove_pool("p")
+
+    ipam.refresh()
+
+    assert ([status.node.name for status in ipam.nodes()], ipam.pools()) == (["b"], ())
+
+
 @pytest.mark.parametrize("remove", [lambda ipam: ipam.remove_pool("p"), lambda ipam: ipam.remove_node("a")], ids=["pool", "node"])
 def test_a_removal_whose_last_answer_was_lost_says_that_it_is_done(store: MemoryStore, remove: Callable[[Ipam], object]) -> None:
     faulty = FaultyStore(store)
@@ -161,6 +278,7 @@ def test_a_call_gives_up_after_a_hundred_lost_races_and_names_what_it_raced_for(
 REFUSED = [
     ("drain no pool", lambda ipam: ipam.drain("pool", "red"), NotFoundError, ("pool", "red", ("p", "q"))),
     ("drain no node", lambda ipam: ipam.drain("node", "z"), NotFoundError, ("node", "z", ("a", "b"))),
+    ("routes of no pool", lambda ipam: ipam.routes("red"), NotFoundError, ("pool", "red", ("p", "q"))),
     ("migrate no node", lambda ipam: ipam.migrate("z", "p"), NotFoundError, ("node", "z", ("a", "b"))),
     ("migrate to no pool", lambda ipam: ipam.migrate("a", "red"), NotFoundError, ("pool", "red", ("p", "q"))),
     ("migrate what drains", lambda ipam: ipam.migrate("b", "q"), PoolRefusedError, ("q", "b", "the node is draining; cancel that first")),
@@ -233,6 +351,40 @@ def test_the_second_block_serves_when_the_first_is_full(ipam: Ipam) -> None:
     assert given == ["10.0.0.1", "10.0.0.2", "10.0.0.5", "10.0.0.6"]
 
 
+def test_a_node_that_has_all_that_its_own_pool_gives_it_grows_into_the_next_ones_that_overflow(ipam: Ipam) -> None:
+    ipam.apply(
+        [
+            pool("10.0.0.0/22", max_blocks_per_node=1, overflow=True),
+            pool("10.1.0.0/24", name="q", priority=-1, overflow=True),
+            pool("fd00::/60", name="r", priority=-2),
+            pool("10.3.0.0/24", name="s", priority=-3, overflow=True),
+        ],
+        [Node("a")],
+    )
+
+    ipam.grow("a", 2)
+    assert blocks(ipam, "a") == ["p 10.0.0.0/24", "q 10.1.0.0/24"]
+    ipam.grow("a", 3)
+    assert blocks(ipam, "a") == ["p 10.0.0.0/24", "q 10.1.0.0/24", "s 10.3.0.0/24"]
+
+
+def test_a_node_that_is_not_known_and_holds_an_orphan_is_told_both(store: MemoryStore) -> None:
+    new(store).apply([pool("10.0.0.0/24")], [Node("a")])
+    entry = store.get(Key("node", "a"))
+    assert entry is not None
+    store.delete(Key("node", "a"), expect=entry.revision)
+    new(store).remove_pool("p")
+
+    with pytest.raises(NoBlockError) as refused:
+        new(store).allocate("a", "web")
+
+    assert refused.value.args == (
+        "a",
+        4,
+        ("block 10.0.0.0/24 is an orphan: pool 'p' is gone or no longer covers it, so it takes nothing new", "the node is not known; apply it"),
+    )
+
+
 def test_a_block_of_another_space_than_the_nodes_is_not_adopted(ipam: Ipam) -> None:
     ipam.apply([pool("10.0.0.0/24")], [Node("a")])
     there = ExistingBlock("a", parse_prefix("10.0.0.0/24"), None, 0.0, "a list", "blue")
@@ -266,6 +418,21 @@ def test_where_the_root_of_the_blocks_is_closed_nothing_is_adopted_or_carved(clo
     assert error.value.args == ("10.0.0.0/24", "the pages show it as held, but it was found free")
 
 
+def test_an_address_whose_page_lost_the_link_to_it_is_in_doubt_for_ever(store: MemoryStore) -> None:
+    ipam = new(store)
+    ipam.apply([pool("fd00::/62")], [Node("a")])
+    ipam.allocate("a", "web")
+    ((key, entry),) = [each for each in store.scan("address-page").entries if each[0].name == "fd00::/64"]
+    assert isinstance(entry.record, Page)
+    store.put(key, entry.record._replace(slots=(1,) * len(entry.record.slots)), expect=entry.revision)
+
+    with pytest.raises(RetriesExhaustedError) as error:
+        new(store).allocate("a", "web")
+
+    assert error.value.attempts == 100
+    assert "address-claims" in error.value.key
+
+
 # ------------------------------------------------------------------------------------------------ groups of nodes
 
 
@@ -294,4 +461,9 @@ def test_a_pool_that_shrank_below_a_block_gives_out_nothing_of_it(ipam: Ipam) ->
     ipam.remove_node("b")
     ipam.apply()
     assert blocks(ipam, "c") == ["p 10.0.2.0/28"]
+    ipam.check_invariants()
+    ipam.remove_node("a")
+    ipam.apply(nodes=[Node("d", {"rack": "3"})])
+    assert blocks(ipam, "d") == ["p 10.0.2.128/28"]
+    assert ipam.pools()[0].spaces[4].available == (64 + 256) // 16 - 2
     ipam.check_invariants()
