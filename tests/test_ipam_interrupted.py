@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 
-from ciliumipam import ExistingBlock, Ipam, MemoryStore, Node, NodeSelector, PoolSpec
+from ciliumipam import Allocate, ExistingBlock, Ipam, MemoryStore, Node, NodeSelector, PoolSpec
 from ciliumipam.audit import audit
 from ciliumipam.cidr import parse_prefix
 from ciliumipam.errors import (
@@ -24,13 +25,17 @@ from ciliumipam.errors import (
     PoolRefusedError,
     RetriesExhaustedError,
 )
+from ciliumipam.executor import Executor, drive
 from ciliumipam.ledger import block_ledger
 from ciliumipam.pool import BlockLengths
-from ciliumipam.records import KINDS, ClaimPage, Key, Page, Record, Revision
-from ciliumipam.requests import Blocker, Concern, Drain, Grow
+from ciliumipam.records import KINDS, ClaimPage, Key, Page, PoolRecord, Record, Revision
+from ciliumipam.release_tasks import ReleaseTask
+from ciliumipam.requests import Blocker, Concern, Drain, Grow, Release
+from ciliumipam.session import restore, run
 from ciliumipam.store import ABSENT, Expect, Write
+from ciliumipam.tasks import AllocateTask, Task
 from ciliumipam.testing.faults import Crash, Fault, FaultyStore, crash_after
-from ciliumipam.view import block_claims_key
+from ciliumipam.view import View, address_claims_key, block_claims_key
 
 EVERY = NodeSelector.everything()
 NOW = 1000.0
@@ -273,6 +278,94 @@ def test_a_call_gives_up_after_a_hundred_lost_races_and_names_what_it_raced_for(
     assert all(0 <= pause <= 0.2 for pause in pauses)
 
 
+# ------------------------------------------------------------------------------------------------ in one round
+
+
+def together(store: MemoryStore, *tasks: Task) -> None:
+    """What one object does with calls that come at once: they share every write, which threads bring about only by chance."""
+    view = View()
+    executor = Executor(store, None, lambda _: None)
+    drive(restore(view), executor.answer)
+    drive(run(view, tasks), executor.answer)
+    assert [task.failed for task in tasks] == [None] * len(tasks)
+    assert [each for each in audit(store, clock=lambda: NOW).findings if each.severity != "notice"] == []
+
+
+def allocate(owner: str, **more: Any) -> AllocateTask:
+    return AllocateTask(Allocate("a", (owner,), **more), NOW, f"call of {owner}")
+
+
+def given(store: MemoryStore) -> list[tuple[str, str]]:
+    return [(each.owner, str(each.address)) for each in new(store).allocations()]
+
+
+def neighbour(owner: str) -> str:
+    """Another owner whose claims are in the same page."""
+    return next(name for name in (f"x{n}" for n in range(10_000)) if address_claims_key("a", name) == address_claims_key("a", owner))
+
+
+@pytest.mark.parametrize("release_first", [False, True])
+def test_an_owner_that_allocates_and_releases_at_once_ends_as_one_of_the_two_orders_says(store: MemoryStore, release_first: bool) -> None:
+    new(store).apply([pool("10.0.0.0/24")], [Node("a")])
+    new(store).allocate("a", "web")
+    tasks: list[Task] = [allocate("web", family=4), ReleaseTask(Release("a", ("web",)), NOW), allocate(neighbour("web"))]
+
+    together(store, *(reversed(tasks) if release_first else tasks))
+
+    left = dict(given(store))
+    assert left.keys() - {"web"} == {neighbour("web")}
+    assert len(set(left.values())) == len(left)
+
+
+def test_who_asks_for_the_very_address_that_a_crashed_call_had_claimed_gets_it_and_the_owner_another_one(store: MemoryStore) -> None:
+    new(store).apply([pool("10.0.0.0/24")], [Node("a")])
+    with suppress(Crash):
+        new(FaultyStore(store, crash_after(1))).allocate("a", "web")
+
+    together(store, allocate("db", address=IPv4Address("10.0.0.1")), allocate("web"))
+
+    assert given(store) == [("db", "10.0.0.1"), ("web", "10.0.0.2")]
+
+
+def test_what_was_claimed_and_is_reserved_since_is_undone_beside_another_call_of_the_same_page(store: MemoryStore) -> None:
+    new(store).apply([pool("10.0.0.0/24")], [Node("a")])
+    with suppress(Crash):
+        new(FaultyStore(store, crash_after(1))).allocate("a", "web")
+    new(store).apply([pool("10.0.0.0/24", reserved=["10.0.0.1"])])
+
+    together(store, allocate(neighbour("web")), allocate("web"))
+
+    assert given(store) == [(neighbour("web"), "10.0.0.2"), ("web", "10.0.0.3")]
+
+
+def test_two_crashed_calls_with_old_views_that_claimed_one_address_are_finished_with_two(store: MemoryStore) -> None:
+    new(store).apply([pool("10.0.0.0/24")], [Node("a")])
+    faulty = [FaultyStore(store) for _ in range(2)]
+    crashing = [new(each) for each in faulty]
+    for ipam in crashing:
+        ipam.refresh()
+    owners = ("web", next(name for name in "abcdefgh" if address_claims_key("a", name) != address_claims_key("a", "web")))
+    for ipam, each, owner in zip(crashing, faulty, owners, strict=True):
+        each.play(crash_after(1))
+        with pytest.raises(Crash):
+            ipam.allocate("a", owner)
+
+    assert sorted(str(each.address) for each in new(store).allocate("a", *owners)) == ["10.0.0.1", "10.0.0.2"]
+    assert audit(store).findings == ()
+
+
+def test_a_claim_of_a_clock_that_was_ahead_is_finished_although_the_address_still_cools_by_another_one(store: MemoryStore) -> None:
+    new(store).apply([pool("10.0.0.0/29", block_length_v4=29, reuse_delay=30, address_policy="lowest")], [Node("a")])
+    new(store).allocate("a", "old")
+    new(store).release("a", "old")
+    ahead = Ipam(FaultyStore(store, crash_after(1)), clock=lambda: NOW + 60)
+    with pytest.raises(Crash):
+        ahead.allocate("a", "web")
+
+    assert [str(each.address) for each in new(store).allocate("a", "web")] == ["10.0.0.1"]
+    assert [each for each in audit(store, clock=lambda: NOW).findings if each.severity != "notice"] == []
+
+
 # ------------------------------------------------------------------------------------------------ asked in vain
 
 REFUSED = [
@@ -385,6 +478,13 @@ def test_a_node_that_is_not_known_and_holds_an_orphan_is_told_both(store: Memory
     )
 
 
+def test_a_pool_yields_to_the_older_one_that_it_overlaps_and_to_no_other(store: MemoryStore) -> None:
+    for age, cidr in enumerate(("10.0.0.0/24", "10.1.0.0/24", "10.1.0.0/16")):
+        store.put(Key("pool", f"p{age}"), PoolRecord(pool(cidr, name=f"p{age}"), float(age)), expect=ABSENT)
+
+    assert [status.conflicting for status in new(store).pools()] == [None, None, "p1"]
+
+
 def test_a_block_of_another_space_than_the_nodes_is_not_adopted(ipam: Ipam) -> None:
     ipam.apply([pool("10.0.0.0/24")], [Node("a")])
     there = ExistingBlock("a", parse_prefix("10.0.0.0/24"), None, 0.0, "a list", "blue")
@@ -440,11 +540,14 @@ def test_a_node_that_moves_to_another_rack_gets_its_next_block_beside_those_of_t
     ipam = new(store)
     spec = pool("10.0.0.0/20", carving="grouped", group_by="rack")
     ipam.apply([spec], [Node("a", {"rack": "1"}), Node("b", {"rack": "2"}), Node("c", {"rack": "2"})])
+    ipam.apply(nodes=[Node("b", {"rack": "2", "x": ""})])
+    assert ipam.routes("p") == new(store).routes("p")
     ipam.apply(nodes=[Node("a", {"rack": "2", "x": ""})])
 
     ipam.grow("a", 2)
 
-    assert blocks(ipam, "a") == blocks(new(store), "a")
+    assert blocks(ipam, "a") == ["p 10.0.0.0/24", "p 10.0.1.0/24"]
+    assert ipam.routes("p") == new(store).routes("p")
     ipam.check_invariants()
 
 
