@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
+import resource
+import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ciliumipam.errors import ConflictError
+from ciliumipam.errors import ConflictError, StoreUnavailableError
 from ciliumipam.records import KINDS, Entry, Key, Kind, Page, Record, Revision
-from ciliumipam.store import ABSENT, Expect, Store, SupportsOrderedPuts, Write
+from ciliumipam.store import ABSENT, Expect, Store, SupportsOrderedPuts, SupportsWatch, Write
+from ciliumipam.store import sqlite as sqlite_store
 from ciliumipam.store.memory import MemoryStore
 from ciliumipam.store.sqlite import SqliteStore
 from ciliumipam.testing.conformance import StoreConformance
-from ciliumipam.testing.record_strategies import records_of
+from ciliumipam.testing.faults import Fault, FaultyStore
+from ciliumipam.testing.racing import increment
+from ciliumipam.testing.record_strategies import numbered, records_of
+
+
+Loss: TypeAlias = Callable[[], AbstractContextManager[Store]]
 
 
 class TestMemoryStore(StoreConformance):
     @pytest.fixture
     def store(self) -> Iterator[Store]:
-        with closing(MemoryStore()) as store:
+        with closing(MemoryStore(history=500)) as store:
             yield store
+
+    @pytest.fixture
+    def losses(self, store: Store) -> Sequence[Loss]:
+        """It has no way to lose a reply of its own, so its caller has one: a wrapper."""
+
+        @contextmanager
+        def lose(fault: Fault) -> Iterator[Store]:
+            yield FaultyStore(store, [fault])
+
+        return [partial(lose, fault) for fault in (Fault.LOST, Fault.VANISHED, Fault.REFUSED)]
+
+    @pytest.fixture
+    def forget(self, store: Store) -> Callable[[], None]:
+        def write_on() -> None:
+            store.put(Key("address-page", "busy"), numbered(0), expect=ABSENT)
+            increment(store, Key("address-page", "busy"), 500)
+
+        return write_on
 
 
 class TestSqliteStore(StoreConformance):
+    rounds = 30
+
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[Store]:
         with SqliteStore(tmp_path / "ipam.db") as store:
@@ -39,9 +69,56 @@ class TestSqliteStore(StoreConformance):
         with SqliteStore(tmp_path / "ipam.db", synchronous="NORMAL") as peer:
             yield peer
 
+    @pytest.fixture
+    def losses(self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[Loss]:
+        """A file that stays locked, a log that cannot grow, and a deadline that strikes right before and right after the commit."""
+
+        @contextmanager
+        def locked() -> Iterator[Store]:
+            with closing(sqlite3.connect(tmp_path / "ipam.db")) as other:
+                other.execute("BEGIN IMMEDIATE")
+                with SqliteStore(tmp_path / "ipam.db", busy_timeout=0) as hasty:
+                    yield hasty
+
+        @contextmanager
+        def full() -> Iterator[Store]:
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "ipam.db-wal").stat().st_size, limits[1]))
+            try:
+                yield store
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+        @contextmanager
+        def late(*, committed: bool) -> Iterator[Store]:
+            commit = sqlite_store._commit
+
+            def strike(connection: sqlite3.Connection, revision: int) -> None:
+                if committed:
+                    commit(connection, revision)
+                raise StoreUnavailableError("put", "the deadline of the caller", unknown=True)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(sqlite_store, "_commit", strike)
+                yield store
+
+        return [locked, full, partial(late, committed=False), partial(late, committed=True)]
+
+    def test_every_way_to_lose_a_reply_does_what_it_says(self, store: Store, losses: Sequence[Loss]) -> None:
+        found = []
+        store.put(Key("block-page", "x"), numbered(0), expect=ABSENT)
+        for number, loss in enumerate(losses):
+            with loss() as failing, pytest.raises(StoreUnavailableError) as caught:
+                failing.put(Key("block-page", str(number)), numbered(1), expect=ABSENT)
+            found.append((caught.value.unknown, store.get(Key("block-page", str(number))) is not None))
+
+        assert found == [(False, False), (True, False), (True, False), (True, True)]
+
 
 class TestReopenedSqliteStore(StoreConformance):
     """Every test ends in a file that a second store has opened before the first one was closed."""
+
+    rounds = 15
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[Store]:
@@ -54,6 +131,7 @@ def test_both_stores_can_put_in_order(tmp_path: Path) -> None:
     with SqliteStore(tmp_path / "ipam.db") as store:
         assert isinstance(store, SupportsOrderedPuts)
     assert isinstance(MemoryStore(), SupportsOrderedPuts)
+    assert isinstance(MemoryStore(), SupportsWatch)
 
 
 # ------------------------------------------------------------------------------------------------------- side by side

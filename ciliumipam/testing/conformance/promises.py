@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Final
 import pytest
 
 from ciliumipam import store as contract
-from ciliumipam.errors import StoreError, StoreUnavailableError
 from ciliumipam.records import Key, Revision
 from ciliumipam.store import Store, SupportsOrderedPuts, SupportsWatch
 
@@ -54,6 +53,7 @@ class Promises:
     @pytest.fixture
     def forget(self, store: Store) -> Callable[[], None]:
         """Makes the store forget the changes made so far, so that no watch can go on from before them."""
+        watched(store)
         pytest.skip(f"how {type(store).__name__} forgets changes is not told: override the fixture `forget`")
 
     def __init_subclass__(cls) -> None:
@@ -70,8 +70,12 @@ def _naming(number: int, test: Callable[..., None]) -> Callable[..., None]:
         __tracebackhide__ = True
         try:
             test(*args, **kwargs)
-        except (Exception, pytest.fail.Exception) as error:
-            detail = str(error) if isinstance(error, AssertionError | pytest.fail.Exception) else f"{type(error).__name__}: {error}"
+        except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - whatever it is, the promise was broken
+            detail = (
+                str(error)
+                if isinstance(error, AssertionError | pytest.fail.Exception)
+                else f"{type(error).__name__}: {error}"
+            )
             broken = AssertionError(f"promise {number} is broken: {PROMISES[number]}\n{detail}")
             raise broken.with_traceback(error.__traceback__) from None
 
@@ -90,12 +94,3 @@ def watched(store: Store) -> SupportsWatch:
     if not isinstance(store, SupportsWatch):
         pytest.skip(f"{type(store).__name__} has no watch")
     return store
-
-
-def outcome(write: Callable[[], object]) -> bool | None:
-    """Whether a write was done, as its caller is told: True, False, or None where nobody knows."""
-    try:
-        write()
-    except StoreError as error:
-        return None if isinstance(error, StoreUnavailableError) and error.unknown else False
-    return True
