@@ -26,7 +26,6 @@ from ciliumipam.testing.faults import Fault, FaultyStore
 from ciliumipam.testing.racing import increment
 from ciliumipam.testing.record_strategies import numbered, records_of
 
-
 Loss: TypeAlias = Callable[[], AbstractContextManager[Store]]
 
 

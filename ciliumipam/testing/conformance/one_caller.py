@@ -255,8 +255,6 @@ class OneCaller(Promises):
             lambda: store.put(A, numbered(2), expect=ABSENT),
             lambda: store.put(B, numbered(2), expect=revision),
         ]
-        if isinstance(store, SupportsWatch):
-            calls.append(lambda: next(store.watch(A.kind, UNKNOWN)))
 
         for call in calls:
             with pytest.raises(StoreError):
