@@ -15,16 +15,16 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ciliumipam.errors import ConflictError, StoreUnavailableError
-from ciliumipam.records import KINDS, Entry, Key, Kind, Page, Record, Revision
-from ciliumipam.store import ABSENT, Expect, Store, SupportsOrderedPuts, SupportsWatch, Write
+from ciliumipam.errors import ConflictError, InvalidRequestError, RevisionExpiredError, StoreUnavailableError
+from ciliumipam.records import KINDS, ClaimPage, Entry, Key, Kind, Page, Record, Revision
+from ciliumipam.store import ABSENT, Change, Expect, Store, SupportsOrderedPuts, SupportsWatch, Write
 from ciliumipam.store import sqlite as sqlite_store
 from ciliumipam.store.memory import MemoryStore
 from ciliumipam.store.sqlite import SqliteStore
 from ciliumipam.testing.conformance import StoreConformance
 from ciliumipam.testing.faults import Fault, FaultyStore
 from ciliumipam.testing.racing import increment
-from ciliumipam.testing.record_strategies import numbered, records_of
+from ciliumipam.testing.record_strategies import number_of, numbered, records_of
 
 Loss: TypeAlias = Callable[[], AbstractContextManager[Store]]
 
@@ -131,6 +131,64 @@ def test_both_stores_can_put_in_order(tmp_path: Path) -> None:
         assert isinstance(store, SupportsOrderedPuts)
     assert isinstance(MemoryStore(), SupportsOrderedPuts)
     assert isinstance(MemoryStore(), SupportsWatch)
+
+
+# ------------------------------------------------------------------------------------------- the memory's watches
+
+
+def test_a_busy_kind_does_not_make_a_quiet_one_expire() -> None:
+    store = MemoryStore(history=3)
+    begin = store.scan("node").revision
+    quiet, busy = Key("address-claims", "quiet"), Key("address-page", "busy")
+    revision = store.put(quiet, ClaimPage({}), expect=ABSENT)
+    store.put(busy, numbered(0), expect=ABSENT)
+    increment(store, busy, 10)
+
+    assert next(store.watch("address-claims", begin)) == Change(quiet, Entry(ClaimPage({}), revision))
+    with pytest.raises(RevisionExpiredError) as caught:
+        store.watch("address-page", begin)
+    assert caught.value.args == ("address-page", "0")
+    assert "list them again" in str(caught.value)
+
+
+def test_as_many_changes_as_it_remembers_can_be_caught_up_with() -> None:
+    for late in (3, 4):
+        store, key = MemoryStore(history=3), Key("address-page", "x")
+        store.put(key, numbered(0), expect=ABSENT)
+        listed = store.scan("address-page").revision
+        slow = store.watch("address-page", listed)
+        increment(store, key, late)
+
+        if late == 3:
+            assert [next(slow).entry for _ in range(3)][-1] == store.get(key)
+            assert number_of(next(store.watch("address-page", listed)).entry) == 1
+        else:
+            with pytest.raises(RevisionExpiredError):
+                store.watch("address-page", listed)
+            with pytest.raises(RevisionExpiredError):
+                next(slow)
+
+
+@pytest.mark.parametrize("revision", ["2", "01", " 1", "1_0", "+1", "\u0661", "", "-1", "1e0", "9" * 5000])
+def test_only_what_a_listing_said_can_be_watched_from(revision: str) -> None:
+    store = MemoryStore()
+    store.put(Key("address-page", "x"), numbered(0), expect=ABSENT)
+
+    with pytest.raises(RevisionExpiredError):
+        store.watch("address-page", Revision(revision))
+
+
+def test_what_a_conflict_takes_back_uses_up_no_revision() -> None:
+    store, key = MemoryStore(), Key("address-page", "x")
+    with pytest.raises(ConflictError):
+        store.put_in_order([Write(key, numbered(1), ABSENT), Write(key, numbered(2), ABSENT)])
+
+    assert store.scan("address-page").revision == "0"
+
+
+def test_a_store_without_a_memory_of_changes_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="history is 0"):
+        MemoryStore(history=0)
 
 
 # ------------------------------------------------------------------------------------------------------- side by side

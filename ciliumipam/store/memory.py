@@ -130,7 +130,6 @@ class MemoryStore:
                     watch.number, key, entry = log.changes[watch.seen - log.gone]
                     watch.seen += 1
                     return Change(key, entry)
-                watch.number = self._last
                 self._waiting += 1
                 try:
                     self._changed.wait()
@@ -164,7 +163,7 @@ class _Watch:
 
     Attributes:
         seen: How many changes of the kind, since the store began, it is past.
-        number: The number of a change of the store up to which it has returned all of the kind.
+        number: That of the change it returned last, or of the listing from which it went on.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ Each is a `MemoryStore` but for what its docstring says. `breaks` is the number 
 the fault is about; others may fall with it.
 """
 
-# What a method does is in the contract, and what is wrong with it in the docstring of its class.
+# ruff: noqa: ARG002 - what is wrong with a store is often what it ignores
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Stores of which only the watches are wrong; see `ciliumipam.testing.wrong_stores`."""
 
-# ruff: noqa: ARG002
-# What a method does is in the contract, and what is wrong with it in the docstring of its class; often it is what it ignores.
+# ruff: noqa: ARG002 - what is wrong with a store is often what it ignores
 
 from __future__ import annotations
 

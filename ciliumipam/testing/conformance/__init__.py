@@ -31,8 +31,8 @@ from ciliumipam.testing.conformance.unknown_outcomes import UnknownOutcomes  # n
 from ciliumipam.testing.conformance.watching import Watching  # noqa: E402 - after the line above
 
 
-class StoreConformance(OneCaller, ManyCallers, OrderedPuts, UnknownOutcomes, Watching):
-    """Inherit, and override `store`."""
+class StoreConformance(Watching, UnknownOutcomes, OrderedPuts, ManyCallers, OneCaller):
+    """Inherit, and override `store`. The tests of the last base run first: what is simple fails before what races."""
 
 
 __all__ = ["PROMISES", "StoreConformance"]

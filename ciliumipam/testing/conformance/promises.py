@@ -60,7 +60,7 @@ class Promises:
         """Make every test of the class name its promise when it fails."""
         super().__init_subclass__()
         for name, test in list(vars(cls).items()):
-            if (match := _NAMED.match(name)) and callable(test):
+            if (match := _NAMED.match(name)) and int(match[1]) in PROMISES and callable(test):
                 setattr(cls, name, _naming(int(match[1]), test))
 
 
