@@ -157,19 +157,9 @@ class EndsInSilence(WrongStore):
 
 
 WRONG_WATCHES: tuple[type[WrongStore], ...] = (
-    TellsNoDeletes,
-    LosesChanges,
-    TellsTwice,
-    TellsOutOfOrder,
-    TellsOfOtherKinds,
-    BeginsTooEarly,
-    BeginsNow,
-    StaysWhereItBegan,
-    RunsAhead,
-    SkipsWhatItForgot,
-    NeverEnds,
-    EndsInSilence,
-)
+    TellsNoDeletes, LosesChanges, TellsTwice, TellsOutOfOrder, TellsOfOtherKinds, BeginsTooEarly, BeginsNow,
+    StaysWhereItBegan, RunsAhead, SkipsWhatItForgot, NeverEnds, EndsInSilence,
+)  # fmt: skip
 """All of them."""
 
 __all__ = ["WRONG_WATCHES"]

@@ -30,6 +30,22 @@ class OrderedPuts(Promises):
         assert [peer.get(A), peer.get(B)] == [Entry(numbered(2), revisions[0]), Entry(numbered(3), revisions[1])]
         assert ordered.put_in_order([]) == []
 
+    def test_5_a_revision_of_writes_in_order_is_never_used_again(self, store: Store, peer: Store) -> None:
+        ordered, other = in_order(store), in_order(peer)
+        a = b = None
+        seen = []
+        for _ in range(4):
+            b, a = ordered.put_in_order([Write(B, numbered(1), b or ABSENT), Write(A, numbered(1), a or ABSENT)])
+            seen.append(a)
+            seen.append(store.put(A, numbered(1), expect=a))
+            (a,) = other.put_in_order([Write(A, numbered(1), seen[-1])])
+            seen.append(a)
+            store.delete(A, expect=a)
+            (a,) = ordered.put_in_order([Write(A, numbered(1), ABSENT)])
+            seen.append(a)
+
+        assert len(set(seen)) == len(seen), f"{A} had these revisions one after the other: {', '.join(seen)}"
+
     @pytest.mark.parametrize("wrong", range(3))
     def test_12_with_a_conflict_none_of_them_is_done(self, store: Store, peer: Store, wrong: int) -> None:
         ordered = in_order(store)
