@@ -483,3 +483,5 @@ WRONG_STORES: tuple[type[WrongStore], ...] = (
     LeaksEncodingErrors, DeniesWhatItDid, WorksWhenClosed, ClosesOnce, StopsHalfWay, PutsInOwnOrder,
 )  # fmt: skip
 """All of them; `ciliumipam.testing.wrong_watches` has those whose watches are wrong."""
+
+__all__ = ["WRONG_STORES", "WrongStore"]
