@@ -131,3 +131,9 @@ def promise_of(name: str) -> int:
     match = re.match(r"test_(\d+)_", name)
     assert match, name
     return int(match[1])
+
+
+def test_the_how_to_shows_every_promise_word_for_word() -> None:
+    page = (Path(__file__).parent.parent / "docs/how-to/test-your-store.md").read_text()
+
+    assert re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE) == [(str(number), text) for number, text in PROMISES.items()]
