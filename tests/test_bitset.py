@@ -145,6 +145,32 @@ def test_setting_what_is_set_in_a_word_that_is_not_stored_changes_nothing() -> N
     bits.check_invariants()
 
 
+def test_words_that_become_full_or_empty_are_not_stored() -> None:
+    bits = Bitset(24)
+    for position in range(512, 768):
+        assert bits.add(position)
+    assert bits.leaves == {}
+    assert bits.word(2) == 2**256 - 1
+
+    assert bits.discard(600)
+    assert bits.leaves == {2: (2**256 - 1) ^ (1 << 88)}
+    for position in (*range(512, 600), *range(601, 768)):
+        assert bits.discard(position)
+    assert (bits.leaves, bits.count) == ({}, 0)
+    bits.check_invariants()
+
+
+def test_the_only_position_can_be_marked_and_cleared() -> None:
+    bits = Bitset(0)
+
+    assert bits.add_range(0, 0) == 1
+    assert bits.discard(0)
+    assert not bits.discard(0)
+
+    assert (bits.leaves, bits.count, bits.first_clear()) == ({}, 0, 0)
+    bits.check_invariants()
+
+
 def test_two_ranges_that_fill_a_word_between_them_are_one_full_word() -> None:
     bits = Bitset(16)
     assert bits.add_range(300, 511) == 212

@@ -34,6 +34,7 @@ from ciliumipam.errors import (
     PoolRefusedError,
     ReservedAddressError,
     RetriesExhaustedError,
+    RevisionExpiredError,
     StaleFenceError,
     StalePlanError,
     StoreClosedError,
@@ -165,6 +166,13 @@ SENTENCES: list[tuple[IpamError, str]] = [
         UnsupportedVersionError("store a.db", "7", "2"),
         "store a.db has format 7, this version reads up to 2; use a newer ciliumipam",
     ),
+    (
+        RevisionExpiredError("pool", "7"),
+        (
+            "the store does not know what happened to records of kind 'pool' after revision '7':"
+            " list them again, and watch from the revision of that listing"
+        ),
+    ),
     (RetriesExhaustedError(1, "node/n"), "gave up after 1 attempt: other writers kept changing node/n; try again"),
     (RetriesExhaustedError(100, "node/n"), "gave up after 100 attempts: other writers kept changing node/n; try again"),
 ]
@@ -186,4 +194,4 @@ def test_every_error_that_is_raised_has_its_sentence_here() -> None:
 def test_trying_again_can_help_only_where_somebody_else_was_in_the_way() -> None:
     retryable = {type(error).__name__ for error, _ in SENTENCES if error.retryable}
 
-    assert retryable == {"ConflictError", "RetriesExhaustedError", "StalePlanError", "StoreUnavailableError"}
+    assert retryable == {"ConflictError", "RetriesExhaustedError", "RevisionExpiredError", "StalePlanError", "StoreUnavailableError"}
