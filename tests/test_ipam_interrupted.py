@@ -132,7 +132,11 @@ def test_an_adoption_that_was_cut_short_out_of_no_pool_keeps_nobody_from_being_s
         new(FaultyStore(store, crash_after(1))).apply(existing=[ExistingBlock("a", parse_prefix("10.9.0.0/24"))])
 
     ipam = new(store)
-    ipam.apply([pool("10.0.0.0/22", selector=NodeSelector.parse("x"))], [Node("b", {"x": ""})])
+    chosen = NodeSelector.parse("x")
+    ipam.apply(
+        [pool("10.0.0.0/22", selector=chosen), pool("10.9.0.0/24", name="far", selector=chosen, priority=-1, address_space="far")],
+        [Node("b", {"x": ""})],
+    )
 
     assert blocks(ipam, "b") == ["p 10.0.0.0/24"]
     assert [each for each in audit(store).findings if each.severity != "notice"] == []
@@ -505,6 +509,21 @@ def closed(store: MemoryStore) -> MemoryStore:
     """The root of the block ledger is closed, which no call ever does."""
     store.put(block_ledger(4).key(0, 0), Page(2, 0, (0,) * 4), expect=ABSENT)
     return store
+
+
+def test_a_block_that_no_claim_names_is_not_taken_back_until_a_repair_has_found_it(store: MemoryStore) -> None:
+    new(store).apply([pool("10.0.0.0/22")], [Node("a")])
+    ((key, entry),) = store.scan("block-claims").entries
+    store.put(key, ClaimPage({}, {}, frozenset(), frozenset()), expect=entry.revision)
+
+    applied = new(store).drain("node", "a")
+    assert [str(change) for change in applied.changes] == ["drain node a: takes nothing new"]
+    assert [str(block.prefix) for block in new(store).blocks()] == ["10.0.0.0/24"]
+
+    new(store).repair()
+    applied = new(store).drain("node", "a")
+    assert [str(change) for change in applied.changes] == ["give back block 10.0.0.0/24: from node a to pool p"]
+    assert new(store).blocks() == ()
 
 
 def test_where_the_root_of_the_blocks_is_closed_nothing_is_adopted_or_carved(closed: MemoryStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -632,3 +633,20 @@ def test_nothing_is_read_from_a_document_with_one_broken_item() -> None:
             {"apiVersion": "v1", "kind": "List", "items": [NODE, POOL, changed(NODE, {"a": 1}, "metadata", "labels")]},
             "x.yaml",
         )
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"),
+    [
+        ("CIDRBlock", "ciliumipam.io/v1alpha1"),
+        ("CiliumPodIPPool", "cilium.io/v2"),
+        ("ClusterCIDR", "networking.x-k8s.io/v1"),
+        ("IPPool", "crd.projectcalico.org/v1"),
+    ],
+)
+def test_a_document_without_a_spec_is_refused_whatever_its_kind(kind: str, version: str) -> None:
+    with pytest.raises(InvalidManifestError) as caught:
+        read_manifest({"apiVersion": version, "kind": kind, "metadata": {"name": "green"}}, "x.yaml")
+
+    assert caught.value.path == "spec"
+    assert re.fullmatch("expected a mapping with .*; found nothing", caught.value.reason)

@@ -146,16 +146,6 @@ def test_a_problem_of_a_pool_names_its_path_and_what_was_expected(spec: dict[str
     assert reason in caught.value.reason
 
 
-def test_a_pool_of_pods_without_a_spec_is_refused() -> None:
-    with pytest.raises(InvalidManifestError) as caught:
-        read_manifest({"apiVersion": "cilium.io/v2", "kind": "CiliumPodIPPool", "metadata": {"name": "green"}}, "x.yaml")
-
-    assert (caught.value.path, caught.value.reason) == (
-        "spec",
-        "expected a mapping with ipv4, ipv6, allowFirstIP, allowLastIP, podSelector, namespaceSelector; found nothing",
-    )
-
-
 def test_the_example_dump_is_two_pools() -> None:
     everything = NodeSelector.everything()
 

@@ -347,13 +347,6 @@ def test_a_problem_names_its_path_and_what_was_expected(spec: dict[str, Any], pa
     assert len(str(caught.value)) < 400
 
 
-def test_a_block_without_a_spec_is_refused() -> None:
-    with pytest.raises(InvalidManifestError) as caught:
-        read_manifest({"apiVersion": API_VERSION, "kind": "CIDRBlock", "metadata": {"name": "x"}}, "x.yaml")
-
-    assert (caught.value.path, caught.value.reason) == ("spec", "expected a mapping with node, cidr, pool, addressSpace; found nothing")
-
-
 def test_an_export_tells_what_drains() -> None:
     ipam = Ipam(MemoryStore())
     spec = PoolSpec(name="p", cidrs=["10.0.0.0/16"], selector=NodeSelector.everything())
