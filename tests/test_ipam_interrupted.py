@@ -160,6 +160,48 @@ def test_a_node_that_loses_one_family_to_another_node_in_the_middle_gives_back_t
     assert [each for each in audit(store).findings if each.severity != "notice"] == []
 
 
+def test_a_claim_over_which_a_larger_block_was_given_meanwhile_comes_to_nothing(store: MemoryStore) -> None:
+    other = new(store)
+    late = next(name for name in "bcdefgh" if block_claims_key(name) != block_claims_key("a"))
+    other.apply([pool("10.0.0.0/22")])
+
+    def script() -> Iterator[Fault]:
+        other.apply([pool("10.0.0.0/22", block_length_v4=23)], [Node(late)])
+        yield Fault.NONE  # the node
+        yield Fault.CRASH_AFTER  # its claim of 10.0.0.0/24
+
+    faulty = FaultyStore(store)
+    crashing = new(faulty)
+    crashing.refresh()
+    faulty.play(script())
+    with pytest.raises(Crash):
+        crashing.apply(nodes=[Node("a")])
+
+    new(store).apply()
+
+    assert [(block.node, str(block.prefix)) for block in new(store).blocks()] == [(late, "10.0.0.0/23"), ("a", "10.0.2.0/23")]
+    assert audit(store).findings == ()
+
+
+def test_what_a_node_that_is_gone_had_given_back_without_its_claim_is_forgotten() -> None:
+    told = set()
+    for writes in range(5):
+        store = MemoryStore()
+        new(store).apply([pool("10.0.0.0/22")], [Node("a")])
+        with suppress(Crash):
+            new(FaultyStore(store, crash_after(writes))).remove_node("a")
+        entry = store.get(Key("node", "a"))
+        if entry is not None:
+            store.delete(Key("node", "a"), expect=entry.revision)
+        told |= {str(change) for change in new(store).repair().changes}
+        assert [each for each in audit(store).findings if each.severity == "unfinished"] == []
+
+    assert told == {
+        "repair block 10.0.0.0/24: of a: a claim named it that came to nothing; it is forgotten",
+        "repair block 10.0.0.0/24: of a: it was being given back; it is now",
+    }
+
+
 def test_an_address_that_was_claimed_and_is_reserved_since_is_given_to_nobody(store: MemoryStore) -> None:
     ipam = new(store)
     ipam.apply([pool("10.0.0.0/24")], [Node("a")])
@@ -319,6 +361,16 @@ def test_an_owner_that_allocates_and_releases_at_once_ends_as_one_of_the_two_ord
     left = dict(given(store))
     assert left.keys() - {"web"} == {neighbour("web")}
     assert len(set(left.values())) == len(left)
+
+
+def test_two_calls_of_an_owner_whose_first_one_crashed_finish_it_together(store: MemoryStore) -> None:
+    new(store).apply([pool("10.0.0.0/24")], [Node("a")])
+    with suppress(Crash):
+        new(FaultyStore(store, crash_after(1))).allocate("a", "web")
+
+    together(store, allocate("web"), allocate("web"))
+
+    assert given(store) == [("web", "10.0.0.1")]
 
 
 def test_who_asks_for_the_very_address_that_a_crashed_call_had_claimed_gets_it_and_the_owner_another_one(store: MemoryStore) -> None:
