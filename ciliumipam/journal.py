@@ -83,13 +83,15 @@ class Recorder:
         try:
             self._file: int | None = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
-            raise StoreRefusedError("journal", f"{self.path}: {error.strerror}; name a file that this user may write") from error
+            raise StoreRefusedError("journal", f"{self.path}: {_reason(error)}; name a file that this user may write") from error
 
     def head(self, identity: str, stores: Sequence[Store]) -> None:
         """Write the first line."""
         self._run = identity
         ordered = [isinstance(store, SupportsOrderedPuts) for store in stores]
         self._write(f'"journal":{FORMAT}', f'"version":{dumps(__version__)}', f'"ordered":{dumps(ordered)}', first=True)
+        if self.error is not None:  # nothing was done yet: this is the time to say so
+            raise StoreRefusedError("journal", f"{self.path}: {_reason(self.error)}") from self.error
 
     # ------------------------------------------------------------------------------------------------ sections
 
@@ -148,9 +150,8 @@ class Recorder:
         self.open = False
         self.error = error
         self._shut()
-        why = error.strerror if isinstance(error, OSError) else repr(error)
         log = logging.getLogger("ciliumipam.journal")
-        log.error("the journal %s ends here: %s; the calls go on, and are not journaled any more", self.path, why)
+        log.error("the journal %s ends here: %s; the calls go on, and are not journaled any more", self.path, _reason(error))
 
     def _shut(self) -> None:
         self._known.clear()
@@ -225,7 +226,11 @@ class Recorder:
     def gone(self, kind: Kind, listing: Listing) -> list[tuple[Key, None]]:
         """What is known of a kind and is not in a listing. O(records of all kinds)."""
         found = {key for key, _ in listing.entries}
-        return [(key, None) for key in sorted(self._known) if key.kind == kind and key not in found]
+        return [(key, None) for key in sorted(key for key in self._known if key.kind == kind) if key not in found]
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else repr(error)
 
 
 class _JournaledStore:

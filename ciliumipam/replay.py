@@ -340,7 +340,7 @@ def _show_answer(answer: _Answer | None) -> list[str]:
 
 
 def _show_write(verb: str, key: Key, record: Record | None, expect: Expect) -> list[str]:
-    """A write in lines: a slot each."""
+    """A write in lines: one for each slot, holder or field."""
     head = [f"{verb} {key}", f" expects {'nothing to be there' if expect is ABSENT else f'revision {expect}'}"]
     if record is None:
         return head
@@ -348,7 +348,13 @@ def _show_write(verb: str, key: Key, record: Record | None, expect: Expect) -> l
     if isinstance(record, Page):
         first, *slots, _ = text.split("\n")
         return [*head, f" {first}", *(f"  slot {index}: {slot.rstrip(',')}" for index, slot in enumerate(slots))]
-    return [*head, *(f" {line}" for line in json.dumps(json.loads(text), indent=1).splitlines())]
+    fields = json.loads(text)
+    holders = fields.pop("claims", {})
+    return [
+        *head,
+        *(f"  {name}: {dumps(value)}" for name, value in fields.items()),
+        *(f"  claims of {holder}: {dumps(pieces)}" for holder, pieces in holders.items()),
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------- the stores
