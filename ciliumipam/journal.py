@@ -39,6 +39,7 @@ from ciliumipam.journal_lines import (
     dumps,
     error_to_document,
     plan_told,
+    quote,
     raised_to_document,
     request_to_document,
     to_line,
@@ -184,7 +185,7 @@ class Recorder:
             found = []
             for key, entry in changed:
                 text = change_to_text(key, entry.record if entry is not None else None, self._record(key))
-                found.append(f'{{{text},"revision":{dumps(entry.revision if entry is not None else None)}}}')
+                found.append(f'{{{text},"revision":{quote(entry.revision) if entry is not None else "null"}}}')
             self._answer(f'"{verb}":{what},"found":[{",".join(found)}]', error)
         except Exception as failure:  # noqa: BLE001 - see `end`
             self._stop(failure)
@@ -199,7 +200,7 @@ class Recorder:
             asked = []
             for key, record, expect in writes:
                 text = change_to_text(key, record, self._record(key))
-                asked.append(f'{{{text},"expect":{dumps(None if expect is ABSENT else expect)}}}')
+                asked.append(f'{{{text},"expect":{"null" if expect is ABSENT else quote(expect)}}}')
             self._answer(f'"{verb}":[{",".join(asked)}],"revisions":{dumps(done)}', error)
         except Exception as failure:  # noqa: BLE001 - see `end`
             self._stop(failure)

@@ -311,11 +311,9 @@ class _Script:
     def write(self, verb: str, writes: Sequence[tuple[Key, Record | None, Expect]]) -> list[Revision | None]:
         """Writes: the revisions that they got then, if they are the same ones."""
         answer = self.answers[0] if self.answers else None
-        shown = [line for write in writes for line in _show_write(verb, *write)]
-        if not isinstance(answer, _Wrote):
-            raise self._diverge("the replay writes where the journal has something else", answer, shown)
-        if (answer.verb, answer.writes) != (verb, tuple(tuple(write) for write in writes)):
-            raise self._diverge("the replay writes something else", answer, shown)
+        if not isinstance(answer, _Wrote) or (answer.verb, answer.writes) != (verb, tuple([tuple(write) for write in writes])):
+            what = "the replay writes something else" if isinstance(answer, _Wrote) else "the replay writes where the journal does not"
+            raise self._diverge(what, answer, [line for write in writes for line in _show_write(verb, *write)])
         self.answers.popleft()
         for (key, record, _), revision in zip(writes, answer.revisions, strict=False):
             _take(self.known, *_entry((key, record), revision))
