@@ -12,7 +12,6 @@ names. What the journal itself says of the records (`records`) needs no replay, 
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import unified_diff
@@ -24,25 +23,21 @@ from ciliumipam.errors import InvalidJournalError, InvalidRequestError, IpamErro
 from ciliumipam.executor import Executor
 from ciliumipam.ipam import Ipam
 from ciliumipam.journal_lines import (
-    CODEC,
     Line,
     digest,
     dumps,
     error_to_document,
     plan_told,
-    read_change,
-    read_key,
     read_lines,
-    read_raised,
     read_request,
-    read_revision,
     told_to_document,
 )
 from ciliumipam.plan_file import plan_from_document
-from ciliumipam.records import Entry, Key, Kind, Page, Record, Revision
+from ciliumipam.records import Entry, Key
 from ciliumipam.repair_tasks import Repair
+from ciliumipam.replay_store import Answer, Script, Wrote, read_answers, replay_store, show_answer, show_write
 from ciliumipam.requests import Plan, Request
-from ciliumipam.store import ABSENT, Expect, Listing, Store, Write
+from ciliumipam.store import Store
 from ciliumipam.tasks import Task
 
 Ended: TypeAlias = Literal["equal", "not closed", "interrupted", "diverged"]
@@ -212,188 +207,6 @@ def _run_of(source: str, line: Line, running: dict[str, _Run]) -> _Run:
     return run
 
 
-# ------------------------------------------------------------------------------------------------- what was answered
-
-
-class _Read(NamedTuple):
-    """A read that found something else than was known."""
-
-    verb: str
-    what: Key | Kind
-    found: tuple[tuple[Key, Entry | None], ...]
-    error: BaseException | None
-
-
-class _Wrote(NamedTuple):
-    """Writes, and what became of them."""
-
-    verb: str
-    writes: tuple[tuple[Key, Record | None, Expect], ...]
-    revisions: tuple[Revision | None, ...]
-    error: BaseException | None
-
-
-_Answer: TypeAlias = int | _Read | _Wrote
-"""A number is so many reads that found what was known."""
-
-
-def _read_answers(items: Sequence[Any], known: dict[Key, Entry]) -> list[_Answer]:
-    """What the stores answered, over what was known before; brings that up to date."""
-
-    def record(key: Key) -> Record | None:
-        return known[key].record if key in known else None
-
-    answers: list[_Answer] = []
-    for item in items:
-        if isinstance(item, int):
-            answers.append(item)
-            continue
-        verb, what = next(iter(item.items()))
-        error = read_raised(item["raised"]) if "raised" in item else None
-        if verb in ("get", "scan"):
-            found = [_entry(read_change(each, record), each["revision"]) for each in item["found"]]
-            answers.append(_Read(verb, read_key(what) if verb == "get" else what, tuple(found), error))
-            changed = found
-        else:
-            writes = [(*read_change(each, record), read_revision(each["expect"]) or ABSENT) for each in what]
-            revisions = tuple(map(read_revision, item["revisions"]))
-            answers.append(_Wrote(verb, tuple(writes), revisions, error))
-            changed = [_entry((key, put), revision) for (key, put, _), revision in zip(writes, revisions, strict=False)]
-        for key, entry in changed:
-            _take(known, key, entry)
-    return answers
-
-
-def _entry(change: tuple[Key, Record | None], revision: str | None) -> tuple[Key, Entry | None]:
-    key, record = change
-    return key, Entry(record, Revision(revision)) if record is not None and revision is not None else None
-
-
-def _take(known: dict[Key, Entry], key: Key, entry: Entry | None) -> None:
-    if entry is None:
-        known.pop(key, None)
-    else:
-        known[key] = entry
-
-
-class _DivergedError(BaseException):
-    """Leaves the code that diverged; no code of the library may catch it and go on."""
-
-    def __init__(self, what: str, journal: Sequence[str], replay: Sequence[str]) -> None:
-        super().__init__(what)
-        self.what, self.journal, self.replay = what, tuple(journal), tuple(replay)
-
-
-class _Script:
-    """What the stores of one run answer next."""
-
-    def __init__(self) -> None:
-        self.known: dict[Key, Entry] = {}
-        self.answers: deque[_Answer] = deque()
-        self.diverged: _DivergedError | None = None
-
-    def read(self, verb: str, what: Key | Kind) -> None:
-        """A read: afterwards `known` has what it finds."""
-        answer = self.answers[0] if self.answers else None
-        if isinstance(answer, int):
-            self.answers.popleft()
-            if answer > 1:
-                self.answers.appendleft(answer - 1)
-            return
-        if not isinstance(answer, _Read) or (answer.verb, answer.what) != (verb, what):
-            raise self._diverge("the replay asks the store for something else", answer, [f"{verb} {what}"])
-        self.answers.popleft()
-        for key, entry in answer.found:
-            _take(self.known, key, entry)
-        if answer.error is not None:
-            raise answer.error
-
-    def write(self, verb: str, writes: Sequence[tuple[Key, Record | None, Expect]]) -> list[Revision | None]:
-        """Writes: the revisions that they got then, if they are the same ones."""
-        answer = self.answers[0] if self.answers else None
-        if not isinstance(answer, _Wrote) or (answer.verb, answer.writes) != (verb, tuple([tuple(write) for write in writes])):
-            what = "the replay writes something else" if isinstance(answer, _Wrote) else "the replay writes where the journal does not"
-            raise self._diverge(what, answer, [line for write in writes for line in _show_write(verb, *write)])
-        self.answers.popleft()
-        for (key, record, _), revision in zip(writes, answer.revisions, strict=False):
-            _take(self.known, *_entry((key, record), revision))
-        if answer.error is not None:
-            raise answer.error
-        return list(answer.revisions)
-
-    def _diverge(self, what: str, answer: _Answer | None, found: Sequence[str]) -> BaseException:
-        if self.diverged is None:  # what follows from the first one does not count
-            self.diverged = _DivergedError(what, _show_answer(answer), found)
-        return self.diverged
-
-
-def _show_answer(answer: _Answer | None) -> list[str]:
-    if answer is None:
-        return ["nothing more is asked of the store"]
-    if isinstance(answer, int):
-        return [f"a read that finds what is known ({answer} of them)"]
-    if isinstance(answer, _Read):
-        return [f"{answer.verb} {answer.what}"]
-    return [line for write in answer.writes for line in _show_write(answer.verb, *write)]
-
-
-def _show_write(verb: str, key: Key, record: Record | None, expect: Expect) -> list[str]:
-    """A write in lines: one for each slot, holder or field."""
-    head = [f"{verb} {key}", f" expects {'nothing to be there' if expect is ABSENT else f'revision {expect}'}"]
-    if record is None:
-        return head
-    text = CODEC.encode(key, record)
-    if isinstance(record, Page):
-        first, *slots, _ = text.split("\n")
-        return [*head, f" {first}", *(f"  slot {index}: {slot.rstrip(',')}" for index, slot in enumerate(slots))]
-    fields = json.loads(text)
-    holders = fields.pop("claims", {})
-    return [
-        *head,
-        *(f"  {name}: {dumps(value)}" for name, value in fields.items()),
-        *(f"  claims of {holder}: {dumps(pieces)}" for holder, pieces in holders.items()),
-    ]
-
-
-# --------------------------------------------------------------------------------------------------------- the stores
-
-
-class _ReplayStore:
-    """A store that answers what the journal says."""
-
-    def __init__(self, script: _Script) -> None:
-        self._script = script
-
-    def get(self, key: Key) -> Entry | None:
-        self._script.read("get", key)
-        return self._script.known.get(key)
-
-    def scan(self, kind: Kind) -> Listing:
-        self._script.read("scan", kind)
-        found = sorted((item for item in self._script.known.items() if item[0].kind == kind), key=lambda item: item[0])
-        return Listing(tuple(found), Revision("replayed"))
-
-    def put(self, key: Key, record: Record, *, expect: Expect) -> Revision:
-        return _revisions(self._script.write("put", [(key, record, expect)]))[0]
-
-    def delete(self, key: Key, *, expect: Revision) -> None:
-        self._script.write("delete", [(key, None, expect)])
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class _OrderedReplayStore(_ReplayStore):
-    """One that could do several puts in one go."""
-
-    def put_in_order(self, writes: Sequence[Write]) -> list[Revision]:
-        return _revisions(self._script.write("put_in_order", writes))
-
-
-def _revisions(found: Sequence[Revision | None]) -> list[Revision]:
-    return [revision for revision in found if revision is not None]
-
-
 # ----------------------------------------------------------------------------------------------------------- the runs
 
 
@@ -460,11 +273,10 @@ class _Run:
         self._calls = self._writes = 0
         self._ended: Ended = "not closed"
         self.told: dict[Key, Entry] = {}
-        self._script = _Script()
+        self._script = Script()
         try:
             self._version = str(line.fields["version"])
-            kinds = [_OrderedReplayStore if ordered else _ReplayStore for ordered in line.fields["ordered"]]
-            self._rerun = _Rerun(line.run, [kind(self._script) for kind in kinds])
+            self._rerun = _Rerun(line.run, [replay_store(self._script, ordered=ordered) for ordered in line.fields["ordered"]])
         except (KeyError, TypeError, IndexError) as error:
             raise self._damaged(line, error) from error
 
@@ -472,10 +284,10 @@ class _Run:
         reason = f"the field {error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
         return InvalidJournalError(self._source, line.number, f"it cannot be read: {reason}")
 
-    def answers(self, line: Line) -> list[_Answer]:
+    def answers(self, line: Line) -> list[Answer]:
         """What the stores answered by a line; `told` is what the journal says of the records after it."""
         try:
-            return _read_answers(line.fields.get("answers", ()), self.told)
+            return read_answers(line.fields.get("answers", ()), self.told)
         except IpamError as error:
             raise self._damaged(line, error) from error
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, StopIteration) as error:
@@ -499,7 +311,7 @@ class _Run:
             raise self._damaged(line, error) from error
         self._script.answers.extend(answers)
         self._calls += max(len(fields.get("asked", ())), fields["do"] == "execute")
-        self._writes += sum(len(answer.writes) for answer in answers if isinstance(answer, _Wrote) and answer.error is None)
+        self._writes += sum(len(answer.writes) for answer in answers if isinstance(answer, Wrote) and answer.error is None)
         try:
             told = work()
         except BaseException as error:  # noqa: BLE001 - whatever it is: it is compared
@@ -518,7 +330,7 @@ class _Run:
             return self._diverge(line, "it ends in another way", _show_end(fields.get("raised")), [*_show_end(found), *_where(error)])
         if self._script.answers:
             what = "the replay is done where the journal goes on"
-            return self._diverge(line, what, _show_answer(self._script.answers[0]), _show_answer(None))
+            return self._diverge(line, what, show_answer(self._script.answers[0]), show_answer(None))
         told = json.loads(dumps(told))
         if error is None and told != fields.get("told"):
             return self._diverge(line, "the callers are told something else", _show(fields.get("told")), _show(told))
@@ -532,7 +344,7 @@ class _Run:
             self._ended = "equal"
             return None
         journal, found = (
-            [line for key in sorted(known) for line in _show_write("has", key, known[key].record, known[key].revision)]
+            [line for key in sorted(known) for line in show_write("has", key, known[key].record, known[key].revision)]
             for known in (self.told, entries)
         )
         return self._diverge(line, "every call came out equal, and the records that are known in the end are others", journal, found)
