@@ -454,6 +454,7 @@ def test_one_that_comes_back_under_its_name_begins_anew(file: str) -> None:
 
     assert ended(replay(file)) == ["not closed", "not closed"]
     assert dict(everything(store)) == records(file)
+    assert records(file, until=3) == records(file, until=2) != {}, "line 3 was written before anything was read"
 
 
 def test_a_look_that_moves_the_time_past_what_cools_replays(file: str) -> None:
@@ -544,6 +545,22 @@ def test_a_read_that_is_new_is_a_divergence(told: str, monkeypatch: pytest.Monke
     assert (divergence.line, divergence.what) == (3, "the replay asks the store for something else")
     assert divergence.journal[0] == "put_in_order address-claims n/04"
     assert divergence.replay == ("get pool other",)
+
+
+def test_another_read_where_there_was_news_is_a_divergence(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    ipam = journaled(store, file)
+    ipam.apply([whole()], [Node("n")])
+    Ipam(store, clock=ticking()).apply(nodes=[Node("n", {"rack": "a"})])
+    ipam.allocate("n", "o")
+    before = AllocateTask.before
+    monkeypatch.setattr(AllocateTask, "before", lambda self, view: [list(before(self, view))[index] for index in (0, 2, 1)])
+
+    divergence = replay(file).divergence
+
+    assert divergence is not None
+    assert (divergence.line, divergence.what) == (3, "the replay asks the store for something else")
+    assert (divergence.journal, divergence.replay) == (("get node n",), ("get block-claims d2",))
 
 
 def test_a_replay_that_is_done_too_early_is_a_divergence(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
