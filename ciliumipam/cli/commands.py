@@ -259,6 +259,13 @@ def complete(arguments: Namespace) -> int:
     return codes.DONE
 
 
+def torture(arguments: Namespace) -> int:
+    """Hunt for faults of an allocator."""
+    from ciliumipam.cli.torturing import torture as hunt  # noqa: PLC0415 - no other command needs it
+
+    return hunt(arguments)
+
+
 COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "plan": changing.plan,
     "apply": changing.apply,
@@ -275,6 +282,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "export": export,
     "copy": copy,
     "completion": complete,
+    "torture": torture,
 }
 STYLES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(COMMANDS, CHANGES),

@@ -99,9 +99,13 @@ class Chooser:
         return Release(self._holder(), None, self._writer())
 
     def _release_other(self) -> Release:
-        """Of nothing, of what was released before, or of what another holds."""
-        if self._trial.oracle.claims.release_by == "both" and self._random.random() < 0.5:
+        """Of nothing, of what was released before, of what another holds, or of what nobody can hold."""
+        by, choice = self._trial.oracle.claims.release_by, self._random.random()
+        if by == "both" and choice < 0.4:
             return Release(self._random.choice(self.owners), self._holder(), self._writer())
+        if by != "owner" and choice < 0.7:
+            owner = self._random.choice(self.owners)
+            return Release(owner, None, self._writer(), self._an_address(owner))
         return Release(self._idle(), None, self._writer())
 
     def _an_address(self, owner: str) -> Address:
@@ -143,5 +147,5 @@ def _as(call: Single, owner: str) -> Single:
 
 
 def _by(call: Single, writer: int) -> Single:
-    return Allocate(call.owner, call.address, writer) if isinstance(call, Allocate) else Release(call.owner, call.of, writer)
+    return Allocate(call.owner, call.address, writer) if isinstance(call, Allocate) else Release(call.owner, call.of, writer, call.address)
 

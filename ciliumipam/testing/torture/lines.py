@@ -71,7 +71,7 @@ class LinesAllocator:
             self.name, self.claims = self._start()
         except CallFailedError as error:
             self.close()
-            raise InvalidRequestError(f"{shlex.join(self._command)}: {error}") from error
+            raise InvalidRequestError(f"{shlex.join(self._command)}: {error}".replace("\n   ", " |")) from error
 
     def __enter__(self) -> Self:
         return self

@@ -99,7 +99,7 @@ def _simpler(step: Step) -> Iterator[Sequence[Step]]:
 
 
 def _plainer_calls(call: Single) -> Iterator[Single]:
-    if isinstance(call, Allocate) and call.address is not None:
+    if call.address is not None:
         yield replace(call, address=None)
     if isinstance(call, Release) and call.of is not None:
         yield replace(call, of=None)

@@ -30,14 +30,15 @@ class Allocate:
 
 @dataclass(frozen=True)
 class Release:
-    """An owner releases an address.
+    """An owner releases an address: a given one, or if none is given, one that is found when the step is done.
 
-    Which one is found when the step is done: the lowest that `of` (if not given, the owner itself) holds, else the last that it held.
+    That is the lowest that `of` (if not given, the owner itself) holds, else the last that it held.
     """
 
     owner: str
     of: str | None = None
     writer: int = 0
+    address: Address | None = None
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,17 @@ def to_document(step: Step) -> dict[str, Any]:
         case Open(network):
             return {"do": "open", "network": str(network)}
         case Allocate(owner, address, writer):
-            given = {} if address is None else {"address": str(address)}
-            return {"do": "allocate", "owner": owner, **given, **_writer(writer)}
-        case Release(owner, of, writer):
-            return {"do": "release", "owner": owner, **({} if of is None else {"of": of}), **_writer(writer)}
+            return {"do": "allocate", "owner": owner, **_address(address), **_writer(writer)}
+        case Release(owner, of, writer, address):
+            return {"do": "release", "owner": owner, **({} if of is None else {"of": of}), **_address(address), **_writer(writer)}
         case Restart():
             return {"do": "restart"}
         case Together(first, second):
             return {"do": "together", "calls": [to_document(first), to_document(second)]}
+
+
+def _address(address: Address | None) -> dict[str, str]:
+    return {} if address is None else {"address": str(address)}
 
 
 def _writer(writer: int) -> dict[str, int]:
@@ -88,10 +92,9 @@ def from_document(document: Any) -> Step:
             case {"do": "open", "network": str(network)}:
                 return Open(ip_network(network))
             case {"do": "allocate", "owner": str(owner)}:
-                address = document.get("address")
-                return Allocate(owner, None if address is None else ip_address(address), _number(document))
+                return Allocate(owner, _given(document), _number(document))
             case {"do": "release", "owner": str(owner)}:
-                return Release(owner, document.get("of"), _number(document))
+                return Release(owner, document.get("of"), _number(document), _given(document))
             case {"do": "restart"}:
                 return Restart()
             case {"do": "together", "calls": [first, second]}:
@@ -106,6 +109,10 @@ def from_document(document: Any) -> Step:
         f'{json.dumps(document)} is no step; a step is as {{"do": "allocate", "owner": "a"}}, and may be open, allocate,'
         " release, restart or together"
     )
+
+
+def _given(document: dict[str, Any]) -> Address | None:
+    return None if document.get("address") is None else ip_address(document["address"])
 
 
 def _number(document: dict[str, Any]) -> Literal[0, 1]:
@@ -164,7 +171,7 @@ def moved(step: Step, old: Network, new: Network) -> Step:
 
 
 def _moved(call: Single, old: Network, new: Network) -> Single:
-    if isinstance(call, Release) or call.address is None or call.address.version != old.version:
+    if call.address is None or call.address.version != old.version:
         return call
     number, low, high = int(call.address), int(old.network_address), int(old.broadcast_address)
     near_end = number - low > high - number

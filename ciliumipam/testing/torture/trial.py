@@ -177,6 +177,8 @@ class Trial:
             return Call("allocate", step.owner, step.address, writer)
         if self._claims.release_by == "owner":
             return Call("release", step.owner, None, writer)
+        if step.address is not None:
+            return Call("release", step.owner, step.address, writer)
         whose = step.owner if step.of is None else step.of
         numbers = self.oracle.of(whose)
         if numbers:
