@@ -1,7 +1,8 @@
 """host-local, CNI's own IPAM plugin: the real program, a process for each call, its files in a folder that goes away.
 
 As a program this file answers the JSON lines of `ciliumipam torture`; it builds host-local with Go, once. With the argument
-`careful` a container that holds an address gets no second ADD, as from a runtime that keeps to the specification.
+`careful` it is called as by a runtime that keeps to the specification and knows its ranges: no second ADD for a container that holds
+an address, one call at a time for a container, and no request of an address that may not be given.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
+from ipaddress import ip_address
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ciliumipam.testing.go_build import go_build
@@ -30,7 +35,9 @@ class HostLocal:
     def __init__(self, program: Path, *, careful: bool = False) -> None:
         self._program = str(program)
         self._careful = careful
+        self._offer: tuple[Address, Address] = (ip_address("0.0.0.0"), ip_address("0.0.0.0"))  # noqa: S104 - nothing listens
         self._holders: set[str] = set()
+        self._locks: defaultdict[str, AbstractContextManager[Any]] = defaultdict(Lock if careful else nullcontext)
         self._folder = tempfile.TemporaryDirectory()
         self._name = "range-0"
         self._subnet = ""
@@ -44,7 +51,8 @@ class HostLocal:
         if "msg" in probed:
             raise CallRefusedError(str(probed["msg"]))
         last = network.broadcast_address if network.version == 6 else network.broadcast_address - 1
-        return [(network.network_address + 2, last)]
+        self._offer = (network.network_address + 2, last)
+        return [self._offer]
 
     def restart(self) -> None:
         """There is no process that could forget anything."""
@@ -54,8 +62,14 @@ class HostLocal:
         return self
 
     def allocate(self, owner: str, address: Address | None) -> str:
+        with self._locks[owner]:
+            return self._add(owner, address)
+
+    def _add(self, owner: str, address: Address | None) -> str:
         if self._careful and owner in self._holders:
             raise CallRefusedError(f"{owner} was added already")
+        if self._careful and address is not None and not int(self._offer[0]) <= int(address) <= int(self._offer[1]):
+            raise CallRefusedError(f"{address} may not be given")
         told = self._run("ADD", owner, "" if address is None else f"IP={address}")
         why = str(told.get("msg", ""))
         if "no IP addresses available" in why:
@@ -69,10 +83,11 @@ class HostLocal:
         return str(given["address"]).partition("/")[0]
 
     def release(self, owner: str, address: Address | None) -> None:
-        told = self._run("DEL", owner)
-        if told:
-            raise CallFailedError(str(told))
-        self._holders.discard(owner)
+        with self._locks[owner]:
+            told = self._run("DEL", owner)
+            if told:
+                raise CallFailedError(str(told))
+            self._holders.discard(owner)
 
     def close(self) -> None:
         self._folder.cleanup()

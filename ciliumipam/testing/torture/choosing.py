@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from random import Random
+from typing import TypeVar
 
-from ciliumipam.testing.torture.protocol import Address
 from ciliumipam.testing.torture.steps import Allocate, Release, Restart, Single, Step, Together, name_of_owner
 from ciliumipam.testing.torture.trial import Trial
+
+SingleT = TypeVar("SingleT", Allocate, Release)
 
 _MANY = 40
 """Owners of a range that is too wide to be filled."""
@@ -42,7 +45,7 @@ class Chooser:
         random, oracle = self._random, self._trial.oracle
         doubtful = self._trial.doubtful
         if doubtful and random.random() < 0.5:  # whatever is answered, it is known then
-            return Allocate(random.choice(doubtful), None, self._writer())
+            return Allocate(random.choice(doubtful), writer=self._writer())
         if not oracle.held:
             self._filling = True
         elif not oracle.free and random.random() < 0.3:
@@ -84,68 +87,51 @@ class Chooser:
         return self._random.choice(self._holders() or self.owners)
 
     def _allocate_new(self) -> Allocate:
-        return Allocate(self._idle(), None, self._writer())
+        return Allocate(self._idle(), writer=self._writer())
 
     def _allocate_again(self) -> Allocate:
-        return Allocate(self._holder(), None, self._writer())
+        return Allocate(self._holder(), writer=self._writer())
 
     def _allocate_given(self) -> Allocate:
         if not self._trial.oracle.claims.given:
             return self._allocate_new()
         owner = self._idle() if self._random.random() < 0.8 else self._holder()
-        return Allocate(owner, self._an_address(owner), self._writer())
+        return replace(self._aimed(Allocate(owner)), writer=self._writer())
 
     def _release_held(self) -> Release:
-        return Release(self._holder(), None, self._writer())
+        return Release(self._holder(), writer=self._writer())
 
     def _release_other(self) -> Release:
         """Of nothing, of what was released before, of what another holds, or of what nobody can hold."""
-        by, choice = self._trial.oracle.claims.release_by, self._random.random()
-        if by == "both" and choice < 0.4:
-            return Release(self._random.choice(self.owners), self._holder(), self._writer())
-        if by != "owner" and choice < 0.7:
-            owner = self._random.choice(self.owners)
-            return Release(owner, None, self._writer(), self._an_address(owner))
-        return Release(self._idle(), None, self._writer())
+        by = self._trial.oracle.claims.release_by
+        if by == "owner" or self._random.random() < 0.3:
+            return Release(self._idle(), writer=self._writer())
+        return replace(self._aimed(Release(self._random.choice(self.owners))), writer=self._writer())
 
-    def _an_address(self, owner: str) -> Address:
-        """Free, taken, kept back, outside, at an end; or what this owner holds or held."""
+    def _aimed(self, call: SingleT) -> SingleT:
+        """Names an address: taken, held before, its own, free, kept back, at an end, or outside."""
         random, oracle = self._random, self._trial.oracle
+        choice = random.random()
+        if choice < 0.15:
+            return replace(call, of=self._holder())
+        if choice < 0.35 and oracle.last:
+            return replace(call, of=random.choice(sorted(oracle.last, key=self._rank.__getitem__)))
+        if choice < 0.4:
+            return replace(call, of=call.owner)
         low, high = int(oracle.network.network_address), int(oracle.network.broadcast_address)
         first = next(islice(oracle.free_numbers(), random.randrange(8), None), low)
         last = oracle.runs[-1][1] if oracle.runs else high
-        mine = oracle.of(owner)
-        numbers = [
-            first,
-            first,
-            last,
-            random.choice(sorted(oracle.held) or [low]),
-            mine[0] if mine else oracle.last.get(owner, first),
-            random.choice(sorted(oracle.released)[:_FILLED] or [high]),
-            random.randint(low, high),
-            random.choice((low, high)),
-            random.choice((low - 1, high + 1)),
-        ]
-        number = random.choice(numbers)
-        return oracle.address(number if 0 <= number < 2**oracle.network.max_prefixlen else low)
+        number = random.choice((first, first, last, random.randint(low, high), low, high, low - 1, high + 1))
+        return replace(call, address=oracle.address(number if 0 <= number < 2**oracle.network.max_prefixlen else low))
 
     def _together(self) -> Together:
         """Two writers at once: for one address, for one owner, for the last one, or one gives what the other takes."""
         random = self._random
-        one = random.choice((self._allocate_new, self._allocate_new, self._allocate_given, self._release_held))()
-        two = random.choice((self._allocate_new, self._allocate_new, self._allocate_given, self._release_held))()
+        kinds: Sequence[Callable[[], Single]] = (self._allocate_new, self._allocate_new, self._allocate_given, self._release_held)
+        one, two = random.choice(kinds)(), random.choice(kinds)()
         swap = random.random()
         if swap < 0.2:
-            two = _as(two, one.owner)
-        elif swap < 0.35 and isinstance(one, Allocate) and isinstance(two, Allocate):
-            two = Allocate(two.owner, one.address, two.writer)
-        return Together(_by(one, 0), _by(two, 1))
-
-
-def _as(call: Single, owner: str) -> Single:
-    return Allocate(owner, call.address, call.writer) if isinstance(call, Allocate) else Release(owner, None, call.writer)
-
-
-def _by(call: Single, writer: int) -> Single:
-    return Allocate(call.owner, call.address, writer) if isinstance(call, Allocate) else Release(call.owner, call.of, writer, call.address)
-
+            two = replace(two, owner=one.owner)
+        elif swap < 0.35 and isinstance(two, Allocate):
+            two = replace(two, address=one.address, of=one.of)
+        return Together(replace(one, writer=0), replace(two, writer=1))

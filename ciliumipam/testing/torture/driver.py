@@ -22,7 +22,7 @@ RANGES: tuple[str, ...] = (
 )
 """Where a hunt goes if it is not told where."""
 
-_WEIGHTS = {32: 1, 31: 2, 30: 4, 29: 6, 28: 4, 26: 2, 24: 1, 16: 1, 128: 1, 127: 2, 126: 4, 125: 4, 124: 3, 120: 1, 64: 2}
+_WEIGHTS = {32: 3, 31: 3, 30: 6, 29: 6, 28: 4, 26: 2, 24: 1, 16: 1, 128: 3, 127: 3, 126: 6, 125: 4, 124: 3, 120: 1, 64: 1}
 _RACES = 25
 """How often a list with calls at once is tried before it counts as right: whether they meet is chance."""
 _HANG = 500

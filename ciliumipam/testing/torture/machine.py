@@ -54,18 +54,18 @@ class AllocatorMachine(RuleBasedStateMachine):
     @rule(owner=_OWNERS, writer=_WRITERS)
     def allocate(self, owner: str, writer: int) -> None:
         """Any address."""
-        self._do(Allocate(owner, None, writer))
+        self._do(Allocate(owner, writer=writer))
 
     @precondition(lambda self: self._claims.given)
     @rule(owner=_OWNERS, writer=_WRITERS, number=st.integers(-1, 20), from_end=st.booleans())
     def allocate_given(self, owner: str, writer: int, number: int, from_end: bool) -> None:  # noqa: FBT001 - Hypothesis names it
         """An address near an end, inside or just outside."""
-        self._do(Allocate(owner, self._near(number, from_end=from_end), writer))
+        self._do(Allocate(owner, self._near(number, from_end=from_end), writer=writer))
 
     @rule(owner=_OWNERS, of=st.none() | _OWNERS, writer=_WRITERS)
     def release(self, owner: str, of: str | None, writer: int) -> None:
         """What is held, or not."""
-        self._do(Release(owner, of if self._claims.release_by == "both" else None, writer))
+        self._do(Release(owner, of=of, writer=writer))
 
     @precondition(lambda self: self._trial.oracle.free <= _FILLED)
     @rule(but=st.integers(0, 1))

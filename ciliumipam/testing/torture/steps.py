@@ -21,24 +21,22 @@ class Open:
 
 @dataclass(frozen=True)
 class Allocate:
-    """An owner asks for an address, perhaps for a given one."""
+    """An owner asks for an address: any, a given one, or the one that another owner `of` holds, or else held last."""
 
     owner: str
     address: Address | None = None
+    of: str | None = None
     writer: int = 0
 
 
 @dataclass(frozen=True)
 class Release:
-    """An owner releases an address: a given one, or if none is given, one that is found when the step is done.
-
-    That is the lowest that `of` (if not given, the owner itself) holds, else the last that it held.
-    """
+    """An owner releases an address: a given one, or the lowest that `of` holds, or else held last; without both, its own."""
 
     owner: str
+    address: Address | None = None
     of: str | None = None
     writer: int = 0
-    address: Address | None = None
 
 
 @dataclass(frozen=True)
@@ -63,22 +61,19 @@ def to_document(step: Step) -> dict[str, Any]:
     match step:
         case Open(network):
             return {"do": "open", "network": str(network)}
-        case Allocate(owner, address, writer):
-            return {"do": "allocate", "owner": owner, **_address(address), **_writer(writer)}
-        case Release(owner, of, writer, address):
-            return {"do": "release", "owner": owner, **({} if of is None else {"of": of}), **_address(address), **_writer(writer)}
+        case Allocate():
+            return {"do": "allocate", **_call(step)}
+        case Release():
+            return {"do": "release", **_call(step)}
         case Restart():
             return {"do": "restart"}
         case Together(first, second):
             return {"do": "together", "calls": [to_document(first), to_document(second)]}
 
 
-def _address(address: Address | None) -> dict[str, str]:
-    return {} if address is None else {"address": str(address)}
-
-
-def _writer(writer: int) -> dict[str, int]:
-    return {"writer": writer} if writer else {}
+def _call(call: Single) -> dict[str, Any]:
+    fields = {"owner": call.owner, "address": call.address and str(call.address), "of": call.of, "writer": call.writer or None}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def from_document(document: Any) -> Step:
@@ -92,9 +87,9 @@ def from_document(document: Any) -> Step:
             case {"do": "open", "network": str(network)}:
                 return Open(ip_network(network))
             case {"do": "allocate", "owner": str(owner)}:
-                return Allocate(owner, _given(document), _number(document))
+                return Allocate(owner, _given(document), _of(document), _number(document))
             case {"do": "release", "owner": str(owner)}:
-                return Release(owner, document.get("of"), _number(document), _given(document))
+                return Release(owner, _given(document), _of(document), _number(document))
             case {"do": "restart"}:
                 return Restart()
             case {"do": "together", "calls": [first, second]}:
@@ -113,6 +108,11 @@ def from_document(document: Any) -> Step:
 
 def _given(document: dict[str, Any]) -> Address | None:
     return None if document.get("address") is None else ip_address(document["address"])
+
+
+def _of(document: dict[str, Any]) -> str | None:
+    of = document.get("of")
+    return None if of is None else str(of)
 
 
 def _number(document: dict[str, Any]) -> Literal[0, 1]:

@@ -9,11 +9,13 @@ from typing import NamedTuple
 from ciliumipam.testing.torture.calling import check, failed, outcome_of, outcomes_at_once
 from ciliumipam.testing.torture.oracle import Breach, Oracle
 from ciliumipam.testing.torture.protocol import (
+    Address,
     Allocator,
     Call,
     CallRefusedError,
     Claims,
     Failed,
+    Given,
     Outcome,
     SupportsRestart,
     SupportsTogether,
@@ -24,27 +26,11 @@ from ciliumipam.testing.torture.steps import Allocate, Open, Release, Restart, S
 
 
 class Line(NamedTuple):
-    """A step that was done, and what was answered, for people."""
+    """A step that was done, what was answered, for people, and which sort of step had which sort of answer, for counting."""
 
     step: Step
     answer: str
-
-    @property
-    def kind(self) -> str:
-        """Which sort of step had which sort of answer."""
-        match self.step:
-            case Allocate(_, None, _):
-                what = "allocate"
-            case Allocate():
-                what = "allocate a given address"
-            case _:
-                what = type(self.step).__name__.lower()
-        return f"{what}: {' | '.join(map(_sort, self.answer.split(' | ')))}"
-
-
-def _sort(answer: str) -> str:
-    word = answer.partition(":")[0]
-    return word if word in {"done", "exhausted", "refused", "failed", "left out"} else "an address"
+    kind: str
 
 
 class Trial:
@@ -94,7 +80,9 @@ class Trial:
             case Allocate() | Release():
                 call = self._call(step)
                 outcome = self._make(call)
-                self.lines.append(Line(step, str(outcome)))
+                told = f"{call.address}: {outcome}" if step.of is not None and call.address is not None else str(outcome)
+                what = "allocate a given address" if call.verb == "allocate" and call.address is not None else call.verb
+                self._note(step, told, f"{what}: {_sort(outcome)}")
                 if len(self._oracles) == 1:
                     return self.oracle.judge(call, outcome)
                 return self._judge([oracle.judging((call, outcome)) for oracle in self._oracles])
@@ -110,23 +98,26 @@ class Trial:
             offer = [(ip_address(str(first)), ip_address(str(last))) for first, last in self._allocator.open(step.network)]
         except CallRefusedError as error:
             self.refused = str(error) or "no reason given"
-            self.lines.append(Line(step, f"refused: {self.refused}"))
+            self._note(step, f"refused: {self.refused}", "open: refused")
             return None
         except Exception as error:  # noqa: BLE001 - whatever a stranger's allocator raises is the finding
             return self._broke(step, f"opening {step.network}", failed(error))
         self._oracles = [Oracle(step.network, offer, self._claims)]
         runs = [str(first) if first == last else f"{first} to {last}" for first, last in offer]
         shown = ", ".join(runs[:4]) + (", ..." if len(runs) > 4 else "")
-        self.lines.append(Line(step, f"may give {shown}" if runs else "may give nothing"))
+        self._note(step, f"may give {shown}" if runs else "may give nothing", "open: done")
         return self.oracle.offer_breach()
 
+    def _note(self, step: Step, answer: str, kind: str) -> None:
+        self.lines.append(Line(step, answer.partition("\n")[0], kind))
+
     def _broke(self, step: Step, doing: str, how: Failed) -> Breach:
-        self.lines.append(Line(step, str(how)))
+        self._note(step, str(how), f"{doing.partition(' ')[0]}: failed")
         return Breach("hung" if how.hung else "failed", f"{doing}: {how.why}")
 
     def _restart(self, step: Restart) -> Breach | None:
         if not (self._claims.restarts and isinstance(self._allocator, SupportsRestart)):
-            self.lines.append(Line(step, "left out: not claimed"))
+            self._note(step, "left out: not claimed", "restart: left out")
             return None
         self._second = None
         self.calls += 1
@@ -136,13 +127,13 @@ class Trial:
             return self._broke(step, "restarting", failed(error))
         for oracle in self._oracles:
             oracle.restarted()
-        self.lines.append(Line(step, "done"))
+        self._note(step, "done", "restart: done")
         return None
 
     def _together(self, step: Together, first: Call, second: Call) -> Breach | None:
         """Two calls at once are right if they are right one after the other, in whichever order."""
         if self._claims.writers != "at once":
-            self.lines.append(Line(step, "left out: not claimed"))
+            self._note(step, "left out: not claimed", "at once: left out")
             return None
         self.calls += 2
         if isinstance(self._allocator, SupportsTogether):
@@ -156,7 +147,7 @@ class Trial:
                 one, two = outcomes_at_once(writers, (first, second))
             except Exception as error:  # noqa: BLE001 - as above
                 one = two = failed(error)
-        self.lines.append(Line(step, f"{one} | {two}"))
+        self._note(step, f"{one} | {two}", f"at once: {' and '.join(sorted((_sort(one), _sort(two))))}")
         orders = (((first, one), (second, two)), ((second, two), (first, one)))
         breach = self._judge([oracle.judging(*order) for oracle in self._oracles for order in orders])
         return breach and breach._replace(sentence=f"two calls at once, in either order: {breach.sentence}")
@@ -174,20 +165,17 @@ class Trial:
     def _call(self, step: Allocate | Release) -> Call:
         writer = step.writer if self._claims.writers != "one" else 0
         if isinstance(step, Allocate):
-            return Call("allocate", step.owner, step.address, writer)
+            address = step.address if step.of is None else self._address_of(step.of)
+            return Call("allocate", step.owner, address, writer)
         if self._claims.release_by == "owner":
             return Call("release", step.owner, None, writer)
-        if step.address is not None:
-            return Call("release", step.owner, step.address, writer)
-        whose = step.owner if step.of is None else step.of
-        numbers = self.oracle.of(whose)
-        if numbers:
-            number = numbers[0]
-        elif whose in self.oracle.last:
-            number = self.oracle.last[whose]
-        else:
-            number = self.oracle.runs[0][0] if self.oracle.runs else int(self.oracle.network.network_address)
-        return Call("release", step.owner, self.oracle.address(number), writer)
+        return Call("release", step.owner, step.address or self._address_of(step.of or step.owner), writer)
+
+    def _address_of(self, owner: str) -> Address:
+        """What it holds, else what it held last, else the first that may be given."""
+        oracle = self.oracle
+        first = oracle.runs[0][0] if oracle.runs else int(oracle.network.network_address)
+        return oracle.address(next(iter(oracle.of(owner)), oracle.last.get(owner, first)))
 
     def _make(self, call: Call) -> Outcome:
         self.calls += 1
@@ -203,3 +191,7 @@ class Trial:
         if self._second is None:
             self._second = self._allocator.another()
         return self._second
+
+
+def _sort(outcome: Outcome) -> str:
+    return "an address" if isinstance(outcome, Given) else type(outcome).__name__.lower()
