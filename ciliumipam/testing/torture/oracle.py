@@ -189,7 +189,7 @@ class Oracle:
             case Exhausted() if self.surely_free:
                 return self._early(call, outcome)
             case Refused() if self.surely_free:
-                return Breach("refused", f"{_ask(call)}: {self.free} addresses are free ({self._free()}), but it is {outcome}")
+                return Breach("refused", f"{_ask(call)}: {self._free()}, but it is {outcome}")
         return None
 
     def _judge_denied(self, call: Call, asked: Address, outcome: Outcome) -> Breach | None:
@@ -234,14 +234,14 @@ class Oracle:
         return text
 
     def _early(self, call: Call, outcome: Outcome) -> Breach:
-        return Breach("early", f"{_ask(call)}: it is {outcome}, although {self.free} addresses are free ({self._free()})")
+        return Breach("early", f"{_ask(call)}: it is {outcome}, although {self._free()}")
 
     def _free(self) -> str:
-        return self._some(list(islice(self.free_numbers(), 4)), self.free)
+        shown = self._some(list(islice(self.free_numbers(), 4)))
+        return f"one address is free ({shown})" if self.free == 1 else f"{self.free} addresses are free ({shown})"
 
-    def _some(self, numbers: list[int], count: int | None = None) -> str:
-        shown = ", ".join(str(self.address(number)) for number in numbers[:3])
-        return shown + (", ..." if (count or len(numbers)) > 3 else "")
+    def _some(self, numbers: list[int]) -> str:
+        return ", ".join(str(self.address(number)) for number in numbers[:3]) + (", ..." if len(numbers) > 3 else "")
 
 
 def _ask(call: Call) -> str:

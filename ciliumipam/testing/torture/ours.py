@@ -58,13 +58,14 @@ class IpamAllocator:
             path = Path(self._folder.name) / f"{self._files}.db"
             self._connect = lambda: SqliteStore(path, synchronous="NORMAL")
         length = network.prefixlen
-        pool = PoolSpec(
-            name="pool",
-            cidrs=[network],
-            selector=NodeSelector.everything(),
-            block_length_v4=length if network.version == 4 else None,
-            block_length_v6=length if network.version == 6 else None,
-        )
+        with _translated():
+            pool = PoolSpec(
+                name="pool",
+                cidrs=[network],
+                selector=NodeSelector.everything(),
+                block_length_v4=length if network.version == 4 else None,
+                block_length_v6=length if network.version == 6 else None,
+            )
         self.restart()
         self._handles[0].apply(pools=[pool], nodes=[Node(_NODE)])
         return hosts(network)

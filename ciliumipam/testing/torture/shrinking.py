@@ -50,11 +50,11 @@ def _in_turn(steps: list[Step], breaks: Breaks) -> list[Step]:
 
 
 def _smaller_range(steps: list[Step], breaks: Breaks) -> list[Step]:
-    """In a range of few addresses what needs a full one needs few steps."""
+    """In a range of few addresses what needs a full one needs few steps. Those of one or two have rules of their own: not them."""
     opened = steps[0]
     assert isinstance(opened, Open)
     old = opened.network
-    for length in range(old.max_prefixlen, max(old.prefixlen, old.max_prefixlen - 8), -1):
+    for length in range(old.max_prefixlen - 2, max(old.prefixlen, old.max_prefixlen - 8), -1):
         new = ip_network(f"{old.network_address}/{length}")
         other = [moved(step, old, new) for step in steps]
         if breaks(other):
