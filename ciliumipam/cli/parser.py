@@ -11,7 +11,7 @@ from ciliumipam.cli.style import LISTED, parse_style
 
 KINDS = ("pools", "pool", "nodes", "node", "ciliumnodes", "ciliumnode", "blocks", "block", "addresses", "address")
 EPILOG = """\
-exit codes: 0 done; 1 check found errors; 2 bad input; 3 not possible as things stand; 4 no room left; 5 the store failed;
+exit codes: 0 done; 1 check found errors, torture a fault; 2 bad input; 3 not possible as things stand; 4 no room left; 5 the store failed;
 6 begun, and something is in the way of the rest
 """
 

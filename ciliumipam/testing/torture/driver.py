@@ -99,7 +99,8 @@ class Report:
 
     def __str__(self) -> str:
         """For people; `read_steps` finds the steps in it."""
-        where = f"{self.steps} steps in {sum(self.rounds.values())} rounds over {len(self.rounds)} ranges"
+        counts = ((self.steps, "step"), (sum(self.rounds.values()), "round"), (len(self.rounds), "range"))
+        where = "{} in {} over {}".format(*(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts))
         seed = "" if self.seed is None else f"seed {self.seed}: "
         text = [f"{seed}{where}"]
         text += [f"  not served: {network}: {why}" for network, why in sorted(self.refused.items())]
