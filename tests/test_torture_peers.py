@@ -6,7 +6,6 @@ A fault that is known is replayed here, so that it is noticed when its owner has
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ def peer(name: str, *arguments: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def go_ipam() -> Iterator[str]:
+def go_ipam() -> str:
     return str(go_build(PEERS, "./lines"))
 
 
