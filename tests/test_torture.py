@@ -10,8 +10,9 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from ciliumipam import NodeAllocator
-from ciliumipam.errors import ExhaustedError, InvalidRequestError
+from ciliumipam import Ipam, MemoryStore, Node, NodeAllocator, NodeSelector, PoolSpec
+from ciliumipam.errors import ExhaustedError, InvalidRequestError, NodeExhaustedError
+from ciliumipam.records import Entry, Key
 from ciliumipam.testing.torture import (
     PROPERTIES,
     Allocate,
@@ -314,6 +315,40 @@ def test_in_our_own_allocators_nothing_is_found(make: Callable[[], Allocator], s
     assert report.ok, str(report)
     assert report.steps == steps
     assert report.answers["restart: done"] > 0
+
+
+class Meanwhile(MemoryStore):
+    """Something is done right before the n-th read from the moment on at which `reads` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self.work: Callable[[], object] = bool
+
+    def get(self, key: Key) -> Entry | None:
+        self.reads -= 1
+        if self.reads == 0:
+            self.work()
+        return super().get(key)
+
+
+@pytest.mark.parametrize("read", range(1, 13))
+def test_an_owner_that_another_writer_serves_meanwhile_is_not_told_that_the_node_is_exhausted(read: int) -> None:
+    """Found by torture of `IpamAllocator("memory")` with seed 1: the owner's claims were read before the page that another filled."""
+    store = Meanwhile()
+    one, two = Ipam(store), Ipam(store)
+    pool = PoolSpec(name="pool", cidrs=["10.0.0.0/31"], selector=NodeSelector.everything(), block_length_v4=31)
+    one.apply(pools=[pool], nodes=[Node("node")])
+    two.allocate("node", "a")
+    one.allocate("node", "b")
+    with pytest.raises(NodeExhaustedError):
+        two.allocate("node", "c")
+    one.release("node", "b")
+
+    store.work, store.reads = lambda: one.allocate("node", "c"), read
+    (late,) = two.allocate("node", "c")
+
+    assert [late] == [each for each in one.allocations() if each.owner == "c"]
 
 
 class Cooling:
