@@ -25,7 +25,7 @@ RANGES: tuple[str, ...] = (
 _WEIGHTS = {32: 3, 31: 3, 30: 6, 29: 6, 28: 4, 26: 2, 24: 1, 16: 1, 128: 3, 127: 3, 126: 6, 125: 4, 124: 3, 120: 1, 64: 1}
 _RACES = 25
 """How often a list with calls at once is tried before it counts as right: whether they meet is chance."""
-_HANG = 500
+_HANG = 5_000
 """A call that is not answered in time costs as much as so many."""
 
 
@@ -253,13 +253,13 @@ def _shrunken(trial: Trial, breach: Breach, found_after: int, shrink_calls: int)
                 return True
         return False
 
-    if _races(first.steps):  # as often as is needed to see it in 19 cases of 20
+    if _races(first.steps) and breach.broken != "hung":  # as often as is needed to see it in 19 cases of 20
         tries = _RACES
         seen = sum(once(first.steps) is not None for _ in range(_RACES))
         tries = min(_RACES, -(-3 * _RACES // max(seen, 1)))
     steps = tuple(shrink(first.steps, breaks))
     fault = best[steps]
-    if not _races(steps):
+    if not _races(steps) or breach.broken == "hung":
         return fault
     again = [once(fault.steps) is not None for _ in range(_RACES)]
     return Fault(fault.broken, fault.sentence, fault.lines, found_after, (sum(again), len(again)))
