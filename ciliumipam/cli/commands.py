@@ -266,6 +266,13 @@ def complete(arguments: Namespace) -> int:
     return codes.DONE
 
 
+def torture(arguments: Namespace) -> int:
+    """Hunt for faults of an allocator."""
+    from ciliumipam.cli.torturing import torture as hunt  # noqa: PLC0415 - no other command needs it
+
+    return hunt(arguments)
+
+
 COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "plan": changing.plan,
     "apply": changing.apply,
@@ -283,6 +290,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "copy": copy,
     "replay": replay,
     "completion": complete,
+    "torture": torture,
 }
 STYLES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(COMMANDS, CHANGES),
