@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Drawing
@@ -13,7 +14,7 @@ from benchmarks.peers.report import time
 from benchmarks.peers.turns import BOUND, TOO_LONG, Figure, Outcomes
 
 COLOURS = {"ours": "#0b5fd0", "Go": "#b3470a", "Python": "#5f6672"}
-STYLE = {
+STYLE: Any = {  # typed by matplotlib with the names that its very version knows
     "svg.fonttype": "none",
     "svg.hashsalt": "ciliumipam",
     "font.family": "sans-serif",

@@ -60,7 +60,7 @@ class Runner:
 
     def __init__(self, contestant: Contestant, program: Path) -> None:
         self.contestant = contestant
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
         command = [program] if contestant.home == "Go" else [sys.executable, "-m", "benchmarks.peers.worker"]
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
 
