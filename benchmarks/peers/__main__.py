@@ -76,10 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def progress(case: Case, left: int) -> None:
-    """One line that is written over, where somebody looks."""
-    if sys.stderr.isatty():
-        text = f"{left} to go, done: {case.job} of {case.pool}, {case.held:,} held"
-        print(f"\r{text:<79}", end="" if left else "\n", file=sys.stderr, flush=True)
+    print(f"{case.job} of {case.pool}, {case.held:,} held: done, {left} to go", file=sys.stderr, flush=True)
 
 
 def draw_all(all_curves: Sequence[Curve], outcomes: Outcomes, caption: str, folder: Path) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -21,8 +21,8 @@ from benchmarks.peers.course import Case, Contestant, bitmap, part
 ROOT = Path(__file__).parents[2]
 BOUND = 1.0
 """Seconds that one pair may take. Who takes longer is ended, and has no figure but this one."""
-SET_UP = 30.0
-"""Seconds that it may take until a contestant is ready."""
+SET_UP = 60.0
+"""Seconds that it may take until all are ready."""
 ENOUGH = 1.0
 """Seconds of pairs after which a contestant that had its least number of turns gets no more."""
 LEAST = 3
@@ -72,42 +72,48 @@ class Runner:
         self.process.communicate()
         self.errors.close()
 
-    def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The answer to a request.
-
-        Raises:
-            LateError: There was none in time.
-        """
+    def send(self, request: dict[str, Any]) -> None:
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         self.process.stdin.flush()
+
+    def hear(self, seconds: float) -> dict[str, Any]:
+        """The answer to what was sent.
+
+        Raises:
+            LateError: There was none in time; the process is ended.
+        """
+        assert self.process.stdout is not None
         end = time.monotonic() + seconds
         answer = b""
         while not answer.endswith(b"\n"):
             if not select.select([self.process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+                self.process.kill()  # or it would go on beside the others
                 raise LateError
             read = os.read(self.process.stdout.fileno(), 1 << 16)
             if not read:
                 self.errors.seek(0)
                 told = self.errors.read()[-2000:].decode(errors="replace")
-                raise RuntimeError(f"{self.contestant.name} ended when it was to {request['do']}:\n{told}")
+                raise RuntimeError(f"{self.contestant.name} ended instead of answering:\n{told}")
             answer += read
         parsed: dict[str, Any] = json.loads(answer)
         return parsed
 
 
-def race(case: Case, runners: Iterable[Runner], pace: Pace, places: dict[str, str]) -> dict[str, Outcome]:
-    """One case: all are made ready, then measured in turn, round by round."""
+def race(case: Case, runners: Sequence[Runner], pace: Pace, places: dict[str, str]) -> dict[str, Outcome]:
+    """One case: all are made ready, at once, then measured in turn, round by round."""
     outcomes: dict[str, Outcome] = {}
     turns: dict[str, list[float]] = {}
     ready: dict[str, Runner] = {}
     prepare = {"do": "prepare", "job": case.job, "pool": case.pool, "length": case.length, "held": bitmap(case), **places}
     measure = {"do": "measure", "budget": int(pace.budget * 1e9)}
     for runner in runners:
+        runner.send({**prepare, "peer": runner.contestant.key})
+    end = time.monotonic() + SET_UP
+    for runner in runners:
         key = runner.contestant.key
         try:
-            refused = runner.ask({**prepare, "peer": key}, SET_UP).get("refused")
+            refused = runner.hear(max(0.0, end - time.monotonic())).get("refused")
         except LateError:
             refused = f"not ready after {SET_UP:.0f} s"
         if refused:
@@ -120,7 +126,8 @@ def race(case: Case, runners: Iterable[Runner], pace: Pace, places: dict[str, st
             if len(spent) >= LEAST and sum(spent) > ENOUGH * 1e9:
                 continue
             try:
-                told = runner.ask(measure, BOUND)
+                runner.send(measure)
+                told = runner.hear(BOUND)
             except LateError:
                 told = {"refused": TOO_LONG}
             if told.get("refused"):
@@ -165,5 +172,6 @@ def versions(program: Path) -> dict[str, str]:
     """Of Go and of every module in the program."""
     about = Contestant("", "race", "Go", "")
     with Runner(about, program) as runner:
-        told: dict[str, str] = runner.ask({"do": "about"}, SET_UP)["versions"]
+        runner.send({"do": "about"})
+        told: dict[str, str] = runner.hear(SET_UP)["versions"]
     return told
