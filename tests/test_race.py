@@ -36,7 +36,7 @@ def test_the_quick_race_ends_well_and_has_a_figure_for_everybody() -> None:
 
 
 def test_what_is_held_is_the_same_for_all_and_as_much_as_is_said() -> None:
-    for of in (case("address", 20, 32, 0.5), case("block", 16, 24, 0.9), case("address", 24, 32, 0.0)):
+    for of in (case("address", 20, 32, 0.5), case("block", 16, 24, 0.9), case("address", 24, 32, 0.5, lowest=True)):
         numbers = list(held(of))
         bits = int(bitmap(of), 16)
 
@@ -47,6 +47,7 @@ def test_what_is_held_is_the_same_for_all_and_as_much_as_is_said() -> None:
     assert set(range(1, 255)) - full == {128}, "the middle one stays free"
     assert set(range(256)) - set(held(case("block", 16, 24, 1.0))) == {128}
     assert list(held(case("address", 24, 32, 0.0))) == [1], "the gateway"
+    assert list(held(case("address", 24, 32, 0.02, lowest=True))) == [1, 2, 3, 4, 5]
 
 
 def test_every_curve_is_over_one_job_that_all_of_its_contestants_do() -> None:

@@ -1,8 +1,9 @@
 """What is raced over: the cases, who takes part, and which addresses or blocks are held.
 
-What is held is the same for all: chosen uniformly at random with a fixed seed. Two pieces are not left to chance. The first host
-address is always held, since host-local keeps it for the gateway, so it is free for nobody. And the last one that stays free is the
-middle one, so that a search from either end, or from a random place, has half of the pool before it.
+What is held is the same for all: chosen uniformly at random with a fixed seed, but on one curve, where it is the lowest. Two pieces
+are not left to chance. The first host address is always held, since host-local keeps it for the gateway, so it is free for nobody. And
+the random one that stays free last is the middle one, so that a search from either end, or from a random place, has half of the pool
+before it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class Case(NamedTuple):
     length: int
     """Of what is given out."""
     held: int
+    lowest: bool = False
+    """Whether the lowest are held, in one piece, and not random ones."""
 
     @property
     def pieces(self) -> int:
@@ -50,7 +53,7 @@ class Contestant(NamedTuple):
     """More than so many held are not tried: each would have to be acquired on its own, or is a file, and that takes minutes."""
 
 
-MANY = 150_000
+MANY, MANY_FILES = 150_000, 35_000
 
 CONTESTANTS = (
     Contestant("core", "core", "ours", "address"),
@@ -59,8 +62,8 @@ CONTESTANTS = (
     Contestant("kubernetes-bitmap", "Kubernetes bitmap", "Go", "address"),
     Contestant("go-ipam", "go-ipam", "Go", "address"),
     Contestant("whereabouts", "whereabouts", "Go", "address"),
-    Contestant("host-local", "host-local, in process", "Go", "address", MANY),
-    Contestant("host-local-process", "host-local, the binary", "Go", "address", MANY),
+    Contestant("host-local", "host-local, in process", "Go", "address", MANY_FILES),
+    Contestant("host-local-process", "host-local, the binary", "Go", "address", MANY_FILES),
     Contestant("netaddr", "netaddr IPSet", "Python", "address"),
     Contestant("ipaddress", "ipaddress", "Python", "address"),
     Contestant("core", "core", "ours", "block"),
@@ -79,11 +82,11 @@ def part(job: str) -> tuple[Contestant, ...]:
     return tuple(each for each in CONTESTANTS if each.job == job)
 
 
-def case(job: str, pool: int, length: int, share: float) -> Case:
+def case(job: str, pool: int, length: int, share: float, *, lowest: bool = False) -> Case:
     """A pool of that prefix length, so full."""
     usable = (1 << (length - pool)) - (2 if job == "address" else 0)
     least = 1 if job == "address" else 0
-    return Case(job, f"10.0.0.0/{pool}", length, max(least, min(int(usable * share), usable - 1)))
+    return Case(job, f"10.0.0.0/{pool}", length, max(least, min(int(usable * share), usable - 1)), lowest)
 
 
 def curves(*, quick: bool) -> tuple[Curve, ...]:
@@ -107,6 +110,12 @@ def curves(*, quick: bool) -> tuple[Curve, ...]:
             {name: case("address", 16, 32, share) for name, share in SHARES.items()},
         ),
         Curve(
+            "lowest",
+            "One address of a /16 whose lowest are held",
+            "how full it is",
+            {name: case("address", 16, 32, share, lowest=True) for name, share in SHARES.items()},
+        ),
+        Curve(
             "size",
             "One address of a pool that is 99 % full",
             "its size",
@@ -128,8 +137,11 @@ def curves(*, quick: bool) -> tuple[Curve, ...]:
 
 
 def held(what: Case) -> Iterator[int]:
-    """Which pieces of the pool are held, by number, in random order."""
+    """Which pieces of the pool are held, by number."""
     low, high = (1, what.pieces - 1) if what.job == "address" else (0, what.pieces)
+    if what.lowest:
+        yield from range(low, low + what.held)
+        return
     middle = (low + high) // 2
     numbers = [number for number in range(low, high) if number != middle]
     if what.job == "address":

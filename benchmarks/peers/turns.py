@@ -159,7 +159,7 @@ def run(
             runners = []
             for each in part(case.job):
                 if each.most is not None and case.held > each.most:
-                    outcomes[case, each.key] = f"not tried above {each.most:,} held"
+                    outcomes[case, each.key] = f"not tried above {each.most:,}"
                 else:
                     runners.append(stack.enter_context(Runner(each, program)))
             for key, outcome in race(case, runners, pace, places).items():
