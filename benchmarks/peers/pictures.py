@@ -28,14 +28,20 @@ LEAST_GAP = 0.034
 
 
 def spread(places: list[float]) -> list[float]:
-    """Places from low to high, moved apart as little as it takes for labels not to lie over each other.
+    """Places from low to high, moved apart so that labels do not lie over each other, and none above the top.
 
-    >>> spread([0.1, 0.11, 0.5]) == [0.1, 0.1 + LEAST_GAP, 0.5]
-    True
+    >>> [round(place, 3) for place in spread([0.1, 0.11, 0.5])]
+    [0.1, 0.134, 0.5]
+    >>> [round(place, 3) for place in spread([0.98, 0.98, 0.98])]
+    [0.932, 0.966, 1.0]
     """
     apart: list[float] = []
     for place in places:
         apart.append(max(place, apart[-1] + LEAST_GAP) if apart else place)
+    limit = 1.0
+    for number in reversed(range(len(apart))):
+        apart[number] = min(apart[number], limit)
+        limit = apart[number] - LEAST_GAP
     return apart
 
 
