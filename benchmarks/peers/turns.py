@@ -21,7 +21,7 @@ from benchmarks.peers.course import Case, Contestant, bitmap, part
 ROOT = Path(__file__).parents[2]
 BOUND = 1.0
 """Seconds that one pair may take. Who takes longer is ended, and has no figure but this one."""
-SET_UP = 60.0
+SET_UP = 120.0
 """Seconds that it may take until all are ready."""
 ENOUGH = 1.0
 """Seconds of pairs after which a contestant that had its least number of turns gets no more."""
