@@ -41,7 +41,7 @@ _CARVING = st.sampled_from(CARVING)
 def pools(
     draw: st.DrawFn,
     *,
-    families: Collection[Family] = (),
+    families: Collection[int] = (),
     selects: Iterable[Node] = (),
     min_blocks: int = 1,
     max_blocks: int | None = None,
@@ -68,7 +68,7 @@ def pools(
 def pool_sets(
     draw: st.DrawFn,
     *,
-    families: Collection[Family] = (),
+    families: Collection[int] = (),
     selects: Iterable[Node] = (),
     min_blocks: int = 1,
     max_blocks: int | None = None,
@@ -104,12 +104,15 @@ class _Bounds:
     per_node: int
 
     @classmethod
-    def of(cls, families: Collection[Family], selects: Iterable[Node], min_blocks: int, max_blocks: int | None) -> _Bounds:
+    def of(cls, families: Collection[int], selects: Iterable[Node], min_blocks: int, max_blocks: int | None) -> _Bounds:
+        unknown = sorted(set(families) - set(FAMILIES))
+        if unknown:
+            raise InvalidArgument(f"there is no family {unknown[0]}; valid: 4, 6")
         least, most = (min_blocks - 1).bit_length(), 127 if max_blocks is None else max_blocks.bit_length() - 1
         per_node = min(max_blocks or _MOST_BLOCKS, _MOST_BLOCKS)
         if not 0 <= least <= most or any(least >= WIDTH[each] for each in families or FAMILIES):
             raise InvalidArgument(f"no CIDR makes {min_blocks} to {max_blocks} blocks: their number is a power of two, and fits the family")
-        return cls(tuple(sorted(families)), tuple(selects), least, most, per_node)
+        return cls(tuple(each for each in FAMILIES if each in families), tuple(selects), least, most, per_node)
 
 
 def _pool(draw: st.DrawFn, places: Places, name: str, space: str, bounds: _Bounds) -> PoolSpec | None:
