@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
 from itertools import combinations
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument, NoSuchExample
 
-from ciliumipam import MemoryStore, Node, NodeSelector, PoolSpec
+from ciliumipam import MemoryStore, Node, NodeSelector, PoolSpec, testing
 from ciliumipam.allocator import NodeAllocator
 from ciliumipam.cidr import Network
 from ciliumipam.ipam import Ipam
@@ -388,3 +390,14 @@ def test_what_cannot_be_had_is_refused_with_a_reason(make: Callable[[], object],
 
 def test_every_public_name_is_there() -> None:
     assert all(hasattr(strategies, name) for name in strategies.__all__)
+
+
+def test_every_module_of_the_kit_and_every_strategy_is_named_on_its_page() -> None:
+    folder = Path(testing.__file__).parent
+    page = (folder.parents[1] / "docs" / "reference" / "testing.md").read_text()
+    modules = {each.stem for each in folder.iterdir() if (each.suffix == ".py" or (each / "__init__.py").exists()) and each.stem[0] != "_"}
+    strategies_named = set(strategies.__all__)
+
+    assert len(modules) > 15
+    assert sorted(name for name in modules if f"`{name}`" not in page) == []
+    assert sorted(name for name in strategies_named if not re.search(rf"`{name}\b", page)) == []

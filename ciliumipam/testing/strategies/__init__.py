@@ -9,12 +9,12 @@ family and of a prefix, neighbours, the longest name. And every value shrinks to
 <PoolSpec pool-a: fd00::/64 in /64, for every node>
 
 `places` has addresses, prefixes and ranges; `nodes` labels, nodes and fleets; `selectors` requirements and selectors; `pools` pools and
-sets of them; `churn` what pods do. What only a store sees, records and pages, is in `testing.record_strategies`.
+sets of them; `pods` what pods do. What only a store sees, records and pages, is in `testing.record_strategies`.
 """
 
-from ciliumipam.testing.strategies.churn import PodStep, churns
 from ciliumipam.testing.strategies.nodes import fleets, label_keys, label_values, labels, node_names, nodes
 from ciliumipam.testing.strategies.places import addresses, disjoint_prefixes, families, prefixes, range_texts
+from ciliumipam.testing.strategies.pods import PodStep, churns
 from ciliumipam.testing.strategies.pools import pool_sets, pools
 from ciliumipam.testing.strategies.selectors import label_selectors, requirements, selectors, term_selectors
 
