@@ -194,3 +194,6 @@ def keys(kind: Kind) -> st.SearchStrategy[Key]:
 def keyed_records() -> st.SearchStrategy[tuple[Key, Record]]:
     """A key of any kind with a record of that kind."""
     return st.sampled_from(KINDS).flatmap(lambda kind: st.tuples(keys(kind), records_of(kind)))
+
+
+__all__ = ["EXAMPLES", "FENCES", "NAMES", "SLOTS", "SPACES", "TEXTS", "TIMES", "claim_pages", "deep_types", "holdings", "keyed_records", "keys", "number_of", "numbered", "pages", "records_of", "slot_tuples"]
