@@ -286,7 +286,7 @@ def test_without_a_family_the_scarcest_family_of_a_pool_counts() -> None:
     assert pool_order(dual, 3) == (0, -3, 4, "dual")
 
 
-@given(st.lists(pools(), max_size=6))
+@given(st.lists(pools(), max_size=3))
 def test_the_order_is_total_for_pools_with_different_names(specs: list[PoolSpec]) -> None:
     named = [replace(spec, name=f"p{index}") for index, spec in enumerate(specs)]
 

@@ -8,15 +8,15 @@ family and of a prefix, neighbours, the longest name. And every value shrinks to
 >>> find(pools(), lambda pool: 6 in pool.families and pool.draining)
 <PoolSpec pool-a: fd00::/64 in /64, for every node>
 
-`places` has addresses, prefixes and ranges; `nodes` labels, nodes and fleets; `selectors` requirements and selectors; `pools` pools and
+`places` has addresses, prefixes and ranges; `fleet` labels, nodes and fleets; `matching` requirements and selectors; `supply` pools and
 sets of them; `pods` what pods do. What only a store sees, records and pages, is in `testing.record_strategies`.
 """
 
-from ciliumipam.testing.strategies.nodes import fleets, label_keys, label_values, labels, node_names, nodes
+from ciliumipam.testing.strategies.fleet import fleets, label_keys, label_values, labels, node_names, nodes
+from ciliumipam.testing.strategies.matching import label_selectors, requirements, selectors, term_selectors
 from ciliumipam.testing.strategies.places import addresses, disjoint_prefixes, families, prefixes, range_texts
 from ciliumipam.testing.strategies.pods import PodStep, churns
-from ciliumipam.testing.strategies.pools import pool_sets, pools
-from ciliumipam.testing.strategies.selectors import label_selectors, requirements, selectors, term_selectors
+from ciliumipam.testing.strategies.supply import pool_sets, pools
 
 __all__ = [
     "PodStep",

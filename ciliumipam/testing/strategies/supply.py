@@ -15,9 +15,9 @@ from ciliumipam.addresses import POLICIES
 from ciliumipam.cidr import WIDTH, Family, Network
 from ciliumipam.node import Node
 from ciliumipam.pool import CARVING, DEFAULT_SPACE, BlockLengths, PoolSpec
-from ciliumipam.testing.strategies.nodes import label_keys
+from ciliumipam.testing.strategies.fleet import label_keys
+from ciliumipam.testing.strategies.matching import selectors
 from ciliumipam.testing.strategies.places import FAMILIES, GAPS, USUAL, Places, nearest, range_texts
-from ciliumipam.testing.strategies.selectors import selectors
 
 _FAMILIES: tuple[tuple[Family, ...], ...] = (*((each,) for each in FAMILIES), FAMILIES)
 _NAMES = ("pool-{}", "pool-{}", "rack-{}.example.com", "{}", "p" * 251 + ".{}")

@@ -12,7 +12,7 @@ from hypothesis.errors import InvalidArgument
 from ciliumipam.node import Node
 from ciliumipam.requirement import LABEL_OPERATORS, NAME_FIELD, ORDER_SIGNS, Operator, Requirement
 from ciliumipam.selector import NodeSelector, Term
-from ciliumipam.testing.strategies.nodes import label_keys, label_values, node_names
+from ciliumipam.testing.strategies.fleet import label_keys, label_values, node_names
 
 _MOST = (1 << 63) - 1
 _OPPOSITES: dict[Operator, Operator] = {"In": "NotIn", "NotIn": "In", "Exists": "DoesNotExist", "DoesNotExist": "Exists", "Gt": "Lt", "Lt": "Gt"}
