@@ -4,7 +4,7 @@
     torture                      is it an allocator, in whatever language?
     strategies                   clusters, pools and pods for property tests; `record_strategies`, `carver_strategies`: of the inside
     *_oracle                     slow twins, which share no code with what they judge
-    faults, fuzz                 stores that fail, and lives of clusters on them
+    faults, crashing, fuzz       stores that fail, calls killed after each write, lives of clusters
     interleave, scenarios        every order of the steps of several writers
 
 `docs/reference/testing.md` has all modules and names. Nothing here is loaded by `import ciliumipam`.
