@@ -2,6 +2,8 @@
 
 It does not predict which block is picked: that it was legal it finds out by going through all that is held and all that cools. Which
 pool had to serve a node it says exactly, by the rules as the documentation states them.
+
+Use it through `ipam_oracle.IpamOracle`, which has an example.
 """
 
 from __future__ import annotations
@@ -479,3 +481,6 @@ def _without(cooling: tuple[str, Network, float], block: HeldBlock) -> list[tupl
     # linking the smaller one ends the wait of the slot that it lies in, which is more than it: see the expected failure in
     # tests/test_ipam_life_cycle.py; what goes on cooling is read again
     return []
+
+
+__all__ = ["BlockOracle"]

@@ -8,6 +8,21 @@ through all that is held. Blocks are the business of `block_oracle`.
 A call that broke off leaves doubt. `learn` takes over what is read then, if that is one of the states in which the call may have
 ended. Its owners become *ghosts*, its nodes are in *limbo*: their next call may finish or undo what was begun, so more answers are
 right, until one is acknowledged.
+
+Tell it each call with its answer; it raises `AssertionError` where that cannot be right, and takes it over where it is:
+
+>>> from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec
+>>> from ciliumipam.records import KINDS
+>>> from ciliumipam.testing.life_reading import read_records
+>>> from ciliumipam.testing.oracle_values import Told
+>>> ipam, twin, pool = Ipam(store := MemoryStore()), IpamOracle(), OraclePool("pool-a", (ip_network("10.0.0.0/24"),))
+>>> def reading():
+...     records = {(kind, key.name): entry.record for kind in KINDS for key, entry in store.scan(kind).entries}
+...     return Reading({"pool-a": pool}, {"node-1": {}}, frozenset(), read_records(records))
+>>> _ = ipam.apply([PoolSpec(name="pool-a", cidrs=["10.0.0.0/24"], selector=NodeSelector.everything())], [Node("node-1")])
+>>> twin.apply([pool], {"node-1": {}}, (), Told(), reading())
+>>> twin.allocate([("node-1", "pod-1")], None, None, "", ipam.allocate("node-1", "pod-1"))
+>>> twin.matches(reading())
 """
 
 from __future__ import annotations
@@ -416,3 +431,6 @@ def _sorted(pairs: Iterable[tuple[Pod, Held]]) -> list[tuple[Pod, Held]]:
 
 def _names(kinds: Iterable[type]) -> str:
     return ", ".join(sorted(kind.__name__ for kind in kinds))
+
+
+__all__ = ["AllocationLike", "IpamOracle"]
