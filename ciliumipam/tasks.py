@@ -179,7 +179,7 @@ class AllocateTask(AddressTask):
         blocks = level.blocks
         self._see_all_blocks(view, level)
         for block in blocks:
-            block.addresses.expire(self.now)
+            block.addresses.expire(view.free.now)  # also where a look was later: which blocks it looked at must not matter
         standings = [look(draft, level, owner) for owner in request.owners]
         families = self._families(view, blocks)
         ending = [(standing, unfit) for standing in standings if (unfit := _unfit(level, standing.pending)) or standing.closing]

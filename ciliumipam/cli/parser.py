@@ -113,7 +113,13 @@ class _Words:
         if plans:
             what = "print the plan and write nothing; with -o json one that `apply --plan` takes"
             added.add_argument("--dry-run", action="store_true", help=what)
+            _journal(added)
         return added
+
+
+def _journal(parser: _Command) -> None:
+    what = "add what is decided, and over what, to this file, for `replay` (default: $CILIUMIPAM_JOURNAL, else none)"
+    parser.add_argument("--journal", metavar="FILE", help=what)
 
 
 def _node(parser: _Command) -> None:
@@ -123,6 +129,7 @@ def _node(parser: _Command) -> None:
 def _of_manifests(words: _Words) -> None:
     plan = words.command("plan", "say what applying manifests would do, and write nothing")
     apply = words.command("apply", "apply pools and nodes from manifests and give nodes their blocks, or carry out a plan")
+    _journal(apply)
     one_of = apply.add_mutually_exclusive_group(required=True)
     for each in (plan, one_of):
         each.add_argument(
@@ -205,10 +212,15 @@ def _of_stores(words: _Words) -> None:
     check.add_argument(
         "--repair", action="store_true", help="finish or undo what crashed calls left, then check again; frees nothing that is held"
     )
+    _journal(check)
     words.command("export", "print everything as manifests, which `apply` reads back")
     copy = words.command("copy", "copy everything into another, empty store, and verify it")
     copy.add_argument("--from", dest="source", metavar="sqlite:PATH", required=True, help="the store to read")
     copy.add_argument("--to", dest="target", metavar="sqlite:PATH", required=True, help="the store to fill, which may be new")
+    replay = words.command("replay", "do again what a journal tells of, and stop where anything comes out differently")
+    replay.add_argument("file", metavar="FILE", help="a journal that --journal or a JournaledIpam wrote")
+    replay.add_argument("--until", type=int, metavar="LINE", help="only up to this line")
+    replay.add_argument("--to", dest="target", metavar="sqlite:PATH", help="write the records as they were then into this new store")
     completion = words.command("completion", "print what a shell has to read so that it completes words")
     completion.add_argument("shell", choices=SHELLS)
 
