@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -47,6 +47,7 @@ from ciliumipam.testing.torture.protocol import (
     Refused,
     Run,
 )
+from ciliumipam.testing.torture.shrinking import shrink
 
 FOUR = ip_network("10.0.0.0/29")
 
@@ -229,6 +230,24 @@ def test_steps_are_read_as_they_were_written() -> None:
 def test_what_is_no_list_of_steps_is_refused(text: str, says: str) -> None:
     with pytest.raises(InvalidRequestError, match=says):
         read_steps(text)
+
+
+def test_steps_are_shrunk_into_a_small_range_with_owners_in_order_and_ends_at_the_end() -> None:
+    steps: list[Step] = [
+        Open(ip_network("10.0.0.0/26")),
+        Together(Allocate("q7"), Release("m", writer=1)),
+        Allocate("x", ip_address("10.0.0.62"), writer=1),
+        Allocate("q7", of="x"),
+        Restart(),
+    ]
+
+    def breaks(tried: Sequence[Step]) -> bool:
+        opened = tried[0]
+        assert isinstance(opened, Open)
+        last = opened.network.broadcast_address - 1
+        return any(isinstance(step, Allocate) and step.address == last for step in tried) and Restart() in tried
+
+    assert shrink(steps, breaks) == [Open(ip_network("10.0.0.0/30")), Allocate("a", ip_address("10.0.0.2")), Restart()]
 
 
 def test_steps_that_are_not_claimed_are_left_out_of_a_replay() -> None:
