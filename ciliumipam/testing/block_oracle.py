@@ -166,6 +166,9 @@ class BlockOracle:
                     del self.held[pod]
         if delay := self.pool_of(block).delay:
             self.cooling_blocks.append((block.space, block.network, self.now + delay))
+        for space, address in [place for place in self.cooling if place[0] == block.space and place[1] in block.network]:
+            if self.pool_of(block).is_reserved(block.network, address):  # reserved since it began to cool: it is not waited for
+                del self.cooling[(space, address)]
         self.blocks[node] = [each for each in self.blocks[node] if each != block]
         if not self.blocks[node]:
             del self.blocks[node]
@@ -276,6 +279,9 @@ class BlockOracle:
                 self._served(node, new, answer.refused)
             else:
                 assert not new, f"{node} is not known, but got {new}"
+        if self.unapplied or self.faulty:  # what was claimed before, or in an earlier round, has its place before what was adopted now
+            for node, mine in self.blocks.items():
+                mine.sort(key=seen.get(node, mine).index)
         self.settled()
         self.limbo.clear()
 

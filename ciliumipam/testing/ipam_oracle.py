@@ -32,7 +32,7 @@ from ciliumipam.errors import (
 from ciliumipam.testing.block_oracle import BlockOracle
 from ciliumipam.testing.life_reading import RawAddress
 from ciliumipam.testing.oracle_values import Held, HeldBlock, Pod, Reading
-from ciliumipam.testing.pool_oracle import Address, Network, OraclePool, inside, overlap
+from ciliumipam.testing.pool_oracle import Address, Network, OraclePool
 
 
 class AllocationLike(Protocol):
@@ -109,9 +109,9 @@ class IpamOracle(BlockOracle):
         assert marked == self.marked, f"draining: {marked}, acknowledged: {self.marked}"
         held = _addresses(reading.found.addresses)
         assert held == self.held, f"held: {held}, acknowledged: {self.held}"
-        self._matches_cooling(reading)
+        self.matches_cooling(reading)
 
-    def _matches_cooling(self, reading: Reading) -> None:
+    def matches_cooling(self, reading: Reading) -> None:
         """Assert that what has to cool does; what was begun to be given, and never was, may cool as well."""
         most = self.now + max((pool.delay for pool in self._ever), default=0.0)
         found = reading.found
@@ -122,17 +122,23 @@ class IpamOracle(BlockOracle):
         for place, until in found.cooling.items():
             assert until <= most, f"{place} cools until {until}, longer than anybody said"
             self.cooling[place] = until
+        waiting: dict[tuple[str, int], list[tuple[int, int, float]]] = {}
+        for space, network, until in found.cooling_blocks:
+            assert until <= most, f"{network} cools until {until}, longer than anybody said"
+            first, last = _ends(network)
+            waiting.setdefault((space, network.version), []).append((first, last, until))
         for space, network, until in self.cooling_blocks:
             if until <= self.now:
                 continue
-            parts = {part for known, part, end in found.cooling_blocks if known == space and end >= until and inside(part, network)}
-            whole = any(inside(network, part) for known, part, end in found.cooling_blocks if known == space and end >= until)
-            size = sum(part.num_addresses for part in parts)
-            assert whole or size == network.num_addresses, f"{network} of {space} cools until {until}, but that was forgotten"
-        for space, network, until in found.cooling_blocks:
-            assert until <= most, f"{network} cools until {until}, longer than anybody said"
-            for mine in self.blocks.values():
-                assert not any(block.space == space and overlap(block.network, network) for block in mine), f"{network} cools and is held"
+            first, last = _ends(network)
+            slots = [(low, high) for low, high, end in waiting.get((space, network.version), ()) if end >= until]
+            whole = any(low <= first and last <= high for low, high in slots)
+            size = sum(high - low + 1 for low, high in slots if first <= low and high <= last)
+            assert whole or size == last - first + 1, f"{network} of {space} cools until {until}, but that was forgotten"
+        for block in [block for mine in self.blocks.values() for block in mine]:
+            first, last = _ends(block.network)
+            clash = [low for low, high, _ in waiting.get((block.space, block.network.version), ()) if low <= last and first <= high]
+            assert not clash, f"{block} cools and is held"
         self.cooling_blocks = [each for each in found.cooling_blocks if each[2] > self.now]
 
     # ------------------------------------------------------------------------------------------------- addresses
@@ -397,6 +403,11 @@ def _learn_names(mine: dict, seen: Mapping, possible: Mapping) -> None:  # type:
             if possible[name] is None:
                 del mine[name]
         assert mine.get(name) == seen.get(name), f"{name} was {mine.get(name)} and is {seen.get(name)}"
+
+
+def _ends(network: Network) -> tuple[int, int]:
+    first = int(network.network_address)
+    return first, first + network.num_addresses - 1
 
 
 def _held(each: AllocationLike) -> Held:
