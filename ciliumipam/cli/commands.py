@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, TypeVar
 
 from ciliumipam import Applied, Ipam, NodeStatus, PoolStatus, Store
-from ciliumipam.cli import changing, codes, completion, values
+from ciliumipam.cli import changing, codes, completion, fuzzing, values
 from ciliumipam.cli.diff import write_diff
 from ciliumipam.cli.progress import Progress
 from ciliumipam.cli.store import both, reading, writing
@@ -275,11 +275,13 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "export": export,
     "copy": copy,
     "completion": complete,
+    "fuzz": fuzzing.fuzz,
 }
 STYLES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(COMMANDS, CHANGES),
     **dict.fromkeys(("get", "allocate", "release", "routes"), LISTED),
     "export": ("yaml", *(style for style in DOCUMENTS if style != "yaml")),
     "completion": ("table",),
+    "fuzz": ("table", "json", "yaml"),
 }
 """What each command can print, the default first."""

@@ -342,7 +342,8 @@ class World:
         answer = self._call(by, step, call, blocks=blocks)
         if meanwhile in self._meanwhile:
             self._meanwhile.remove(meanwhile)
-        if answer is None or (meanwhile is not None and meanwhile.done):
+        retried = isinstance(request, Apply) and bool(request.existing) and self.oracle.faulty  # may go on from what it had adopted
+        if answer is None or retried or (meanwhile is not None and meanwhile.done):
             self._learn(request, stale=stale)
             if answer is not None:
                 self._check_told(request, answer)
