@@ -282,6 +282,5 @@ STYLES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("get", "allocate", "release", "routes"), LISTED),
     "export": ("yaml", *(style for style in DOCUMENTS if style != "yaml")),
     "completion": ("table",),
-    "fuzz": ("table", "json", "yaml"),
 }
 """What each command can print, the default first."""

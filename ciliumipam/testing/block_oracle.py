@@ -60,6 +60,7 @@ class BlockOracle:
         self.faulty = False
         self._ever: list[OraclePool] = []
         self._begun: set[tuple[str, Network]] = set()
+        self._in_doubt = False
         self._block_fences: dict[tuple[str, Network], int] = {}
 
     # ------------------------------------------------------------------------------------------------- looking
@@ -279,9 +280,7 @@ class BlockOracle:
                 self._served(node, new, answer.refused)
             else:
                 assert not new, f"{node} is not known, but got {new}"
-        if self.unapplied or self.faulty:  # what was claimed before, or in an earlier round, has its place before what was adopted now
-            for node, mine in self.blocks.items():
-                mine.sort(key=seen.get(node, mine).index)
+        self._in_doubt |= self.faulty
         self.settled()
         self.limbo.clear()
 

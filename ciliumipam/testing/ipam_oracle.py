@@ -104,6 +104,10 @@ class IpamOracle(BlockOracle):
         assert dict(reading.nodes) == self.nodes, f"nodes: {dict(reading.nodes)}, acknowledged: {self.nodes}"
         assert reading.draining == self.draining, f"draining: {reading.draining}, acknowledged: {self.draining}"
         seen = self._seen(reading)
+        if self._in_doubt:  # what was claimed by a call, or a round, that broke off has its place before what was filled first
+            for node, mine in self.blocks.items():
+                if set(mine) == set(seen.get(node, ())):
+                    mine.sort(key=seen[node].index)
         assert seen == self.blocks, f"blocks: {seen}, acknowledged: {self.blocks}"
         marked = {HeldBlock(each.pool, each.network, each.fence, each.space) for each in reading.found.blocks if each.draining}
         assert marked == self.marked, f"draining: {marked}, acknowledged: {self.marked}"
@@ -345,6 +349,7 @@ class IpamOracle(BlockOracle):
             stale: As in `allocate`.
         """
         self.unapplied |= carving
+        self._in_doubt |= carving
         self._begun.update(adopting)
         self._ever += [pool for pool in (pools or {}).values() if pool is not None]
         _learn_names(self.pools, reading.pools, dict(pools or {}))
