@@ -159,7 +159,12 @@ def test_virtual_time_does_what_was_set_in_its_order_and_once() -> None:
     time = VirtualTime(100)
     done: list[tuple[str, float]] = []
     time.after(5, lambda: done.append(("late", time())))
-    time.after(1, lambda: (done.append(("early", time())), time.after(2, lambda: done.append(("then", time())))))
+
+    def early() -> None:
+        done.append(("early", time()))
+        time.after(2, lambda: done.append(("then", time())))
+
+    time.after(1, early)
 
     time.sleep(4)
     assert done == [("early", 101), ("then", 103)]

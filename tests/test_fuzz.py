@@ -8,13 +8,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
-from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, protocol, view
+from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, protocol, tasks, view
 from ciliumipam import release_tasks as releasing
-from ciliumipam import tasks
 from ciliumipam.cli.main import main
 from ciliumipam.testing.churn import Step, Stores, World
 from ciliumipam.testing.churn_steps import KINDS, Steps
@@ -48,7 +48,7 @@ POOL: Step = {
 # ---------------------------------------------------------------------------------------------------- the figure
 
 
-@pytest.mark.parametrize(("store", "steps"), [("memory", 2000), ("two", 700), ("sqlite", 300)])
+@pytest.mark.parametrize(("store", "steps"), [("memory", 1200), ("two", 400), ("sqlite", 150)])
 def test_a_slice_of_the_nightly_run_breaks_nothing(store: Any, steps: int) -> None:
     report = fuzz(2026, steps, lambda: Stores(store))
 
@@ -58,15 +58,15 @@ def test_a_slice_of_the_nightly_run_breaks_nothing(store: Any, steps: int) -> No
 
 
 def test_stores_make_no_difference_and_neither_does_the_process() -> None:
-    here = fuzz(11, 250)
-    file = fuzz(11, 250, lambda: Stores("sqlite"))
-    code = "from ciliumipam.testing.fuzz import fuzz; print(fuzz(11, 250).trace)"
+    here = fuzz(11, 120)
+    file = fuzz(11, 120, lambda: Stores("sqlite"))
+    code = "from ciliumipam.testing.fuzz import fuzz; print(fuzz(11, 120).trace)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "77"}
     there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120)
 
     assert (here.trace, here.kinds, here.faults) == (file.trace, file.kinds, file.faults)
     assert there.stdout.strip() == here.trace
-    assert fuzz(12, 250).trace != here.trace
+    assert fuzz(12, 120).trace != here.trace
 
 
 def test_a_life_can_be_lived_alone() -> None:
@@ -78,7 +78,7 @@ def test_a_life_can_be_lived_alone() -> None:
 
 
 def test_every_kind_of_step_and_fault_comes_up() -> None:
-    report = fuzz(1, 1500)
+    report = fuzz(1, 900)
 
     assert {"allocate", "release", "release fenced", "force release", "apply", "grow", "drain", "migrate", "remove node", "remove pool"} <= {
         *report.kinds
@@ -146,7 +146,7 @@ def test_a_bug_that_is_no_broken_invariant_is_one_too(monkeypatch: pytest.Monkey
 
 def test_what_does_not_break_again_is_not_cut_down_to_nothing() -> None:
     world = World(Stores())
-    steps = [Steps(__import__("random").Random(1), world).first()]
+    steps = [Steps(Random(1), world).first()]
 
     broken = replay([{"do": "no such thing", "by": 0}])
 
@@ -207,8 +207,6 @@ def test_a_plan_is_carried_out_later_or_refused() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_of_every_kind_are_what_json_holds(kind: str) -> None:
-    from random import Random
-
     world = do(allocate(0, "o0"))
     steps = Steps(Random(4), world)
     for step in [steps.make(kind), *steps.rest()]:

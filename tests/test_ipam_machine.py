@@ -48,7 +48,7 @@ def made(kind: str) -> Callable[[Machine, Random], None]:
             self.world.do(step)
 
     act.__name__ = kind.replace(" ", "_")
-    return rule(chance=chances)(act)  # type: ignore[no-any-return]  # Hypothesis gives what it was given
+    return rule(chance=chances)(act)
 
 
 for each in KINDS:

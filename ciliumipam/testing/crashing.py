@@ -160,7 +160,7 @@ def check(stores: Sequence[Store], blocks_per_node: int = 1) -> None:
 
 
 def _judged(stores: Sequence[Store], blocks_per_node: int) -> Iterable[Told]:
-    records = {(kind, key.name): entry.record for store in stores for kind in KINDS for key, entry in store.scan(kind).entries}
+    records: dict[tuple[str, str], Any] = {(kind, key.name): entry.record for store in stores for kind in KINDS for key, entry in store.scan(kind).entries}
     return judge_records(records, blocks_per_node)
 
 

@@ -294,7 +294,7 @@ class FaultyStore:
 
     def put(self, key: Key, record: Record, *, expect: Expect) -> Revision:
         """Create or replace a record, or fail."""
-        fault = self._write(key, "put")
+        fault = self._next(key, "put")
         before = self._before(key)
         revision = self.inner.put(key, record, expect=expect)
         self._around.remember(key, before)
@@ -307,7 +307,7 @@ class FaultyStore:
 
     def delete(self, key: Key, *, expect: Revision) -> None:
         """Remove a record, or fail."""
-        fault = self._write(key, "delete")
+        fault = self._next(key, "delete")
         before = self._before(key)
         self.inner.delete(key, expect=expect)
         self._around.remember(key, before)
@@ -324,7 +324,7 @@ class FaultyStore:
         self._begin(operation, fault)
         return fault
 
-    def _write(self, key: Key, operation: str) -> Fault:
+    def _next(self, key: Key, operation: str) -> Fault:
         """The next fault of a write; raises here if it is not to be done."""
         self.writes += 1
         self._around.reach(self.name, operation)

@@ -171,7 +171,7 @@ def replay(journal: Iterable[Step], ground: Ground = Stores, *, every: int = 1) 
     """Do steps in an empty store, and judge everything after so many. What broke, or None."""
     with closing(World(ground(), every=every)) as world:
         at = -1
-        for at, step in enumerate(journal):  # noqa: B007 - the last one is asked for below
+        for at, step in enumerate(journal):
             broken = _try(world, step, at)
             if broken is not None:
                 return broken
