@@ -78,7 +78,7 @@ def test_a_life_can_be_lived_alone() -> None:
 
 
 def test_every_kind_of_step_and_fault_comes_up() -> None:
-    report = fuzz(1, 900)
+    report = fuzz(4, 1500)
 
     assert {"allocate", "release", "release fenced", "force release", "apply", "grow", "drain", "migrate", "remove node", "remove pool"} <= {
         *report.kinds

@@ -278,8 +278,8 @@ class IpamOracle(BlockOracle):
         assert missing_ok or self.ghosts.issuperset(missing), f"{missing} hold nothing, but it was not refused"
         right = [(pod, held) for pod in pods for held in self.held.get(pod, {}).values()]
         found = [((each.node, each.owner), _held(each)) for each in answer]
-        if self.faulty or stale:  # whoever set out to free an address and then finds it free takes that for its own doing
-            found = [each for each in found if each in right or each[0] not in self.ghosts]
+        # whoever set out to free an address and then finds it free takes that for its own doing
+        found = [each for each in found if each in right or each[0] not in self.ghosts]
         assert _sorted(found) == _sorted(right), f"told {answer}, right: {right}"
         for pod in pods:
             for each in self.held.pop(pod, {}).values():
