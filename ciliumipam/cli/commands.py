@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, TypeVar
 
 from ciliumipam import Applied, Ipam, NodeStatus, PoolStatus, Store
-from ciliumipam.cli import changing, codes, completion, values
+from ciliumipam.cli import changing, codes, completion, fuzzing, values
 from ciliumipam.cli.diff import write_diff
 from ciliumipam.cli.progress import Progress
 from ciliumipam.cli.store import both, deciding, reading, writing
@@ -291,6 +291,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "replay": replay,
     "completion": complete,
     "torture": torture,
+    "fuzz": fuzzing.fuzz,
 }
 STYLES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(COMMANDS, CHANGES),

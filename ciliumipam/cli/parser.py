@@ -37,6 +37,12 @@ class _Command(argparse.ArgumentParser):
         return parsed, unknown
 
 
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10**12:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -236,3 +242,10 @@ def _of_testing(words: _Words) -> None:
     torture.add_argument(
         "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="how long to wait for an answer (default: 10)"
     )
+
+    fuzz = words.command("fuzz", "live lives of clusters by chance, with faults, and judge every step; the exit code is 1 if something broke")
+    fuzz.add_argument("--seed", type=int, default=0, metavar="N", help="where the chance comes from (default: 0); the same seed gives the same run")
+    fuzz.add_argument("--steps", type=_count, default=10_000, metavar="N", help="how many steps (default: 10000)")
+    fuzz.add_argument("--life", type=int, default=0, metavar="N", help="begin with this life of the run (default: 0)")
+    fuzz.add_argument("--full", action="store_true", help="with sqlite: wait for the disk at every commit, as stores do by default")
+    fuzz.add_argument("--journal", metavar="FILE", help="do these steps instead, a JSON value a line, and judge everything after each")
