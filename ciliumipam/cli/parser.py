@@ -53,12 +53,6 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser."""
     everywhere = _everywhere()
