@@ -357,7 +357,10 @@ def close(draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *
             raise AssertionError(f"closing {key}, in which {slot.piece} is held")
         last = max(last, fence_of(slot), _close_slot(draft, ledger, level, network, index, slot, force=force or void))
     # one more than the last: whoever claimed something here and has not filled it yet did so under that fence at most
-    draft.put_page(key, Page(fence + 1, 0, (last + 1,) * len(raw.slots)), level, None, closing=True)
+    # what cools says so on: whoever finishes a release that somebody began finds there how long the block has to
+    keeps = ledger.kind == "address-page"
+    slots = [Cooling(last + 1, slot.until) if keeps and type(slot) is Cooling else last + 1 for slot in raw.slots]
+    draft.put_page(key, Page(fence + 1, 0, tuple(slots)), level, None, closing=True)
     return last + 1
 
 

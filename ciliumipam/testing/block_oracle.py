@@ -169,9 +169,6 @@ class BlockOracle:
                     del self.held[pod]
         if delay := self.pool_of(block).delay:
             self.cooling_blocks.append((block.space, block.network, self.now + delay))
-        for space, address in [place for place in self.cooling if place[0] == block.space and place[1] in block.network]:
-            if self.pool_of(block).is_reserved(block.network, address):  # reserved since it began to cool: it is not waited for
-                del self.cooling[(space, address)]
         self.blocks[node] = [each for each in self.blocks[node] if each != block]
         if not self.blocks[node]:
             del self.blocks[node]
