@@ -131,7 +131,13 @@ def counted(raw: Page | None, fence: int, slots: int) -> Page | None:
         return Page(fence, 0, (fence,) * slots)
     if raw.fence == fence:
         return raw
-    return Page(fence, 0, tuple([max(fence_of(slot), fence) for slot in raw.slots])) if raw.fence < fence else None
+    return Page(fence, 0, tuple([_raised(slot, fence) for slot in raw.slots])) if raw.fence < fence else None
+
+
+def _raised(slot: Slot, fence: int) -> Slot:
+    """A slot of a page that is used anew: nothing in it counts but its last fence, and how long it cools."""
+    last = max(fence_of(slot), fence)
+    return Cooling(last, slot.until) if type(slot) is Cooling else last
 
 
 class Link(NamedTuple):

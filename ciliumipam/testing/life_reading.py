@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ciliumipam.testing.pool_oracle import Address, Network
-from ciliumipam.testing.raw import Records, addresses_in, blocks_in, check_disjoint, spaces
+from ciliumipam.testing.raw import Records, addresses_in, blocks_in, check_disjoint, cooling_in, spaces
 
 
 class RawBlock(NamedTuple):
@@ -92,7 +92,7 @@ def read_records(records: Records) -> Found:
             inner = list(addresses_in(records, space, network, piece.fence))
             mine = [each for each in inner if each.holder is not None]
             check_disjoint(mine)
-            cooling.update({(space, each.network.network_address): each.until for each in inner if each.holder is None})
+            cooling.update({(space, address): until for address, until in cooling_in(records, space, network)})
             for each in mine:
                 counted.add(("address-claims", (node, str(each.holder), each.family, each.first, each.length, each.fence)))
                 address = each.network.network_address

@@ -72,6 +72,17 @@ def addresses_in(records: Records, space: str, network: Any, fence: int) -> Iter
     return _walk(records, "address-page", str(network), space, network.version, first, network.prefixlen, fence)
 
 
+def cooling_in(records: Records, space: str, network: Any) -> Iterator[tuple[Any, float]]:
+    """The addresses of a block that cool, and until when: also by pages that do not count, since closing a page ends no wait."""
+    root = str(network) if space == DEFAULT else f"{space}@{network}"
+    for (kind, name), page in records.items():
+        if kind == "address-page" and (name == root or name.startswith(f"{root}+")):
+            covered = ip_network(name.rpartition("+")[2].rpartition("@")[2])
+            for index, slot in enumerate(page.slots):
+                if hasattr(slot, "until"):
+                    yield covered.network_address + index, slot.until
+
+
 def counted_blocks(records: Records) -> list[Counted]:
     """Every block that counts, in every address space."""
     return [_counted(each, "") for space in spaces(records) for each in blocks_in(records, space) if each.holder is not None]
