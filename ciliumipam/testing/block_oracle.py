@@ -62,6 +62,7 @@ class BlockOracle:
         self.faulty = False
         self._ever: list[OraclePool] = []
         self._begun: set[tuple[str, Network]] = set()
+        self._in_doubt = False
         self._block_fences: dict[tuple[str, Network], int] = {}
 
     # ------------------------------------------------------------------------------------------------- looking
@@ -168,6 +169,9 @@ class BlockOracle:
                     del self.held[pod]
         if delay := self.pool_of(block).delay:
             self.cooling_blocks.append((block.space, block.network, self.now + delay))
+        for space, address in [place for place in self.cooling if place[0] == block.space and place[1] in block.network]:
+            if self.pool_of(block).is_reserved(block.network, address):  # reserved since it began to cool: it is not waited for
+                del self.cooling[(space, address)]
         self.blocks[node] = [each for each in self.blocks[node] if each != block]
         if not self.blocks[node]:
             del self.blocks[node]
@@ -278,6 +282,7 @@ class BlockOracle:
                 self._served(node, new, answer.refused)
             else:
                 assert not new, f"{node} is not known, but got {new}"
+        self._in_doubt |= self.faulty
         self.settled()
         self.limbo.clear()
 
