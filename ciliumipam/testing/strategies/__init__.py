@@ -5,7 +5,7 @@ family and of a prefix, neighbours, the longest name. And every value shrinks to
 
 >>> from hypothesis import find
 >>> from ciliumipam.testing.strategies import pools
->>> find(pools(), lambda pool: 6 in pool.families and pool.draining)
+>>> find(pools(families=[6]), lambda pool: pool.draining)
 <PoolSpec pool-a: fd00::/64 in /64, for every node>
 
 `places` has addresses, prefixes and ranges; `fleet` labels, nodes and fleets; `matching` requirements and selectors; `supply` pools and

@@ -19,7 +19,6 @@ from ciliumipam.testing.strategies.fleet import label_keys
 from ciliumipam.testing.strategies.matching import selectors
 from ciliumipam.testing.strategies.places import FAMILIES, GAPS, USUAL, Places, nearest, range_texts
 
-_FAMILIES: tuple[tuple[Family, ...], ...] = (*((each,) for each in FAMILIES), FAMILIES)
 _NAMES = ("pool-{}", "pool-{}", "rack-{}.example.com", "{}", "p" * 251 + ".{}")
 _SPACES = (DEFAULT_SPACE, "tenant-b", "a.b", "s" * 253)
 _LONGEST_DELAY = 315_360_000
@@ -35,6 +34,7 @@ _DELAYS = st.just(0) | st.integers(0, _LONGEST_DELAY) | st.floats(0, _LONGEST_DE
 _POLICIES = st.sampled_from(sorted(POLICIES, key=lambda policy: policy != "next"))
 _SEEDS = st.just(0) | st.integers(0, (1 << 63) - 1)
 _CARVING = st.sampled_from(CARVING)
+_INDEXES = st.integers(0, 15)
 
 
 @st.composite
@@ -53,7 +53,7 @@ def pools(
     Args:
         families: Exactly these; by default any.
         selects: Nodes that the selector selects, all of them.
-        min_blocks: How many blocks of each family it makes at least, at its own block length.
+        min_blocks: How many blocks each CIDR makes at least, at the pool's own block length.
         max_blocks: For small pools, that can be filled or gone through: no CIDR makes more blocks for any node, and no node is
             given more. By default whatever is valid, which is up to 2^127 blocks, and 65,536 for a node.
     """
@@ -117,14 +117,15 @@ class _Bounds:
 
 def _pool(draw: st.DrawFn, places: Places, name: str, space: str, bounds: _Bounds) -> PoolSpec | None:
     """A pool in the places that are left; None if there is no room for it."""
-    fields: dict[str, Any] = {}
-    cidrs: list[Network] = []
-    for family in bounds.families or draw(st.sampled_from(_FAMILIES)):
-        length, found = _cidrs(draw, places, family, bounds)
-        if not found:
-            return None
-        fields[f"block_length_v{family}"] = length
-        cidrs += found
+    # all CIDRs in one list, and whatever depends on their number drawn in the same way, so that Hypothesis can leave any of them out
+    lengths = {each: draw(_given_lengths(each, bounds.least)) for each in bounds.families or FAMILIES}
+    sizes = [st.tuples(st.just(each), _cidr_lengths(each, given, bounds.least, bounds.most), GAPS) for each, given in lengths.items()]
+    chosen = [draw(size) for size in (sizes if bounds.families else [st.one_of(sizes)])] + draw(st.lists(st.one_of(sizes), max_size=3))
+    cidrs = [network for size in chosen if (network := places.take(*size)) is not None]
+    present = {family for family in FAMILIES if any(cidr.version == family for cidr in cidrs)}
+    if not cidrs or not present.issuperset(bounds.families):
+        return None
+    fields: dict[str, Any] = {f"block_length_v{family}": lengths[family] for family in sorted(present)}
     others = _block_lengths(cidrs, bounds)
     per_node = draw(st.just(1) | st.integers(1, bounds.per_node))
     carving = draw(_CARVING)
@@ -132,7 +133,7 @@ def _pool(draw: st.DrawFn, places: Places, name: str, space: str, bounds: _Bound
         name=name,
         cidrs=cidrs,
         selector=draw(selectors(selects=bounds.selects)),
-        reserved=[draw(range_texts(cidr)) for cidr in draw(st.lists(st.sampled_from(cidrs), max_size=3))],
+        reserved=[draw(range_texts(cidrs[index % len(cidrs)])) for index in draw(st.lists(_INDEXES, max_size=3))],
         allow_first=draw(st.booleans()),
         allow_last=draw(st.booleans()),
         priority=draw(_PRIORITIES),
@@ -149,19 +150,6 @@ def _pool(draw: st.DrawFn, places: Places, name: str, space: str, bounds: _Bound
         group_by=draw(label_keys()) if carving == "grouped" else "",
         **fields,
     )
-
-
-def _cidrs(draw: st.DrawFn, places: Places, family: Family, bounds: _Bounds) -> tuple[int | None, list[Network]]:
-    """A block length, None for the default, and CIDRs that make enough blocks of it and not too many; none if there is no room."""
-    length = draw(_given_lengths(family, bounds.least))
-    first, further = (st.tuples(_cidr_lengths(family, length, least, bounds.most), GAPS) for least in (bounds.least, 0))
-    found: list[Network] = []
-    for size in (draw(first), *draw(st.lists(further, max_size=2))):
-        network = places.take(family, *size)
-        if network is None:
-            break
-        found.append(network)
-    return length, found
 
 
 @cache
