@@ -154,10 +154,13 @@ class BlockOracle:
 
     def _freed(self, block: HeldBlock, address: Address, *, stale: bool = False) -> None:
         """Note that an address was released just now. Who has not read since may know an older delay."""
-        known = [pool.delay for pool in self._ever if pool.name == block.pool] if stale else []
-        delay = min([self.pool_of(block).delay, *([*known, 0.0] if stale else [])])
-        if delay:
+        if delay := self._delay(block, stale=stale):
             self.cooling[(block.space, address)] = self.now + delay
+
+    def _delay(self, block: HeldBlock, *, stale: bool) -> float:
+        """How long at least something of a block has to cool that is freed now."""
+        known = [pool.delay for pool in self._ever if pool.name == block.pool]
+        return min([self.pool_of(block).delay, *([*known, 0.0] if stale else [])])
 
     def _give_back(self, node: str, block: HeldBlock) -> None:
         """Note that a block went back just now, with what was held in it."""
@@ -166,7 +169,7 @@ class BlockOracle:
                 del self.held[pod][each.address.version]
                 if not self.held[pod]:
                     del self.held[pod]
-        if delay := self.pool_of(block).delay:
+        if delay := self._delay(block, stale=self.faulty):  # the pool may have been changed while the call went on
             self.cooling_blocks.append((block.space, block.network, self.now + delay))
         self.blocks[node] = [each for each in self.blocks[node] if each != block]
         if not self.blocks[node]:
