@@ -83,6 +83,7 @@ class Ipam:
         identity: str | None = None,
         observer: Observer = UNOBSERVED,
         timer: Callable[[], float] = time.perf_counter,
+        pause: Callable[[int], None] | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -94,11 +95,13 @@ class Ipam:
                 that a call may still take back; given, the same calls write the same bytes.
             observer: Who is told how often things are done, how long they take and how they end.
             timer: Seconds from any start, for these durations. Not asked without an observer.
+            pause: Called with the number of attempts that went wrong before a call tries again; by default it sleeps, the longer
+                the more, and by chance. A simulation need not wait.
         """
         self._meter = Meter(observer, timer) if observer is not UNOBSERVED else None
         if self._meter is not None:
             store, addresses = self._meter.stores(store, addresses)
-        self._executor = Executor(store, addresses, _pause)
+        self._executor = Executor(store, addresses, pause or _pause)
         self._clock = clock
         self._identity = identity or f"{random.SystemRandom().getrandbits(48):012x}"
         self._calls = count(1)

@@ -131,7 +131,13 @@ def counted(raw: Page | None, fence: int, slots: int) -> Page | None:
         return Page(fence, 0, (fence,) * slots)
     if raw.fence == fence:
         return raw
-    return Page(fence, 0, tuple([max(fence_of(slot), fence) for slot in raw.slots])) if raw.fence < fence else None
+    return Page(fence, 0, tuple([_raised(slot, fence) for slot in raw.slots])) if raw.fence < fence else None
+
+
+def _raised(slot: Slot, fence: int) -> Slot:
+    """A slot of a page that is used anew: nothing in it counts but its last fence, and how long it cools."""
+    last = max(fence_of(slot), fence)
+    return Cooling(last, slot.until) if type(slot) is Cooling else last
 
 
 class Link(NamedTuple):
@@ -357,7 +363,10 @@ def close(draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *
             raise AssertionError(f"closing {key}, in which {slot.piece} is held")
         last = max(last, fence_of(slot), _close_slot(draft, ledger, level, network, index, slot, force=force or void))
     # one more than the last: whoever claimed something here and has not filled it yet did so under that fence at most
-    draft.put_page(key, Page(fence + 1, 0, (last + 1,) * len(raw.slots)), level, None, closing=True)
+    # what cools says so on: whoever finishes a release that somebody began finds there how long the block has to
+    keeps = ledger.kind == "address-page"
+    slots = [Cooling(last + 1, slot.until) if keeps and type(slot) is Cooling else last + 1 for slot in raw.slots]
+    draft.put_page(key, Page(fence + 1, 0, tuple(slots)), level, None, closing=True)
     return last + 1
 
 

@@ -60,7 +60,8 @@ from ciliumipam.requests import (
 from ciliumipam.store import Expect, Listing, Store
 from ciliumipam.tasks import AllocateTask, to_allocation
 from ciliumipam.testing.faults import Crash, Fault, FaultyStore
-from ciliumipam.testing.record_strategies import keyed_records, nodes, pool_specs
+from ciliumipam.testing.record_strategies import keyed_records
+from ciliumipam.testing.strategies import nodes, pools
 
 ROOT = Path(__file__).parent.parent
 RACKS = ("a", "b")
@@ -283,7 +284,7 @@ def test_a_request_is_the_same_after_it_was_written_and_read(request_: Request) 
     assert read_request(json.loads(json.dumps(request_to_document(request_)))) == request_
 
 
-@given(st.lists(pool_specs(), max_size=2, unique_by=lambda spec: spec.name), st.lists(nodes(), max_size=2, unique_by=lambda n: n.name))
+@given(st.lists(pools(), max_size=2, unique_by=lambda spec: spec.name), st.lists(nodes(), max_size=2, unique_by=lambda n: n.name))
 @settings(max_examples=30)
 def test_pools_and_nodes_are_the_same_after_they_were_written_and_read(pools: list[PoolSpec], known: list[Node]) -> None:
     asked = Apply(tuple(pools), tuple(known), (ExistingBlock("n", Prefix(6, 0, 64), "p", 1.5, "f", "s"),))

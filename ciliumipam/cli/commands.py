@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, TypeVar
 
 from ciliumipam import Applied, Ipam, NodeStatus, PoolStatus, Store
-from ciliumipam.cli import changing, codes, completion, values
+from ciliumipam.cli import changing, codes, completion, fuzzing, values
 from ciliumipam.cli.diff import write_diff
 from ciliumipam.cli.progress import Progress
 from ciliumipam.cli.store import both, deciding, reading, writing
@@ -266,6 +266,13 @@ def complete(arguments: Namespace) -> int:
     return codes.DONE
 
 
+def torture(arguments: Namespace) -> int:
+    """Hunt for faults of an allocator."""
+    from ciliumipam.cli.torturing import torture as hunt  # noqa: PLC0415 - no other command needs it
+
+    return hunt(arguments)
+
+
 COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "plan": changing.plan,
     "apply": changing.apply,
@@ -283,6 +290,8 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "copy": copy,
     "replay": replay,
     "completion": complete,
+    "torture": torture,
+    "fuzz": fuzzing.fuzz,
 }
 STYLES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(COMMANDS, CHANGES),
