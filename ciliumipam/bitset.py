@@ -136,7 +136,7 @@ class Bitset:
 
     def _mark_full(self, index: int) -> int:
         """Forget a leaf word that is full and mark it above; the level of the first word that has room, or one too high."""
-        self.leaves.pop(index, None)
+        del self.leaves[index]
         level = 0
         for words, full in self._uppers:
             level += 1
@@ -146,8 +146,8 @@ class Bitset:
             if word != full:
                 words[index] = word
                 return level
-            words.pop(index, None)
-        return level + 1
+            del words[index]
+        return len(self._levels)
 
     def discard(self, position: int) -> bool:
         """Clear a position.
