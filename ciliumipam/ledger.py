@@ -278,8 +278,13 @@ def status(pages: Pages, ledger: Ledger, fence: int, holding: Holding) -> Status
         slot = spot.page.slots[index]  # as it counts: a page that is missing or void begins at the fence of its link
         if fence_of(slot) >= holding.fence:
             return Status.DEAD
-        if counts and not blocked and type(slot) is not int:
-            blocked = type(slot) is Holding or (type(slot) is Split and _is_split_in_use(pages, ledger, spot, index, slot.fence))
+        if counts and type(slot) is Holding:
+            blocked = True
+        elif counts and type(slot) is Split:
+            below = ledger.slot_network(spot.network, spot.level, index)
+            if _last(pages, ledger, ledger.next_levels[spot.level], below, slot.fence) >= holding.fence:
+                return Status.DEAD
+            blocked = blocked or _is_split_in_use(pages, ledger, spot, index, slot.fence)
     return Status.BLOCKED if blocked else Status.PENDING
 
 
