@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from ciliumipam.adopt import adopt
@@ -107,20 +106,16 @@ class BlockTask(Task):
     ) -> list[Holding] | None:
         """All blocks of an offer, marked as taken, or none."""
         pool = offer.pool
-        group_name = view.free.group_of(pool.name, node.name)
         chosen: list[Holding] = []
-        marked = len(draft.undo)
         for family, count in offer.blocks:
             for _ in range(count):
                 found = view.free.choose(pool, node, family, (*have, *chosen))
                 if found is None:
-                    while len(draft.undo) > marked:
-                        draft.undo.pop()()
+                    view.free.let_go([piece.place for piece in chosen])
                     refused.append(Refusal(node.name, pool.name, family, str(exhausted(view, pool, node, family))))
                     return None
                 group, prefix = found
-                group.occupy(prefix, group_name)
-                draft.undo.append(partial(group.give_back, prefix))
+                view.free.hold(pool, group, prefix, node.name)
                 chosen.append(level.next(draft, node.name, pool.name, pool.address_space, prefix))
         return chosen
 

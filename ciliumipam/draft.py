@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+from ciliumipam.ledger import Ledger, Spot, locate
 from ciliumipam.records import NO_CLAIMS, ClaimPage, Entry, Holding, Key, Page, Record
 from ciliumipam.store import ABSENT, Expect
 
@@ -52,11 +53,12 @@ class Reader(Protocol):
 class Draft:
     """Changed records over the entries of a view. Used for one round, then thrown away."""
 
-    __slots__ = ("_entries", "_records", "undo")
+    __slots__ = ("_entries", "_located", "_records", "undo")
 
     def __init__(self, view: Reader) -> None:
         self._entries = view.entries
         self._records: dict[Key, tuple[Record | None, int, int, tuple[int, ...] | None]] = {}
+        self._located: tuple[Ledger, int, int, int, Spot | None] | None = None
         self.undo: list[Callable[[], object]] = []
         """Takes back what this draft marked as taken in the free indexes of the view."""
 
@@ -67,6 +69,15 @@ class Draft:
             return put[0]  # type: ignore[return-value]  # the kind of the key says so
         entry = self._entries.get(key)
         return entry.record if entry is not None else None  # type: ignore[return-value]  # the same
+
+    def locate(self, ledger: Ledger, fence: int, network: int, length: int) -> Spot | None:
+        """Where a piece lies (`ledger.locate`); the last answer is kept, since what was chosen is filled next."""
+        known = self._located
+        if known is not None and known[1] == network and known[2] == length and known[3] == fence and known[0] is ledger:
+            return known[4]
+        spot = locate(self, ledger, fence, network, length)
+        self._located = ledger, network, length, fence, spot
+        return spot
 
     def claims(self, key: Key) -> ClaimPage:
         """A claim page as this draft would leave it; empty where there is none."""
@@ -82,6 +93,7 @@ class Draft:
 
     def put_page(self, key: Key, page: Page, level: int, slots: tuple[int, ...] | None, *, closing: bool = False) -> None:
         """Put a page. Addresses are closed before blocks and filled after them."""
+        self._located = None
         depth = level + 256 if key.kind == "address-page" else level
         if closing:
             self._put(key, page, CLOSE, -depth, slots)

@@ -423,6 +423,22 @@ class StoreClosedError(StoreError):
         return f"store: {self.operation} on a store that has been closed"
 
 
+class RevisionExpiredError(StoreError):
+    """A watch cannot go on from a revision: the store has forgotten what came after it, or never gave it out."""
+
+    retryable = True
+
+    def __init__(self, kind: str, revision: str) -> None:
+        super().__init__(kind, revision)
+        self.kind, self.revision = kind, revision
+
+    def __str__(self) -> str:
+        return (
+            f"the store does not know what happened to records of kind {self.kind!r} after revision {self.revision!r}:"
+            " list them again, and watch from the revision of that listing"
+        )
+
+
 class CorruptRecordError(StoreError):
     """A record that cannot be read, or that contradicts the records beside it."""
 

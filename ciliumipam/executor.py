@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
+from threading import Lock
 
 from ciliumipam.draft import Step
 from ciliumipam.errors import ConflictError, StalePlanError, StoreError
@@ -20,6 +22,33 @@ def drive(session: Session, answer: Callable[[Operation], Answer]) -> None:
             operation = session.send(answer(operation))
     except StopIteration:
         return
+
+
+class CollectorPause:
+    """A `with` block during which the cyclic garbage collector of this process rests, in however many threads at once.
+
+    For work that builds much and drops little, such as reading a whole store or giving blocks to all nodes: the collector would go
+    through all of it again and again and find nothing (with 100,000 nodes a third of the time). What is in no cycle is freed as ever.
+    """
+
+    _lock = Lock()
+    _inside = 0
+    _was_on = False
+
+    def __enter__(self) -> None:
+        cls = CollectorPause
+        with cls._lock:
+            if not cls._inside:
+                cls._was_on = gc.isenabled()
+                gc.disable()
+            cls._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        cls = CollectorPause
+        with cls._lock:
+            cls._inside -= 1
+            if not cls._inside and cls._was_on:
+                gc.enable()
 
 
 class Executor:

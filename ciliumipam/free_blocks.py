@@ -79,6 +79,7 @@ class FreeBlocks:
         self.now = 0.0
         self._cooling: dict[Place, float] = {}
         self._due: list[tuple[float, Place]] = []
+        self._chosen: dict[Place, CidrGroup] = {}
         self._carvers: dict[tuple[str, Family], list[CidrGroup]] = {}
 
     # -------------------------------------------------------------------------------------- keeping it up to date
@@ -121,8 +122,11 @@ class FreeBlocks:
 
     def begin(self, place: Place, pool: str, node: str) -> None:
         """A block of a pool is in the hands of a node."""
+        chosen = self._chosen.pop(place, None)
+        if chosen is not None and chosen in self._carvers.get((pool, place[1].family), ()):
+            return  # `hold` has marked it
         for name, group in self._groups_over(place, pool):
-            if not group.occupy(place[1], self.group_of(name, node)):
+            if not group.occupy(place[1], self.group_of(name, node) if group.grouping is not None else ""):
                 self._carvers.pop((name, place[1].family), None)  # it does not fit that pool: build its carver anew
 
     def end(self, place: Place, pool: str) -> None:
@@ -211,6 +215,16 @@ class FreeBlocks:
             if network >= 0:
                 return group, Prefix(family, network, length)
         return None
+
+    def hold(self, spec: PoolSpec, group: CidrGroup, prefix: Prefix, node: str) -> None:
+        """Mark a block as taken that `choose` named, until a page shows it (`begin`) or it is `let_go`."""
+        group.occupy(prefix, self.group_of(spec.name, node) if group.grouping is not None else "")
+        self._chosen[(spec.address_space, prefix)] = group
+
+    def let_go(self, places: Iterable[Place] | None = None) -> None:
+        """Mark as free what is held and no page shows: these places, or all."""
+        for place in [*(self._chosen if places is None else places)] if self._chosen else ():
+            self._chosen.pop(place).give_back(place[1])
 
     def _peek(self, spec: PoolSpec, group: CidrGroup, length: int, node: Node, near: list[int]) -> int:
         if group.grouping is not None:

@@ -19,7 +19,7 @@ from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
 from ciliumipam.combining import Combiner
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.errors import NotFoundError, StalePlanError
-from ciliumipam.executor import DryRun, Executor, cooling_later, drive
+from ciliumipam.executor import CollectorPause, DryRun, Executor, cooling_later, drive
 from ciliumipam.explain import explain
 from ciliumipam.ledger import holdings
 from ciliumipam.meter import Meter, observed
@@ -354,14 +354,19 @@ class Ipam:
     def _decide(self, tasks: Sequence[Task]) -> None:
         try:
             self._restore()
-            drive(run(self._view, tasks), self._executor.answer)
+            if isinstance(tasks[0], BlockTask):  # it comes alone, and looks at all nodes
+                with CollectorPause():
+                    drive(run(self._view, tasks), self._executor.answer)
+            else:
+                drive(run(self._view, tasks), self._executor.answer)
         finally:
             if self._meter is not None:
                 self._meter.decided(len(tasks))
 
     def _restore(self) -> None:
         if not self._restored:
-            drive(restore(self._view), self._executor.answer)
+            with CollectorPause():
+                drive(restore(self._view), self._executor.answer)
             self._restored = True
 
     # ------------------------------------------------------------------------------------------------- looking

@@ -53,6 +53,10 @@ class Drafts(Pages, Protocol):
         """Put a changed page; `slots` are the indexes that changed, None for perhaps all."""
         ...
 
+    def locate(self, ledger: Ledger, fence: int, network: int, length: int) -> Spot | None:
+        """What `locate` finds in this draft."""
+        ...
+
 
 class Ledger:
     """Where the pages of one ledger lie: levels, slots and keys. Immutable but for a cache of keys.
@@ -202,9 +206,11 @@ def next_fence(draft: Pages, ledger: Ledger, spot: Spot) -> int | None:
     """Fence for a new holding of a spot's run, or None if something of it is held."""
     if spot.covered_by is not None:
         return None
+    run = spot.page.slots[spot.start : spot.stop]
+    if {*map(type, run)} == {int}:  # nearly always
+        return max(run) + 1  # type: ignore[operator]  # mypy does not narrow by a set of types
     last = 0
-    for index in range(spot.start, spot.stop):
-        slot = spot.page.slots[index]
+    for index, slot in enumerate(run, spot.start):
         if type(slot) is int or type(slot) is Cooling:
             last = max(last, fence_of(slot))
             continue
@@ -295,7 +301,7 @@ def _is_split_in_use(pages: Pages, ledger: Ledger, spot: Spot, index: int, fence
 
 def fill(draft: Drafts, ledger: Ledger, fence: int, holding: Holding) -> None:
     """Put a holding that is PENDING into its page, with the links that lead there."""
-    spot = locate(draft, ledger, fence, holding.network, holding.length)
+    spot = draft.locate(ledger, fence, holding.network, holding.length)
     if spot is None or spot.covered_by is not None:
         raise AssertionError(f"{holding.piece} is not pending")
     for link in spot.links:

@@ -130,7 +130,7 @@ class AddressLevel:
 
 def _next(draft: Draft, ledger: Ledger, root_fence: int, network: int, length: int) -> int:
     """The fence that a new holding of a piece would get."""
-    spot = locate(draft, ledger, root_fence, network, length)
+    spot = draft.locate(ledger, root_fence, network, length)
     fence = next_fence(draft, ledger, spot) if spot is not None else None
     if fence is None:
         piece = Holding(ledger.family, network, length, 0, "", "", 0).piece

@@ -26,7 +26,7 @@ from ciliumipam.observer import (
 )
 from ciliumipam.records import Entry, Key, Kind, Record, Revision
 from ciliumipam.requests import Applied
-from ciliumipam.store import Expect, Listing, Store, SupportsOrderedPuts, Write
+from ciliumipam.store import Expect, Listing, Store, SupportsOrderedPuts, SupportsWatch, Write
 
 
 class Meter:
@@ -209,6 +209,7 @@ class _TimedOrderedStore(_TimedStore):
 
 
 def _timed(store: Store, name: StoreName, meter: Meter) -> Store:
-    if isinstance(store, SupportsOrderedPuts):
-        return _TimedOrderedStore(store, store, name, meter)
-    return _TimedStore(store, name, meter)
+    timed = _TimedOrderedStore(store, store, name, meter) if isinstance(store, SupportsOrderedPuts) else _TimedStore(store, name, meter)
+    if isinstance(store, SupportsWatch):
+        vars(timed)["watch"] = store.watch  # as it is: a watch waits, and how long says nothing of the store
+    return timed

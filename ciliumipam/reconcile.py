@@ -80,7 +80,8 @@ class Pools:
         self.conflicting = _conflicting([record.spec for record in by_age])
         self._by_position = sorted(self.by_name.values(), key=pool_order)
         self._index = SelectorIndex([spec.selector for spec in self._by_position])
-        self._matching: dict[str, tuple[Node, list[Match]]] = {}
+        self._matching: dict[str, tuple[Node, tuple[Match, ...]]] = {}
+        self._alike: dict[tuple[tuple[int, int], ...], tuple[Match, ...]] = {}
 
     @classmethod
     def of(cls, view: View) -> Pools:
@@ -95,14 +96,16 @@ class Pools:
         """All pools, in the order of their longest terms."""
         return self._by_position
 
-    def matching(self, node: Node) -> list[Match]:
+    def matching(self, node: Node) -> tuple[Match, ...]:
         """The pools that select a node, in the order in which they are asked. Remembered by the node's name."""
         known = self._matching.get(node.name)
         if known is not None and known[0] is node:
             return known[1]
-        found = [Match(self._by_position[place], count) for place, count in self._index.matching(node.labels, node.name)]
-        if len(found) > 1:
-            found.sort(key=lambda match: pool_order(match.pool, match.requirements))
+        places = tuple(self._index.matching(node.labels, node.name))
+        found = self._alike.get(places)  # one answer for all nodes of a rack, however many
+        if found is None:
+            matches = [Match(self._by_position[place], count) for place, count in places]
+            found = self._alike[places] = tuple(sorted(matches, key=lambda match: pool_order(match.pool, match.requirements)))
         self._matching[node.name] = node, found
         return found
 

@@ -95,23 +95,27 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
     attempt = 0
     while open_tasks:
         draft = Draft(view)
-        done, doubted, unsure = _step(view, draft, open_tasks)
-        steps = draft.steps()
-        draft.take_back()
-        changed = False
-        if steps:
-            answer = yield Put(tuple(steps))
-            assert isinstance(answer, Written)  # noqa: S101 - the answer to a Put
-            for task in open_tasks:
-                task.settle(done=answer.error is None)
-            for step, revision in zip(steps, answer.revisions, strict=False):
-                entry = Entry(step.record, revision) if step.record is not None and revision is not None else None
-                view.written(step.key, entry, step.slots)
-            if answer.error is not None:
-                attempt += 1
-                unknown = steps[len(answer.revisions) :]
-                yield from _recover(view, unknown, answer.error, attempt, last=attempt >= attempts)
-                changed = True
+        revisions: Sequence[Revision | None] = ()
+        error: StoreError | None = None
+        try:
+            done, doubted, unsure = _step(view, draft, open_tasks)
+            steps = draft.steps()
+            draft.take_back()
+            if steps:
+                answer = yield Put(tuple(steps))
+                assert isinstance(answer, Written)  # noqa: S101 - the answer to a Put
+                revisions, error = answer
+                for task in open_tasks:
+                    task.settle(done=error is None)
+                for step, revision in zip(steps, revisions, strict=False):
+                    entry = Entry(step.record, revision) if step.record is not None and revision is not None else None
+                    view.written(step.key, entry, step.slots)
+        finally:
+            view.free.let_go()
+        changed = error is not None
+        if error is not None:
+            attempt += 1
+            yield from _recover(view, steps[len(revisions) :], error, attempt, last=attempt >= attempts)
         if not changed:
             doubtful = dict.fromkeys([key for task in done for key in task.verify()])
             for step in steps:

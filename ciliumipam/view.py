@@ -369,10 +369,15 @@ def _changes(old: Page | None, new: Page | None, slots: tuple[int, ...] | None) 
     before: Sequence[Slot] = old.slots if old is not None else (0,) * len(new.slots) if new is not None else ()
     after: Sequence[Slot] = new.slots if new is not None else (0,) * len(before)
     found = []
+    known: tuple[Slot, Slot] | None = None
     for index in range(len(before)) if slots is None else slots:
         left, right = before[index], after[index]
-        if left is not right and left != right:
+        if left is right or (known is not None and left is known[0] and right is known[1]):
+            continue
+        if left != right:
             found.append((index, left, right))
+            # a holding stands in every slot that it covers, and is looked at once; what cools does so slot by slot
+            known = None if type(left) is Cooling or type(right) is Cooling else (left, right)
     return found
 
 

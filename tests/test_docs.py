@@ -1,6 +1,7 @@
 """Every fenced block of README and docs is run, or read, or is exempt with a reason.
 
-`python` blocks of one page run in one namespace, from top to bottom; those with `>>>` as doctests. `console` blocks are commands
+`python` blocks of one page run in one namespace, from top to bottom; those with `>>>` as doctests; one whose first line is `# name.py`
+is written to that file, for the commands after it. `console` blocks are commands
 after `$ ` with the output that they print, run in a home directory of the page's own; a line `...` stands for any lines, and times
 are compared as times only. `yaml` and `json` blocks parse, and what is a manifest is read as one.
 """
@@ -28,6 +29,7 @@ EXEMPT = {
 }
 SHOWN_ONLY = {"text": "a picture or a formula", "mermaid": "a picture"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (\w+\.py)\n")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 
 
@@ -67,6 +69,8 @@ def run(block: Block, namespace: dict[str, Any], home: Path) -> None:
         result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, clear_globs=False)
         assert result.failed == 0, f"{block.page}:{block.line}"
         namespace.update(example.globs)
+    elif block.language == "python" and (named := FILE.match(block.text)):
+        (home / named[1]).write_text(block.text)
     elif block.language == "python":
         exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), namespace)  # noqa: S102 - that is the test
     elif block.language == "console":

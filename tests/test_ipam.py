@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from random import Random
@@ -60,8 +62,10 @@ from ciliumipam.errors import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from ciliumipam.records import KINDS, Entry, Key
+from ciliumipam.executor import CollectorPause
+from ciliumipam.records import KINDS, Entry, Key, Kind
 from ciliumipam.requests import Request, Space
+from ciliumipam.store import Listing
 from ciliumipam.testing.faults import Fault, FaultyStore
 
 EVERY = NodeSelector.everything()
@@ -797,3 +801,50 @@ def test_the_library_can_be_closed_and_used_as_a_context(tmp_path: Path) -> None
 def test_invalid_cidrs_are_told_wherever_one_is_parsed() -> None:
     with pytest.raises(InvalidCidrError, match=r"it has no length; write 10\.0\.0\.1/32"):
         parse_prefix("10.0.0.1")
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.VANISHED, Fault.LOST, Fault.CONFLICT], ids=lambda fault: fault.value)
+@pytest.mark.parametrize("writes", [3, 4, 5])
+def test_blocks_chosen_for_writes_that_failed_are_free_again(fault: Fault, writes: int) -> None:
+    store = FaultyStore(MemoryStore())
+    ipam = Ipam(store)
+    pool = PoolSpec(name="p", cidrs=["10.0.0.0/22", "fd00::/62"], selector=NodeSelector.everything(), group_by="rack", carving="grouped")
+    ipam.apply([pool])
+    store.play([*[Fault.NONE] * writes, fault])
+
+    with suppress(StoreUnavailableError):
+        ipam.apply(nodes=[Node(f"n{number}", {"rack": str(number)}) for number in range(3)])
+
+    assert store.fired == [fault]
+    ipam.check_invariants()
+    ipam.apply()
+    ipam.check_invariants()
+    assert [len(status.blocks) for status in ipam.nodes()] == [2, 2, 2]
+
+
+# ------------------------------------------------------------------------------------------- the garbage collector
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_rests_while_much_is_built_and_is_then_as_it_was(enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    scan = MemoryStore.scan
+
+    def noting(self: MemoryStore, kind: Kind) -> Listing:
+        seen.append(gc.isenabled())
+        return scan(self, kind)
+
+    monkeypatch.setattr(MemoryStore, "scan", noting)
+    gc.enable() if enabled else gc.disable()
+    try:
+        ipam = Ipam(MemoryStore())
+        with CollectorPause(), CollectorPause():
+            assert not gc.isenabled()
+        assert gc.isenabled() is enabled
+        with pytest.raises(OverlapError):
+            ipam.apply([PoolSpec(name=name, cidrs=["10.0.0.0/16"], selector=NodeSelector.everything()) for name in ("p", "q")])
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
+    assert seen
+    assert not any(seen)

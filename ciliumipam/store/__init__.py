@@ -1,25 +1,39 @@
-"""The `Store` protocol: five verbs over typed, versioned records. Types only; the backends are modules beside this one.
+"""The `Store` protocol: five verbs over typed, versioned records, and two more abilities. Types only; backends are modules beside this.
 
-The contract, one sentence a promise:
+The contract, one sentence a promise (`ciliumipam.testing.conformance` reads them here, and tests each):
 
-1. `get` of a key that was never put, or was deleted, returns None.
+1. `get` of a key that was never put, or was deleted, returns None, and names are told apart to the last character.
 2. `put` writes only if the record's revision is the expected one, or the key is absent where `ABSENT` is expected; otherwise it
    raises `ConflictError` and changes nothing.
 3. Of two writers that expect the same revision, exactly one wins.
 4. What was put is what is read, equal in value and in type; what was returned can never change afterwards.
 5. A revision is never used twice for one key, not even after a delete.
-6. When `put` has returned, every later `get` and `scan`, by whomever, sees that record or a later one.
-7. `scan` is one consistent moment: it never shows a later write of one caller without that caller's earlier ones.
+6. When `put` or `delete` has returned, every later `get` and `scan`, by whomever, sees what it did or something later.
+7. `scan` is one consistent moment, complete and sorted by key: it never shows a later write of one caller without that caller's
+   earlier ones.
 8. `delete` asks for the present revision, as `put` does; deleting what is absent is a conflict.
 9. Errors are `StoreError`s and nothing else. `StoreUnavailableError` with `unknown` is the only one after which a write may
    have taken effect.
 10. After `close`, every call raises `StoreClosedError`; closing twice is allowed.
 11. All calls may come from several threads at once.
+
+Of a store that can put in order (`SupportsOrderedPuts`):
+
+12. `put_in_order` does its writes in the order given, and nobody sees a later one without the earlier ones; with `ConflictError`
+    none of them has taken effect, after any other error some first part of them may have.
+
+Of a store that can be watched (`SupportsWatch`):
+
+13. A watch returns every change of a kind after the listing that it goes on from, deletes too, each once, in the order in which they
+    took effect.
+14. The revision of a watch is one to go on from, as that of a listing is: after it come exactly the changes not yet returned.
+15. A revision that the store cannot go on from raises `RevisionExpiredError`; no change is left out in silence.
+16. A watch ends when it is closed, by whichever thread and however often; after the store was closed it raises `StoreClosedError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -87,10 +101,7 @@ class Store(Protocol):
 
 @runtime_checkable
 class SupportsOrderedPuts(Protocol):
-    """A store that can do several puts in one go (one commit, one lock), in the order given.
-
-    With `ConflictError` none of them has taken effect; after any other error, some first part of them may have.
-    """
+    """A store that can do several puts in one go (one commit, one lock), in the order given."""
 
     def put_in_order(self, writes: Sequence[Write]) -> list[Revision]:
         """Do all writes in order and return their revisions.
@@ -101,4 +112,52 @@ class SupportsOrderedPuts(Protocol):
         ...
 
 
-__all__ = ["ABSENT", "Absent", "Expect", "Listing", "Store", "SupportsOrderedPuts", "Write"]
+class Change(NamedTuple):
+    """What became of a record: its new entry, or None where it was deleted."""
+
+    key: Key
+    entry: Entry | None
+
+
+class Watch(Iterator[Change], Protocol):
+    """The changes of one kind as they come; `next` waits for one. One thread iterates, and any thread may close it.
+
+    Iteration ends when it is closed. It raises `RevisionExpiredError` when the store no longer has what comes next (list again, and
+    watch from there), and `StoreUnavailableError` when it was cut off (watch again, from `revision`).
+    """
+
+    @property
+    def revision(self) -> Revision:
+        """Where another watch can go on. It may also move without a change, so that it does not expire where nothing changes."""
+        ...
+
+    def close(self) -> None:
+        """End it, also while another thread waits in it."""
+        ...
+
+
+@runtime_checkable
+class SupportsWatch(Protocol):
+    """A store that tells of changes, by whomever they are made."""
+
+    def watch(self, kind: Kind, revision: Revision) -> Watch:
+        """Every change of a kind after a revision: that of a listing of this kind, or of a watch of it.
+
+        Raises:
+            RevisionExpiredError: The store cannot go on from there, now or (from `next`) later. List again.
+        """
+        ...
+
+
+__all__ = [
+    "ABSENT",
+    "Absent",
+    "Change",
+    "Expect",
+    "Listing",
+    "Store",
+    "SupportsOrderedPuts",
+    "SupportsWatch",
+    "Watch",
+    "Write",
+]

@@ -14,6 +14,8 @@ from ciliumipam.store import Store
 from ciliumipam.testing.record_strategies import number_of, numbered
 
 _T = TypeVar("_T")
+_HOPELESS = 10_000
+"""Conflicts in a row after which nobody can have won that often: the store makes them up."""
 
 
 def together(*works: Callable[[], _T]) -> list[_T]:
@@ -33,9 +35,25 @@ def together(*works: Callable[[], _T]) -> list[_T]:
         sys.setswitchinterval(interval)
 
 
+def race(*writes: Callable[[], Revision]) -> list[Revision | None]:
+    """Do all writes at once; None for each that met a conflict."""
+
+    def attempt(write: Callable[[], Revision]) -> Callable[[], Revision | None]:
+        def work() -> Revision | None:
+            try:
+                return write()
+            except ConflictError:
+                return None
+
+        return work
+
+    return together(*map(attempt, writes))
+
+
 def increment(store: Store, key: Key, times: int) -> list[tuple[int, Revision]]:
     """Add one to a numbered record by compare-and-set, as often as asked; returns the numbers written and their revisions."""
     done: list[tuple[int, Revision]] = []
+    conflicts = 0
     while len(done) < times:
         entry = store.get(key)
         number = number_of(entry) + 1
@@ -43,5 +61,8 @@ def increment(store: Store, key: Key, times: int) -> list[tuple[int, Revision]]:
         try:
             done.append((number, store.put(key, numbered(number), expect=entry.revision)))
         except ConflictError:
-            continue
+            conflicts += 1
+            assert conflicts < _HOPELESS, f"{conflicts} conflicts in a row on {key}"
+        else:
+            conflicts = 0
     return done
