@@ -12,6 +12,7 @@ from ciliumipam.cidr import Family, Prefix, parse_prefix
 from ciliumipam.ledger import (
     Ledger,
     Link,
+    Spot,
     Status,
     address_ledger,
     block_ledger,
@@ -47,6 +48,9 @@ class Book:
 
     def page(self, key: Key) -> Page | None:
         return self.pages.get(key)
+
+    def locate(self, ledger: Ledger, fence: int, network: int, length: int) -> Spot | None:
+        return locate(self, ledger, fence, network, length)
 
     def put_page(self, key: Key, page: Page, level: int, slots: tuple[int, ...] | None, *, closing: bool = False) -> None:
         before = self.pages.get(key)
