@@ -137,9 +137,7 @@ class Bitset:
     def _mark_full(self, index: int) -> int:
         """Forget a leaf word that is full and mark it above; the level of the first word that has room, or one too high."""
         del self.leaves[index]
-        level = 0
-        for words, full in self._uppers:
-            level += 1
+        for level, (words, full) in enumerate(self._uppers, 1):
             bit = _BIT[index & 255]
             index >>= 8
             word = words.get(index, 0) | bit  # not stored means empty: what was marked just now was not full before

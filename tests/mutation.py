@@ -126,8 +126,10 @@ def compare(module: str, survivors: Counter[Mutant], listed: Sequence[Mapping[st
         if not entry["reason"].strip()
     ]
     known = Counter(Mutant(entry["function"], entry["change"]) for entry in listed)
-    for mutant in sorted((known - survivors).elements()):
-        wrong.append(f"{module}: listed, but it does not survive: {mutant.change!r} in {mutant.function}")
+    wrong += [
+        f"{module}: listed, but it does not survive: {mutant.change!r} in {mutant.function}"
+        for mutant in sorted((known - survivors).elements())
+    ]
     for mutant in sorted((survivors - known).elements()):
         entry = "\n".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in mutant._asdict().items())
         wrong.append(f'{module}: survives, kill it or list it:\n[[modules.{module}.equivalent]]\n{entry}\nreason = ""')

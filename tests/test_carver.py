@@ -391,7 +391,7 @@ def test_the_whole_family_is_a_block_like_any_other() -> None:
     carver.occupy("0.0.0.0/0")
 
     assert texts(carver.taken()) == ["0.0.0.0/0"]
-    with pytest.raises(NotHeldError, match="^10.0.0.0/8 cannot be released: it is part of block 0.0.0.0/0; "):
+    with pytest.raises(NotHeldError, match=r"^10\.0\.0\.0/8 cannot be released: it is part of block 0\.0\.0\.0/0; "):
         carver.give_back("10.0.0.0/8")
     carver.give_back("0.0.0.0/0")
     assert texts(carver.free_prefixes()) == ["0.0.0.0/0"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ciliumipam.cidr import Family, Prefix, parse_prefix
+from ciliumipam.cidr import Prefix, parse_prefix
 from ciliumipam.ledger import (
     Ledger,
     Link,
@@ -72,7 +73,7 @@ class Book:
 
     def walk(self, ledger: Ledger, fence: int) -> list[Piece]:
         """What is held or cools, in the eyes of the checker."""
-        records = {(key.kind, key.name): page for key, page in self.pages.items()}
+        records: dict[tuple[str, str], Page] = {(key.kind, key.name): page for key, page in self.pages.items()}
         if ledger.kind == "block-page":
             return [piece for piece in blocks_in(records, ledger.space) if piece.family == ledger.family]
         return list(addresses_in(records, ledger.space, ledger.root.to_network(), fence))
@@ -266,13 +267,14 @@ class LedgerMachine(RuleBasedStateMachine):
             assert status(self.book, self.ledger, self.fence, each) in (Status.DEAD, Status.BLOCKED)
 
 
-def runs(pieces: object) -> list[tuple[int, int, float]]:
+def runs(pieces: Iterable[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
     """Sorted, neighbours of the same time joined."""
     joined: list[tuple[int, int, float]] = []
-    for first, to, until in sorted(pieces):  # type: ignore[call-overload]  # an iterable of triples
+    for first, to, until in sorted(pieces):
         if joined and joined[-1][1] + 1 == first and joined[-1][2] == until:
-            first = joined.pop()[0]
-        joined.append((first, to, until))
+            joined[-1] = (joined[-1][0], to, until)
+        else:
+            joined.append((first, to, until))
     return joined
 
 
@@ -381,11 +383,11 @@ def test_filling_writes_the_pages_of_new_links_whole_and_then_only_the_slots_tha
 def test_the_cursor_stands_behind_the_address_that_was_allocated_last_and_blocks_leave_it() -> None:
     book = Book()
     ledger = address_ledger(parse_prefix("10.0.0.0/24"))
-    cursors = []
+    held, cursors = [], []
     for piece in ("10.0.0.7/32", "10.0.0.254/32", "10.0.0.255/32", "10.0.0.9/32"):
-        held = taken(book, ledger, 1, piece)
+        held.append(taken(book, ledger, 1, piece))
         cursors.append(book.pages[ledger.key(ledger.root.network, 24)].cursor)
-    free(book, ledger, 1, held, held.fence)
+    free(book, ledger, 1, held[0], held[0].fence)
 
     assert cursors == [8, 255, 0, 10]
     assert book.pages[ledger.key(ledger.root.network, 24)].cursor == 10
