@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import pytest
@@ -99,12 +99,20 @@ def taken(book: Book, ledger: Ledger, fence: int, piece: str, holder: str = "x")
     return found
 
 
-BLOCKS = block_ledger(4)
-PLACES = (
-    (BLOCKS, (9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27, 32)),
-    (block_ledger(6), (58, 60, 64, 66, 68, 74)),
-    (address_ledger(parse_prefix("10.0.0.0/22")), (23, 24, 25, 31, 32)),
-    (address_ledger(parse_prefix("2001:db8::/109")), (110, 112, 114, 120, 121, 128)),
+# Ledgers are made inside the tests, so that mutants of what makes them are seen there.
+def blocks() -> Ledger:
+    return block_ledger(4)
+
+
+def addresses(block: str) -> Ledger:
+    return address_ledger(parse_prefix(block))
+
+
+PLACES: tuple[tuple[Callable[[], Ledger], tuple[int, ...]], ...] = (
+    (blocks, (9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27, 32)),
+    (lambda: block_ledger(6), (58, 60, 64, 66, 68, 74)),
+    (lambda: addresses("10.0.0.0/22"), (23, 24, 25, 31, 32)),
+    (lambda: addresses("2001:db8::/109"), (110, 112, 114, 120, 121, 128)),
 )
 
 
@@ -112,8 +120,8 @@ class LedgerMachine(RuleBasedStateMachine):
     """One ledger, any pieces, claimed, filled, ended and closed in any order; compared with plain intervals."""
 
     @initialize(place=st.sampled_from(PLACES))
-    def begin(self, place: tuple[Ledger, tuple[int, ...]]) -> None:
-        self.ledger, self.lengths = place
+    def begin(self, place: tuple[Callable[[], Ledger], tuple[int, ...]]) -> None:
+        self.ledger, self.lengths = place[0](), place[1]
         self.book = Book()
         self.fence = 1
         self.base = self.ledger.root.network or int(parse_prefix({4: "10.0.0.0/8", 6: "2001:db8::/32"}[self.ledger.family]).network)
@@ -285,41 +293,46 @@ TestLedgerMachine = LedgerMachine.TestCase
 
 
 @pytest.mark.parametrize(
-    ("ledger", "levels", "sizes"),
+    ("make", "levels", "sizes"),
     [
-        (block_ledger(4), (0, 2, 10, 18, 26), [4, 256, 256, 256, 64]),
-        (block_ledger(6), (0, *range(2, 128, 8)), [4, *[256] * 15, 64]),
-        (address_ledger(parse_prefix("10.0.1.0/24")), (24,), [256]),
-        (address_ledger(parse_prefix("10.0.1.64/26")), (26,), [64]),
-        (address_ledger(parse_prefix("10.0.0.0/22")), (22, 24), [4, 256]),
-        (address_ledger(parse_prefix("10.0.1.1/32")), (32,), [1]),
-        (address_ledger(parse_prefix("2001:db8::/64")), tuple(range(64, 128, 8)), [256] * 8),
-        (address_ledger(parse_prefix("2001:db8::/109")), (109, 112, 120), [8, 256, 256]),
+        (lambda: block_ledger(4), (0, 2, 10, 18, 26), [4, 256, 256, 256, 64]),
+        (lambda: block_ledger(6), (0, *range(2, 128, 8)), [4, *[256] * 15, 64]),
+        (lambda: addresses("10.0.1.0/24"), (24,), [256]),
+        (lambda: addresses("10.0.1.64/26"), (26,), [64]),
+        (lambda: addresses("10.0.0.0/22"), (22, 24), [4, 256]),
+        (lambda: addresses("10.0.1.1/32"), (32,), [1]),
+        (lambda: addresses("2001:db8::/64"), tuple(range(64, 128, 8)), [256] * 8),
+        (lambda: addresses("2001:db8::/109"), (109, 112, 120), [8, 256, 256]),
     ],
-    ids=lambda value: str(value.root) if isinstance(value, Ledger) else "",
+    ids=lambda value: "" if callable(value) else str(value),
 )
 def test_a_ledger_has_its_levels_where_pages_of_many_lengths_meet(
-    ledger: Ledger, levels: tuple[int, ...], sizes: list[int]
+    make: Callable[[], Ledger], levels: tuple[int, ...], sizes: list[int]
 ) -> None:
+    ledger = make()
+
     assert ledger.levels == levels
     assert [ledger.sizes[level] for level in levels] == sizes
     assert [ledger.next_levels[level] for level in levels] == [*levels[1:], ledger.width]
 
 
 @pytest.mark.parametrize(
-    ("ledger", "address", "level", "name"),
+    ("make", "address", "level", "name"),
     [
-        (block_ledger(4), "10.77.3.9", 10, "block-page 10.64.0.0/10"),
-        (block_ledger(4), "10.77.3.9", 0, "block-page 0.0.0.0/0"),
-        (block_ledger(4, "blue"), "10.77.3.9", 10, "block-page blue@10.64.0.0/10"),
-        (block_ledger(6), "2001:db8::", 18, "block-page 2001::/18"),
-        (address_ledger(parse_prefix("10.0.0.0/22")), "10.0.1.9", 22, "address-page 10.0.0.0/22"),
-        (address_ledger(parse_prefix("10.0.0.0/22")), "10.0.1.9", 24, "address-page 10.0.0.0/22+10.0.1.0/24"),
-        (address_ledger(parse_prefix("10.0.0.0/22"), "blue"), "10.0.1.9", 22, "address-page blue@10.0.0.0/22"),
-        (address_ledger(parse_prefix("10.0.0.0/22"), "blue"), "10.0.1.9", 24, "address-page blue@10.0.0.0/22+10.0.1.0/24"),
+        (lambda: block_ledger(4), "10.77.3.9", 10, "block-page 10.64.0.0/10"),
+        (lambda: block_ledger(4), "10.77.3.9", 0, "block-page 0.0.0.0/0"),
+        (lambda: block_ledger(4, "blue"), "10.77.3.9", 10, "block-page blue@10.64.0.0/10"),
+        (lambda: block_ledger(6), "2001:db8::", 18, "block-page 2001::/18"),
+        (lambda: addresses("10.0.0.0/22"), "10.0.1.9", 22, "address-page 10.0.0.0/22"),
+        (lambda: addresses("10.0.0.0/22"), "10.0.1.9", 24, "address-page 10.0.0.0/22+10.0.1.0/24"),
+        (lambda: address_ledger(parse_prefix("10.0.0.0/22"), "blue"), "10.0.1.9", 22, "address-page blue@10.0.0.0/22"),
+        (lambda: address_ledger(parse_prefix("10.0.0.0/22"), "blue"), "10.0.1.9", 24, "address-page blue@10.0.0.0/22+10.0.1.0/24"),
     ],
 )
-def test_a_page_is_named_after_what_it_covers(ledger: Ledger, address: str, level: int, name: str) -> None:
+def test_a_page_is_named_after_what_it_covers(
+    make: Callable[[], Ledger], address: str, level: int, name: str
+) -> None:
+    ledger = make()
     number = parse_prefix(f"{address}/{ledger.width}").network
 
     assert str(ledger.key(number, level)) == name
@@ -327,9 +340,10 @@ def test_a_page_is_named_after_what_it_covers(ledger: Ledger, address: str, leve
 
 
 def test_a_slot_begins_after_all_slots_before_it() -> None:
-    assert BLOCKS.slot_network(0, 0, 3) == 3 << 30
-    assert BLOCKS.slot_network(10 << 24, 10, 5) == (10 << 24) + (5 << 14)
-    assert BLOCKS.slot_network(10 << 24, 26, 63) == (10 << 24) + 63
+    tree = blocks()
+    assert tree.slot_network(0, 0, 3) == 3 << 30
+    assert tree.slot_network(10 << 24, 10, 5) == (10 << 24) + (5 << 14)
+    assert tree.slot_network(10 << 24, 26, 63) == (10 << 24) + 63
 
 
 # ----------------------------------------------------------------------------------------------------- how pages count
@@ -347,9 +361,10 @@ def test_a_page_counts_as_it_is_only_under_the_fence_of_its_link() -> None:
 
 
 def test_the_first_block_is_placed_with_all_links_that_are_missing() -> None:
+    tree = blocks()
     book = Book()
 
-    spot = locate(book, BLOCKS, 1, 10 << 24, 24)
+    spot = locate(book, tree, 1, 10 << 24, 24)
 
     assert spot is not None
     assert (spot.level, spot.network, spot.raw, spot.start, spot.stop, spot.covered_by) == (18, 10 << 24, None, 0, 4, None)
@@ -359,15 +374,16 @@ def test_the_first_block_is_placed_with_all_links_that_are_missing() -> None:
         Link(2, 0, Page(2, 0, (2,) * 256), 10 * 4, 3),
         Link(10, 10 << 24, Page(3, 0, (3,) * 256), 0, 4),
     )
-    assert next_fence(book, BLOCKS, spot) == 5
+    assert next_fence(book, tree, spot) == 5
 
 
 def test_filling_writes_the_pages_of_new_links_whole_and_then_only_the_slots_that_change() -> None:
+    tree = blocks()
     book = Book()
-    taken(book, BLOCKS, 1, "10.0.0.0/24")
+    taken(book, tree, 1, "10.0.0.0/24")
     first = book.puts.copy()
     book.puts.clear()
-    second = taken(book, BLOCKS, 1, "10.0.2.0/24")
+    second = taken(book, tree, 1, "10.0.2.0/24")
 
     assert first == [
         Put("block-page 0.0.0.0/0", 0, None, False),
@@ -376,13 +392,14 @@ def test_filling_writes_the_pages_of_new_links_whole_and_then_only_the_slots_tha
         Put("block-page 10.0.0.0/18", 18, None, False),
     ]
     assert book.puts == [Put("block-page 10.0.0.0/18", 18, (8, 9, 10, 11), False)]
-    assert book.pages[BLOCKS.key(10 << 24, 18)].slots[7:13] == (4, second, second, second, second, 4)
-    assert book.pages[BLOCKS.key(0, 0)].slots == (Split(2), 1, 1, 1)
+    assert book.pages[tree.key(10 << 24, 18)].slots[7:13] == (4, second, second, second, second, 4)
+    assert book.pages[tree.key(0, 0)].slots == (Split(2), 1, 1, 1)
 
 
 def test_the_cursor_stands_behind_the_address_that_was_allocated_last_and_blocks_leave_it() -> None:
+    tree = blocks()
     book = Book()
-    ledger = address_ledger(parse_prefix("10.0.0.0/24"))
+    ledger = addresses("10.0.0.0/24")
     held, cursors = [], []
     for piece in ("10.0.0.7/32", "10.0.0.254/32", "10.0.0.255/32", "10.0.0.9/32"):
         held.append(taken(book, ledger, 1, piece))
@@ -391,30 +408,32 @@ def test_the_cursor_stands_behind_the_address_that_was_allocated_last_and_blocks
 
     assert cursors == [8, 255, 0, 10]
     assert book.pages[ledger.key(ledger.root.network, 24)].cursor == 10
-    blocks = Book()
-    taken(blocks, BLOCKS, 1, "10.0.0.0/32")
-    taken(blocks, BLOCKS, 1, "10.0.1.0/24")
-    assert [page.cursor for page in blocks.pages.values() if page.cursor] == [1]
+    other = Book()
+    taken(other, tree, 1, "10.0.0.0/32")
+    taken(other, tree, 1, "10.0.0.32/27")
+    taken(other, tree, 1, "10.0.1.0/24")
+    assert [page.cursor for page in other.pages.values() if page.cursor] == [1]
 
 
 def test_a_piece_inside_a_larger_holding_is_covered_by_it() -> None:
+    tree = blocks()
     book = Book()
-    large = taken(book, BLOCKS, 1, "10.0.0.0/16")
+    large = taken(book, tree, 1, "10.0.0.0/16")
 
-    spot = locate(book, BLOCKS, 1, 10 << 24, 24)
+    spot = locate(book, tree, 1, 10 << 24, 24)
 
     assert spot is not None
     assert spot.covered_by == large
-    assert next_fence(book, BLOCKS, spot) is None
+    assert next_fence(book, tree, spot) is None
     small = Holding(4, 10 << 24, 24, 9, "x", "", 0.0)
-    assert status(book, BLOCKS, 1, small) is Status.BLOCKED
+    assert status(book, tree, 1, small) is Status.BLOCKED
     with pytest.raises(AssertionError, match=r"^10\.0\.0\.0/24 is not pending$"):
-        fill(book, BLOCKS, 1, small)
+        fill(book, tree, 1, small)
 
 
 def test_nothing_is_filled_under_a_root_that_is_closed() -> None:
     book = Book()
-    ledger = address_ledger(parse_prefix("10.0.0.0/24"))
+    ledger = addresses("10.0.0.0/24")
     waiting = ticket(book, ledger, 1, parse_prefix("10.0.0.7/32"))
     close(book, ledger, 24, ledger.root.network, 1)
 
@@ -427,7 +446,7 @@ def test_nothing_is_filled_under_a_root_that_is_closed() -> None:
 
 def test_a_page_with_a_holding_is_closed_by_force_only() -> None:
     book = Book()
-    ledger = address_ledger(parse_prefix("10.0.0.0/24"))
+    ledger = addresses("10.0.0.0/24")
     held = taken(book, ledger, 1, "10.0.0.7/32")
     waiting = ticket(book, ledger, 1, parse_prefix("10.0.0.8/32"))
 
@@ -443,7 +462,7 @@ def test_a_page_with_a_holding_is_closed_by_force_only() -> None:
 
 def test_a_page_that_was_never_written_is_closed_by_creating_it() -> None:
     book = Book()
-    ledger = address_ledger(parse_prefix("10.0.0.0/30"))
+    ledger = addresses("10.0.0.0/30")
 
     assert close(book, ledger, 30, ledger.root.network, 5) == 6
 
@@ -452,35 +471,37 @@ def test_a_page_that_was_never_written_is_closed_by_creating_it() -> None:
 
 
 def test_a_larger_piece_closes_the_pages_below_it_before_it_takes_their_place() -> None:
+    tree = blocks()
     book = Book()
-    small = taken(book, BLOCKS, 1, "10.0.0.0/26")
-    tiny = taken(book, BLOCKS, 1, "10.0.0.64/28")
-    free(book, BLOCKS, 1, small, small.fence)
-    spot = locate(book, BLOCKS, 1, 10 << 24, 24)
+    small = taken(book, tree, 1, "10.0.0.0/26")
+    tiny = taken(book, tree, 1, "10.0.0.64/28")
+    free(book, tree, 1, small, small.fence)
+    spot = locate(book, tree, 1, 10 << 24, 24)
     assert spot is not None
-    assert next_fence(book, BLOCKS, spot) is None, "10.0.0.64/28 is still held"
-    free(book, BLOCKS, 1, tiny, tiny.fence + 5, 70.0)
+    assert next_fence(book, tree, spot) is None, "10.0.0.64/28 is still held"
+    free(book, tree, 1, tiny, tiny.fence + 5, 70.0)
     book.puts.clear()
 
-    large = taken(book, BLOCKS, 1, "10.0.0.0/24")
+    large = taken(book, tree, 1, "10.0.0.0/24")
 
     assert large.fence == tiny.fence + 6
     assert book.puts == [
         Put("block-page 10.0.0.64/26", 26, None, True),
         Put("block-page 10.0.0.0/18", 18, (0, 1, 2, 3), False),
     ]
-    assert list(holdings(book, BLOCKS, 1)) == [large]
+    assert list(holdings(book, tree, 1)) == [large]
 
 
 def test_what_is_not_taken_of_a_piece_that_cools_goes_on_to_cool() -> None:
+    tree = blocks()
     book = Book()
-    large = taken(book, BLOCKS, 1, "10.0.0.0/26")
-    free(book, BLOCKS, 1, large, large.fence, 70.0)
-    assert book.pages[BLOCKS.key(10 << 24, 18)].slots[0] == Cooling(large.fence, 70.0)
+    large = taken(book, tree, 1, "10.0.0.0/26")
+    free(book, tree, 1, large, large.fence, 70.0)
+    assert book.pages[tree.key(10 << 24, 18)].slots[0] == Cooling(large.fence, 70.0)
 
-    small = taken(book, BLOCKS, 1, "10.0.0.0/27")
+    small = taken(book, tree, 1, "10.0.0.0/27")
 
-    page = book.pages[BLOCKS.key(10 << 24, 26)]
+    page = book.pages[tree.key(10 << 24, 26)]
     assert page.slots == (small,) * 32 + (Cooling(large.fence + 1, 70.0),) * 32
     assert small.fence == large.fence + 2
 
@@ -489,24 +510,26 @@ def test_what_is_not_taken_of_a_piece_that_cools_goes_on_to_cool() -> None:
 
 
 def test_a_ticket_is_good_once() -> None:
+    tree = blocks()
     book = Book()
-    filled = taken(book, BLOCKS, 1, "10.0.0.0/24")
-    free(book, BLOCKS, 1, filled, filled.fence)
-    waiting = ticket(book, BLOCKS, 1, parse_prefix("10.0.1.0/24"))
-    free(book, BLOCKS, 1, waiting, waiting.fence)
+    filled = taken(book, tree, 1, "10.0.0.0/24")
+    free(book, tree, 1, filled, filled.fence)
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.1.0/24"))
+    free(book, tree, 1, waiting, waiting.fence)
 
-    assert [status(book, BLOCKS, 1, each) for each in (filled, waiting)] == [Status.DEAD] * 2
+    assert [status(book, tree, 1, each) for each in (filled, waiting)] == [Status.DEAD] * 2
 
 
 def test_a_ticket_for_a_page_that_nothing_leads_to_is_ended_in_that_page() -> None:
+    tree = blocks()
     book = Book()
-    waiting = ticket(book, BLOCKS, 1, parse_prefix("10.0.0.0/24"))
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.0.0/24"))
 
-    free(book, BLOCKS, 1, waiting, waiting.fence)
+    free(book, tree, 1, waiting, waiting.fence)
 
-    assert book.pages == {BLOCKS.key(10 << 24, 18): Page(0, 0, (5,) * 4 + (0,) * 252)}
-    assert status(book, BLOCKS, 1, waiting) is Status.DEAD
-    assert taken(book, BLOCKS, 1, "10.0.0.0/24").fence == 6
+    assert book.pages == {tree.key(10 << 24, 18): Page(0, 0, (5,) * 4 + (0,) * 252)}
+    assert status(book, tree, 1, waiting) is Status.DEAD
+    assert taken(book, tree, 1, "10.0.0.0/24").fence == 6
 
 
 @pytest.mark.parametrize("block", ["10.0.0.0/24", "10.0.0.0/23", "2001:db8::/64"])
@@ -516,7 +539,7 @@ def test_a_ticket_of_one_holding_of_a_block_is_dead_under_the_next_one(block: st
     A holder's claim is forgotten while the block is closed, and a sleeper that had read the claim filled it under the next holding.
     """
     book = Book()
-    ledger = address_ledger(parse_prefix(block))
+    ledger = addresses(block)
     waiting = ticket(book, ledger, 1, Prefix(ledger.family, ledger.root.last, ledger.width))
 
     used = close(book, ledger, ledger.root.length, ledger.root.network, 1)
@@ -527,37 +550,39 @@ def test_a_ticket_of_one_holding_of_a_block_is_dead_under_the_next_one(block: st
 
 def test_a_ticket_is_dead_once_its_fence_was_used_for_a_part_of_the_piece() -> None:
     """The part may be given back and its slot still be split: only the page below knows."""
+    tree = blocks()
     book = Book()
-    first = taken(book, BLOCKS, 1, "10.0.0.0/28")
-    free(book, BLOCKS, 1, first, first.fence)
-    waiting = ticket(book, BLOCKS, 1, parse_prefix("10.0.0.0/25"))
-    assert status(book, BLOCKS, 1, waiting) is Status.PENDING
+    first = taken(book, tree, 1, "10.0.0.0/28")
+    free(book, tree, 1, first, first.fence)
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.0.0/25"))
+    assert status(book, tree, 1, waiting) is Status.PENDING
 
-    again = taken(book, BLOCKS, 1, "10.0.0.0/28")
-    assert status(book, BLOCKS, 1, waiting) is Status.DEAD
-    free(book, BLOCKS, 1, again, again.fence)
+    again = taken(book, tree, 1, "10.0.0.0/28")
+    assert status(book, tree, 1, waiting) is Status.DEAD
+    free(book, tree, 1, again, again.fence)
 
     assert again.fence == waiting.fence
-    assert status(book, BLOCKS, 1, waiting) is Status.DEAD
+    assert status(book, tree, 1, waiting) is Status.DEAD
 
 
 def test_a_ticket_waits_while_a_part_of_the_piece_is_held_under_an_older_fence() -> None:
+    tree = blocks()
     book = Book()
-    last = taken(book, BLOCKS, 1, "10.0.1.0/24")
-    free(book, BLOCKS, 1, last, last.fence + 9)
-    waiting = ticket(book, BLOCKS, 1, parse_prefix("10.0.0.0/23"))
+    last = taken(book, tree, 1, "10.0.1.0/24")
+    free(book, tree, 1, last, last.fence + 9)
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.0.0/23"))
 
-    part = taken(book, BLOCKS, 1, "10.0.0.0/28")
+    part = taken(book, tree, 1, "10.0.0.0/28")
 
     assert part.fence < waiting.fence
-    assert status(book, BLOCKS, 1, waiting) is Status.BLOCKED
-    free(book, BLOCKS, 1, part, part.fence)
-    assert status(book, BLOCKS, 1, waiting) is Status.PENDING
+    assert status(book, tree, 1, waiting) is Status.BLOCKED
+    free(book, tree, 1, part, part.fence)
+    assert status(book, tree, 1, waiting) is Status.PENDING
 
 
 def test_a_holding_in_a_page_that_does_not_count_was_read_while_it_changed() -> None:
     book = Book()
-    ledger = address_ledger(parse_prefix("10.0.0.0/24"))
+    ledger = addresses("10.0.0.0/24")
     held = taken(book, ledger, 1, "10.0.0.7/32")
     key = ledger.key(ledger.root.network, 24)
 
@@ -569,7 +594,20 @@ def test_a_holding_in_a_page_that_does_not_count_was_read_while_it_changed() -> 
 
 
 def test_two_pieces_of_one_holder_side_by_side_are_two_holdings() -> None:
+    tree = blocks()
     book = Book()
-    pieces = [taken(book, BLOCKS, 1, piece) for piece in ("10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/26", "10.0.3.0/28")]
+    pieces = [taken(book, tree, 1, piece) for piece in ("10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/26", "10.0.3.0/28")]
 
-    assert list(holdings(book, BLOCKS, 1)) == pieces
+    assert list(holdings(book, tree, 1)) == pieces
+
+
+def test_what_a_store_read_again_is_equal_and_not_the_same_object() -> None:
+    book = Book()
+    tree = blocks()
+    held = taken(book, tree, 1, "10.0.0.0/24")
+    for key, page in book.pages.items():
+        copies = tuple(Holding(*slot) if isinstance(slot, Holding) else slot for slot in page.slots)
+        book.pages[key] = page._replace(slots=copies)
+
+    assert list(holdings(book, tree, 1)) == [held]
+    assert status(book, tree, 1, held) is Status.HELD

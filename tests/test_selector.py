@@ -551,10 +551,14 @@ def test_whatever_a_manifest_holds_is_a_selector_or_a_typed_error(value: Any) ->
         assert as_expressions(selector) == sorted(oracle.read(value) or [])
 
 
-@pytest.mark.parametrize("value", [None, 1, b"x=a", ["x=a"]])
-def test_parsing_something_that_is_no_text_is_refused(value: Any) -> None:
-    with pytest.raises(InvalidSelectorError, match="expected text"):
+@pytest.mark.parametrize(
+    ("value", "found"), [(None, "nothing"), (1, "the number 1"), (b"x=a", "a value of type bytes"), (["x=a"], "a list")]
+)
+def test_parsing_something_that_is_no_text_is_refused(value: Any, found: str) -> None:
+    with pytest.raises(InvalidSelectorError) as caught:
         NodeSelector.parse(value)
+
+    assert (caught.value.expression, caught.value.reason) == (found, "expected text")
 
 
 def test_a_requirement_made_by_hand_is_checked_and_brought_into_normal_form() -> None:
