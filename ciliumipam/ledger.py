@@ -284,27 +284,9 @@ def status(pages: Pages, ledger: Ledger, fence: int, holding: Holding) -> Status
         slot = spot.page.slots[index]  # as it counts: a page that is missing or void begins at the fence of its link
         if fence_of(slot) >= holding.fence:
             return Status.DEAD
-        if counts and type(slot) is Holding:
-            blocked = True
-        elif counts and type(slot) is Split:
-            below = ledger.slot_network(spot.network, spot.level, index)
-            if _used(pages, ledger, ledger.next_levels[spot.level], below, slot.fence) >= holding.fence:
-                return Status.DEAD
-            blocked = blocked or _is_split_in_use(pages, ledger, spot, index, slot.fence)
+        if counts and not blocked and type(slot) is not int:
+            blocked = type(slot) is Holding or (type(slot) is Split and _is_split_in_use(pages, ledger, spot, index, slot.fence))
     return Status.BLOCKED if blocked else Status.PENDING
-
-
-def _used(pages: Pages, ledger: Ledger, level: int, network: int, fence: int) -> int:
-    """The last fence that was used in the pages that count below a link. What is closed says nothing: its fences were raised."""
-    raw = pages.page(ledger.key(network, level))
-    used = fence
-    if raw is not None and raw.fence == fence:
-        for index, slot in enumerate(raw.slots):
-            used = max(used, fence_of(slot))
-            if type(slot) is Split:
-                below = ledger.slot_network(network, level, index)
-                used = max(used, _used(pages, ledger, ledger.next_levels[level], below, slot.fence))
-    return used
 
 
 def _is_split_in_use(pages: Pages, ledger: Ledger, spot: Spot, index: int, fence: int) -> bool:
