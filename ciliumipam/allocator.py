@@ -119,7 +119,7 @@ class NodeAllocator:
             allow_last=self._allow_last,
             policy=self._policy,
         )
-        self._set_blocks(side, [*side.blocks, SideBlock(addresses, len(side.blocks))])
+        self._set_blocks(side, [*side.blocks, SideBlock(addresses)])
 
     def remove_block(self, block: PrefixLike, *, now: float | None = None) -> None:
         """Take a block away that has no address in use, and none that cools: whoever gets the block next would not know.

@@ -136,18 +136,16 @@ class Bitset:
 
     def _mark_full(self, index: int) -> int:
         """Forget a leaf word that is full and mark it above; the level of the first word that has room, or one too high."""
-        self.leaves.pop(index, None)
-        level = 0
-        for words, full in self._uppers:
-            level += 1
+        del self.leaves[index]
+        for level, (words, full) in enumerate(self._uppers, 1):
             bit = _BIT[index & 255]
             index >>= 8
             word = words.get(index, 0) | bit  # not stored means empty: what was marked just now was not full before
             if word != full:
                 words[index] = word
                 return level
-            words.pop(index, None)
-        return level + 1
+            del words[index]
+        return len(self._levels)
 
     def discard(self, position: int) -> bool:
         """Clear a position.

@@ -428,8 +428,7 @@ class CidrCarver:
             _require(whole, "free buddies are joined")
         for network, length in (*self._free.items(), *self._taken.items()):
             _require(network & self._masks[length] == network, "is aligned")
-        for level, networks in zip(self._levels, by_length, strict=True):
-            _require(list(level) == networks, "lists of free prefixes")
+        _require([list(level) for level in self._levels] == by_length, "lists of free prefixes")
         _require(self._lengths == sum(1 << length for length, level in enumerate(self._levels) if level), "lengths")
 
     # ------------------------------------------------------------------------------------------------- within

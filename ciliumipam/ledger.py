@@ -280,15 +280,14 @@ def status(pages: Pages, ledger: Ledger, fence: int, holding: Holding) -> Status
     if spot is None:
         return Status.DEAD
     raw = spot.raw
-    if raw is None:
-        return Status.BLOCKED if spot.covered_by is not None else Status.PENDING
-    counts = not spot.links and raw.fence == spot.page.fence
-    first = raw.slots[spot.start]
-    if first is holding or first == holding:
-        return Status.HELD if counts else Status.TORN
+    counts = raw is not None and not spot.links and raw.fence == spot.page.fence
+    if raw is not None:
+        first = raw.slots[spot.start]
+        if first is holding or first == holding:
+            return Status.HELD if counts else Status.TORN
     blocked = spot.covered_by is not None
     for index in range(spot.start, spot.stop):
-        slot = raw.slots[index]
+        slot = spot.page.slots[index]  # as it counts: a page that is missing or void begins at the fence of its link
         if fence_of(slot) >= holding.fence:
             return Status.DEAD
         if counts and not blocked and type(slot) is not int:

@@ -243,8 +243,9 @@ class NodeSelector:
         """
         if not self.terms:
             return None
-        part, reason = self._beyond_labels()
-        if part:
+        beyond = self._beyond_labels()
+        if beyond is not None:
+            part, reason = beyond
             raise InvalidSelectorError(part, f"a LabelSelector cannot say it: {reason}; node selector terms can")
         labels: dict[str, str] = {}
         expressions: list[dict[str, object]] = []
@@ -275,11 +276,11 @@ class NodeSelector:
 
     def to_manifest(self) -> dict[str, object]:
         """The mapping that `from_manifest` reads back as an equal selector: a LabelSelector where one can say it, else terms."""
-        labels = None if self._beyond_labels()[0] else self.to_label_selector()
+        labels = self.to_label_selector() if self._beyond_labels() is None else None
         return self.to_terms() if labels is None else labels
 
-    def _beyond_labels(self) -> tuple[str, str]:
-        """The part of it that a LabelSelector cannot say, and why; two empty texts where it can say all."""
+    def _beyond_labels(self) -> tuple[str, str] | None:
+        """The part of it that a LabelSelector cannot say, and why; None where it can say all."""
         if len(self.terms) > 1:
             return _TERMS_FORM, f"it has {len(self.terms)} terms, of which one must hold"
         for term in self.terms:
@@ -288,7 +289,7 @@ class NodeSelector:
             for each in term.expressions:
                 if each.operator in ORDER_SIGNS:
                     return str(each), f"{each.operator} is not one of {', '.join(LABEL_OPERATORS)}"
-        return "", ""
+        return None
 
     def __str__(self) -> str:
         """The canonical text, which `parse` reads back; what the text form cannot say is shown so that `parse` refuses it."""

@@ -65,17 +65,21 @@ class Utilization(NamedTuple):
 
 
 class SideBlock:
-    """A block of a node, with what every allocation out of it needs at hand."""
+    """A block of a node, with what every allocation out of it needs at hand.
+
+    Attributes:
+        order: Its place among the blocks that serve, which `Side.set_blocks` keeps.
+    """
 
     __slots__ = ("addresses", "first", "last", "network", "order")
 
-    def __init__(self, addresses: BlockAddresses, order: int) -> None:
-        """Wrap the free index of a block; `order` is its place among the blocks that serve."""
+    def __init__(self, addresses: BlockAddresses) -> None:
+        """Wrap the free index of a block."""
         self.addresses = addresses
         self.first = addresses.block.network
         self.last = addresses.block.last
         self.network = addresses.block.to_network()
-        self.order = order
+        self.order = 0
 
 
 class Side:

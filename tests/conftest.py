@@ -1,6 +1,6 @@
 """Hypothesis profiles: `dev` looks for something new at every run, `ci` finds the same in every run, `soak` looks long.
 
-`few` is for measuring coverage: what only chance reaches is not covered.
+`few` is for measuring coverage: what only chance reaches is not covered. `mutation` fails fast.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from ciliumipam.store.sqlite import SqliteStore
 
@@ -29,6 +29,17 @@ settings.register_profile(
 settings.register_profile("soak", max_examples=5000, stateful_step_count=200, deadline=None, suppress_health_check=SLOW)
 settings.register_profile(
     "few", max_examples=5, stateful_step_count=15, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW
+)
+settings.register_profile(
+    "mutation",  # thousands of runs that end at the first failure: what it shrinks to is of no interest
+    max_examples=40,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),
+    report_multiple_bugs=False,
+    suppress_health_check=SLOW,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 

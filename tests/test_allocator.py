@@ -98,6 +98,8 @@ def test_random_places_an_owner_by_the_seed_and_its_id_whoever_came_before() -> 
     assert forth == back
     assert forth["a"] == [f"10.0.1.{draw(7, 'a') % 256}", str(IPv6Address((0x20010DB8 << 96) + draw(7, "a") % 2**64))]
     assert places(8, "abcd") != forth
+    unseeded = NodeAllocator(["10.0.1.0/24"], policy="random")
+    assert int(unseeded.allocate("a").address) & 255 == draw(0, "a") % 256
 
 
 def test_random_fills_the_first_block_before_the_second_and_gives_an_owner_its_address_again() -> None:
@@ -146,8 +148,9 @@ def test_the_family_must_be_said_only_where_there_are_two() -> None:
 
     with pytest.raises(InvalidRequestError, match=r"10\.0\.0\.8 is an IPv4 address, but family 6"):
         node.allocate("c", family=6, address="10.0.0.8")
-    with pytest.raises(InvalidRequestError, match="no address family 5"):
-        node.allocate("c", family=cast("Family", 5))
+    for call in (node.allocate, node.allocate_many):
+        with pytest.raises(InvalidRequestError, match=r"^no address family 5; it is 4 or 6$"):
+            call("c", family=cast("Family", 5))
 
 
 def test_a_given_address_is_refused_with_the_reason() -> None:
@@ -162,8 +165,9 @@ def test_a_given_address_is_refused_with_the_reason() -> None:
     assert outside.value.args == ("10.0.2.5", "the blocks of node 'node-1'", ("10.0.1.0/24",))
     with pytest.raises(OutOfRangeError):
         node.allocate("b", address="10.0.0.255")
-    with pytest.raises(NoBlockError):
+    with pytest.raises(NoBlockError) as without:
         node.allocate("b", address="2001:db8::1")
+    assert without.value.args == ("node-1", 6, ("it was given none",))
     with pytest.raises(InvalidAddressError):
         node.allocate("b", address="10.0.1.300")
     for address, reason in [
@@ -196,8 +200,9 @@ def test_an_empty_owner_is_refused_everywhere_and_takes_nothing() -> None:
         lambda: node.allocate_many(["a", ""]),
         lambda: node.occupy("10.0.1.7", "", 1),
     ):
-        with pytest.raises(InvalidNameError, match="owner id"):
+        with pytest.raises(InvalidNameError) as caught:
             call()
+        assert caught.value.args == ("owner id", "", "it is empty")
 
     assert node.utilization(4).in_use == 0
     node.check_invariants()
@@ -269,8 +274,9 @@ def test_a_late_release_by_fence_hits_no_later_holding() -> None:
     assert node.release_fenced("10.0.1.5", new.fence) == new
     assert node.holdings() == []
     for never in ("10.0.1.6", "10.9.9.9", "2001:db8::1"):
-        with pytest.raises(NotHeldError):
+        with pytest.raises(NotHeldError) as nobody:
             node.release_fenced(never, 1)
+        assert nobody.value.args == (never, "nobody has held it so far")
     node.check_invariants()
 
 
@@ -299,8 +305,9 @@ def test_restore_takes_a_holding_again_or_with_a_higher_fence_but_never_goes_bac
     assert older.value.args == ("10.0.1.3", 2, 3)
     with pytest.raises(AlreadyAllocatedError):
         node.occupy("10.0.1.3", "b", 9)
-    with pytest.raises(OwnerHoldsError):
+    with pytest.raises(OwnerHoldsError) as other:
         node.occupy("10.0.1.4", "a", 9)
+    assert other.value.args == ("a", "10.0.1.3", "10.0.1.4")
     with pytest.raises(OutOfRangeError):
         node.occupy("10.0.2.4", "c", 1)
     with pytest.raises(InvalidRequestError, match="fence of 1 or more, not 0"):
@@ -337,6 +344,16 @@ def test_a_block_in_use_stays_and_an_empty_one_goes_without_forgetting_its_fence
     node.check_invariants()
 
 
+def test_a_block_of_which_only_the_last_address_is_in_use_names_its_holder() -> None:
+    node = NodeAllocator(["10.0.1.0/29"], allow_last=True, node="node-1")
+    node.allocate("a", address="10.0.1.7")
+
+    with pytest.raises(BlockNotEmptyError) as caught:
+        node.remove_block("10.0.1.0/29")
+
+    assert caught.value.args == ("10.0.1.0/29", "node-1", 1, ("a",), 0, None)
+
+
 def test_the_others_serve_on_after_a_block_that_never_had_room_is_removed() -> None:
     node = NodeAllocator(["10.0.1.0/30", "10.0.2.0/30"], reserved=["10.0.1.0/30"])
     node.allocate("a")
@@ -358,12 +375,20 @@ def test_blocks_may_not_overlap_but_the_same_block_may_be_named_again() -> None:
     assert node.utilization(4).capacity == 256
     assert repr(node) == ("<NodeAllocator 'node-1': <BlockAddresses 10.0.1.0/24 next: 0/256 in use, 0 cooling, 2 reserved>>")
     assert repr(NodeAllocator()) == "<NodeAllocator '': no blocks>"
+    node.add_block("2001:db8::/126")
+    assert repr(node) == (
+        "<NodeAllocator 'node-1': <BlockAddresses 10.0.1.0/24 next: 0/256 in use, 0 cooling, 2 reserved>,"
+        " <BlockAddresses 2001:db8::/126 next: 0/4 in use, 0 cooling, 2 reserved>>"
+    )
 
 
 @pytest.mark.parametrize("pair", [("10.0.0.9", "10.0.0.8"), ("10.0.0.1", "2001:db8::1")])
 def test_a_reserved_range_that_is_none_is_refused(pair: tuple[str, str]) -> None:
-    with pytest.raises(InvalidRequestError, match="the ends must be of one family, the lower one first"):
+    with pytest.raises(InvalidRequestError) as caught:
         NodeAllocator(reserved=[pair])
+
+    low, high = pair
+    assert str(caught.value) == f"reserved range {low} to {high}: the ends must be of one family, the lower one first"
 
 
 def test_a_reserved_prefix_may_be_any_form_of_prefix() -> None:
@@ -397,6 +422,28 @@ def test_a_released_address_is_given_out_again_when_its_reuse_delay_is_over_and_
     assert node.utilization(4) == Utilization(4, 0, 1, 1, 2)
     assert node.utilization(4, now=1050.5) == Utilization(4, 1, 1, 0, 2)
     node.check_invariants()
+
+
+def test_a_reuse_delay_below_a_second_needs_the_time_as_any_other() -> None:
+    node = NodeAllocator(["10.0.1.0/30"], reuse_delay=0.5, node="node-1")
+
+    with pytest.raises(InvalidRequestError) as caught:
+        node.allocate("a")
+
+    assert str(caught.value) == (
+        "node 'node-1' has a reuse delay of 0.5 s or cooling addresses:"
+        " say what time it is, as now=<seconds since the epoch>"
+    )
+
+
+def test_what_is_due_is_counted_over_both_families() -> None:
+    node = NodeAllocator(["10.0.1.0/29", "2001:db8::/125"], reuse_delay=5)
+    for family in FAMILIES:
+        node.allocate("a", family=family, now=0)
+    node.release("a", now=1)
+
+    assert node.expire(5) == 0
+    assert node.expire(6) == 2
 
 
 def test_an_early_block_serves_again_when_what_cooled_in_it_is_due() -> None:
@@ -632,7 +679,7 @@ def test_the_self_check_of_a_node_tells_when_nobody_would_be_asked_for_the_time(
 
     node._timed = False
 
-    with pytest.raises(AssertionError, match="something cools"):
+    with pytest.raises(AssertionError, match="^something cools, but the calls need not say what time it is$"):
         node.check_invariants()
 
 

@@ -73,6 +73,27 @@ def test_the_whole_of_2_to_the_64_is_marked_without_a_stored_word() -> None:
     bits.check_invariants()
 
 
+def test_a_set_is_true_as_soon_as_one_position_is_set() -> None:
+    bits = Bitset(128)
+    assert not bits
+
+    bits.add(2**127)
+
+    assert bits
+
+
+def test_the_only_position_can_be_set_and_cleared_again_and_again() -> None:
+    bits = Bitset(0)
+
+    for _ in range(3):
+        assert bits.add(0)
+        assert bits.first_clear() is None
+        bits.check_invariants()
+        assert bits.discard(0)
+        assert bits.first_clear() == 0
+        bits.check_invariants()
+
+
 def test_a_count_beyond_what_len_can_say_is_read_from_count() -> None:
     bits = Bitset(64)
     bits.add_range(1, sys.maxsize)
@@ -228,18 +249,20 @@ def test_filling_up_position_by_position_goes_through_all_of_them_in_order() -> 
 
 
 @pytest.mark.parametrize(
-    ("leaves", "count", "lowest"),
+    ("leaves", "count", "lowest", "broken"),
     [
-        ({}, 1, 3),  # one more counted than there are
-        ({}, 0, 2),  # the lowest word is full
-        ({}, 0, 4),  # a word before the lowest one has room
-        ({7: 0}, 0, 3),  # an empty word is stored
-        ({7: 2**256 - 1}, 256, 3),  # a full word is stored
-        ({1: 1}, 1, 3),  # a word is stored under a full mark
-        ({256: 1}, 1, 3),  # a word is stored that does not exist
+        ({}, 1, 3, "counted 1002, recounted 1001"),
+        ({}, 0, 2, "the lowest word is marked full"),
+        ({}, 0, 4, "a word before the lowest one has room"),
+        ({7: 0}, 0, 3, "level 0 word 7 is stored, but empty, full or too wide"),
+        ({7: 2**256 - 1}, 256, 3, "level 0 word 7 is stored, but empty, full or too wide"),
+        ({1: 1}, 1, 3, "level 0 word 1 is stored under a full mark"),
+        ({256: 1}, 1, 3, "level 0 word 256 does not exist"),
     ],
 )
-def test_the_self_check_tells_a_broken_structure(leaves: dict[int, int], count: int, lowest: int) -> None:
+def test_the_self_check_tells_a_broken_structure(
+    leaves: dict[int, int], count: int, lowest: int, broken: str
+) -> None:
     bits = Bitset(16)
     bits.add_range(0, 1000)
     bits.check_invariants()
@@ -248,19 +271,45 @@ def test_the_self_check_tells_a_broken_structure(leaves: dict[int, int], count: 
     bits.count += count
     bits.lowest = lowest
 
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=f"^{broken}$"):
         bits.check_invariants()
 
 
-@pytest.mark.parametrize(("count", "lowest"), [(2**16, 0), (2**16 - 1, 256), (0, 256)])
-def test_the_self_check_tells_a_broken_full_set(count: int, lowest: int) -> None:
+@pytest.mark.parametrize(
+    ("level", "index", "broken"),
+    [
+        (0, 5, "level 0 word 5 is stored under a full mark"),  # the mark is two levels up
+        (1, 256, "level 1 word 256 does not exist"),
+        (2, 1, "level 2 word 1 does not exist"),
+    ],
+)
+def test_the_self_check_looks_at_every_level(level: int, index: int, broken: str) -> None:
+    bits = Bitset(24)
+    bits.add_range(0, 2**16 - 1)
+    bits.check_invariants()
+
+    bits._levels[level][0][index] = 1
+
+    with pytest.raises(AssertionError, match=f"^{broken}$"):
+        bits.check_invariants()
+
+
+@pytest.mark.parametrize(
+    ("count", "lowest", "broken"),
+    [
+        (2**16, 0, "a full set has no word with room"),
+        (2**16 - 1, 256, "nothing is stored, so the set is empty or full"),
+        (0, 256, "a word before the lowest one has room"),
+    ],
+)
+def test_the_self_check_tells_a_broken_full_set(count: int, lowest: int, broken: str) -> None:
     bits = Bitset(16)
     bits.add_range(0, 2**16 - 1)
     bits.check_invariants()
 
     bits.count, bits.lowest = count, lowest
 
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=f"^{broken}$"):
         bits.check_invariants()
 
 
@@ -298,6 +347,18 @@ def test_a_search_reads_each_level_at_most_once_up_and_once_down_wherever_it_sta
         expected = 0 if start == 0 else size // 2 + 2 if start <= size // 2 + 2 else size - 1
         assert found == expected
         assert sum(words.reads for words in counting) <= 2 * len(counting) + 2
+
+
+def test_the_lowest_clear_position_is_found_without_going_up_or_down() -> None:
+    bits = Bitset(128)
+    bits.add_range(0, 2**20 + 7)
+    counting = [CountingDict(words) for words, _ in bits._levels]
+    bits._levels = [(words, full) for words, (_, full) in zip(counting, bits._levels, strict=True)]
+    bits.leaves = counting[0]
+
+    assert bits.first_clear() == 2**20 + 8
+
+    assert [words.reads for words in counting] == [2] + [0] * 15
 
 
 def positions(size_bits: int) -> st.SearchStrategy[int]:

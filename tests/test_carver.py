@@ -285,6 +285,20 @@ def test_beside_a_block_of_another_cidr_or_of_none_comes_the_nearest_one() -> No
     assert carver.peek_beside([number("10.0.8.0/24")], 22) == -1
 
 
+def test_beside_a_block_the_nearest_of_several_free_ones_before_it_counts() -> None:
+    carver = CidrCarver(["10.0.0.0/21"])
+    blocks = [carver.take(24) for _ in range(8)]
+    carver.give_back_bits(blocks[0], 24)
+    carver.give_back_bits(blocks[4], 24)
+
+    assert carver.peek_beside([blocks[5]], 24) == blocks[4]
+
+
+def test_beside_an_address_that_is_free_itself_comes_the_block_around_it() -> None:
+    assert CidrCarver(["10.0.0.0/22"]).peek_beside([number("10.0.2.7/32")], 24) == number("10.0.2.0/24")
+    assert CidrCarver(["0.0.0.0/0"]).peek_beside([7], 0) == 0
+
+
 def test_a_node_that_grows_beside_its_sparse_block_stays_one_route() -> None:
     carver = CidrCarver(["2001:db8::/48"])
     held = [[carver.take(64, sparse=True)] for _ in range(16)]
@@ -371,6 +385,18 @@ def test_only_a_block_that_is_taken_as_such_can_be_given_back(piece: str, reason
     carver.check_invariants()
 
 
+def test_the_whole_family_is_a_block_like_any_other() -> None:
+    carver = CidrCarver(["0.0.0.0/0"])
+
+    carver.occupy("0.0.0.0/0")
+
+    assert texts(carver.taken()) == ["0.0.0.0/0"]
+    with pytest.raises(NotHeldError, match=r"^10\.0\.0\.0/8 cannot be released: it is part of block 0\.0\.0\.0/0; "):
+        carver.give_back("10.0.0.0/8")
+    carver.give_back("0.0.0.0/0")
+    assert texts(carver.free_prefixes()) == ["0.0.0.0/0"]
+
+
 def test_the_second_time_a_block_is_given_back_nothing_happens() -> None:
     carver = CidrCarver(["10.0.0.0/22"])
     network = carver.take(24)
@@ -406,6 +432,25 @@ def test_a_block_that_is_not_wholly_free_cannot_be_occupied(block: str, reason: 
     assert (caught.value.block, caught.value.pool, caught.value.reason) == (block, "green", reason)
     assert carver.free_prefixes() == before
     carver.check_invariants()
+
+
+@pytest.mark.parametrize(
+    ("blocked", "reason"),
+    [
+        (["10.0.1.0/32"], "some of it is blocked (reserved, or held from before)"),
+        (["10.0.1.255/32"], "some of it is blocked (reserved, or held from before)"),
+        (["10.0.0.0/32", "10.0.1.9/32"], "some of it is blocked (reserved, or held from before)"),
+        (["10.0.0.255/32", "10.0.2.0/32"], "some of it is taken by smaller blocks"),
+    ],
+)
+def test_only_what_is_blocked_inside_a_block_is_named_as_the_reason(blocked: list[str], reason: str) -> None:
+    carver = CidrCarver(["10.0.0.0/22"], blocked=blocked)
+    carver.occupy("10.0.1.64/26")
+
+    with pytest.raises(BlockTakenError) as caught:
+        carver.occupy("10.0.1.0/24")
+
+    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("block", ["10.0.0.0/15", "10.2.0.0/24", "8.0.0.0/5", "0.0.0.0/0"])
@@ -560,14 +605,15 @@ def test_blocked_space_is_neither_free_nor_available_nor_in_the_largest_free_pre
 
 
 def test_a_carver_shows_what_is_left() -> None:
-    carver = CidrCarver(["10.0.0.0/24"], pool="green")
+    carver = CidrCarver(["10.0.0.0/24", "10.0.2.0/26"], pool="green")
+    carver.occupy("10.0.2.0/26")
     carver.carve(26)
     shown = repr(carver)
     carver.occupy("10.0.0.64/26")
     carver.occupy("10.0.0.128/25")
 
-    assert shown == "<CidrCarver 'green' 10.0.0.0/24: 1 blocks taken, 192 addresses free, largest /25>"
-    assert repr(carver) == "<CidrCarver 'green' 10.0.0.0/24: 3 blocks taken, 0 addresses free, largest none>"
+    assert shown == "<CidrCarver 'green' 10.0.0.0/24, 10.0.2.0/26: 2 blocks taken, 192 addresses free, largest /25>"
+    assert repr(carver) == "<CidrCarver 'green' 10.0.0.0/24, 10.0.2.0/26: 4 blocks taken, 0 addresses free, largest none>"
 
 
 def break_free(carver: CidrCarver) -> None:

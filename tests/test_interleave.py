@@ -62,7 +62,24 @@ def closing_does_not_raise_the_fence(patch: Patch) -> None:
     patch.setattr(Draft, "put_page", wrong)
 
 
-def closing_does_not_end_claims(patch: Patch) -> None:
+def a_ticket_is_compared_only_with_pages_as_they_are_written(patch: Patch) -> None:
+    status = ledger.status
+
+    def wrong(pages: Any, tree: Any, fence: int, holding: Holding) -> Status:
+        found = status(pages, tree, fence, holding)
+        spot = ledger.locate(pages, tree, fence, holding.network, holding.length)
+        if found is not Status.DEAD or spot is None:
+            return found
+        written = spot.raw.slots[spot.start : spot.stop] if spot.raw is not None else ()
+        if any(ledger.fence_of(slot) >= holding.fence for slot in written):
+            return Status.DEAD
+        return Status.BLOCKED if spot.covered_by is not None else Status.PENDING
+
+    patch.setattr(protocol, "status", wrong)
+
+
+def closing_does_not_end_claims_either(patch: Patch) -> None:
+    a_ticket_is_compared_only_with_pages_as_they_are_written(patch)
     put_page = Draft.put_page
 
     def wrong(self: Draft, key: Any, page: Page, level: int, slots: Any, *, closing: bool = False) -> None:
@@ -146,7 +163,10 @@ FAULTS: dict[Callable[[Patch], None], str] = {
     the_fence_of_a_ticket_is_not_looked_at: "a release races an allocation of the same owner and one of another",
     a_block_is_freed_without_closing_its_addresses: "a block goes back and to another node while the first still allocates",
     closing_does_not_raise_the_fence: "a block goes back and to another node while the first still allocates",
-    closing_does_not_end_claims: "a block goes back and to the same node again, with each read of both for itself",
+    a_ticket_is_compared_only_with_pages_as_they_are_written: (
+        "a block whose last page was never written goes back and to the same node again, with each read for itself"
+    ),
+    closing_does_not_end_claims_either: "a block goes back and to the same node again, with each read of both for itself",
     addresses_are_closed_after_their_block_is_freed: "a block goes back and to another node while the first still allocates",
     a_split_region_is_joined_without_closing_it: (
         "a split region is joined for a large block while a small one is claimed in it, by operators with other pools"

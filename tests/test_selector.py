@@ -28,6 +28,11 @@ from ciliumipam.selector import NodeSelector, Term
 from ciliumipam.testing import selector_oracle as oracle
 
 # Few keys and values, so that requirements meet labels; words of the syntax and a number in a strange form among them.
+CHARACTERS = "allowed are letters, digits, '-', '_' and '.'; it begins and ends with a letter or digit"
+NAME = (
+    "allowed are lower-case letters, digits, '-' and '.';"
+    " every part between dots begins and ends with a letter or digit, as in node-1.example.com"
+)
 KEYS = ["a", "in", "metadata.name"]
 VALUES = ["", "1", "notin", "007"]
 NUMBERS = ["0", "1", "06", "7", "9223372036854775807"]
@@ -331,7 +336,7 @@ def test_a_selector_has_one_canonical_text(text: str, canonical: str) -> None:
         ("!", "expected a label key, found the end"),
         ("x==a==b", "expected a comma or the end, found '=='"),
         ("x===a", "expected a value, found '='"),
-        ("x=a||y=b", "the value 'a||y' is not a label value"),
+        ("x=a||y=b", f"the value 'a||y' is not a label value: {CHARACTERS}"),
         ("x in a", "expected '(', found 'a'"),
         ("x in", "expected '(', found the end"),
         ("x in (a b)", "expected ',' or ')', found 'b'"),
@@ -352,17 +357,17 @@ def test_a_selector_has_one_canonical_text(text: str, canonical: str) -> None:
         ("x<a", "Lt compares with a whole number of 64 bits, found 'a'"),
         ("x>1_0", "Gt compares with a whole number of 64 bits, found '1_0'"),
         ("x>1.5", "Gt compares with a whole number of 64 bits, found '1.5'"),
-        ("x>9223372036854775808", "found '9223372036854775808'"),
-        ("x>-1", "the value '-1' is not a label value"),
-        ("x>+1", "the value '+1' is not a label value"),
+        ("x>9223372036854775808", "Gt compares with a whole number of 64 bits, found '9223372036854775808'"),
+        ("x>-1", f"the value '-1' is not a label value: {CHARACTERS}"),
+        ("x>+1", f"the value '+1' is not a label value: {CHARACTERS}"),
         ("x=a\0", "it contains a NUL character"),
         ("/x", "the key '/x' is not a label key: the part before '/': it is empty"),
         ("a/", "the key 'a/' is not a label key: its name part is empty"),
         ("a/b/c", "the key 'a/b/c' is not a label key: it has more than one '/'"),
-        ("Example.com/x", "the part before '/': allowed are lower-case letters"),
-        ("x=-a", "the value '-a' is not a label value"),
-        ("x=ä", "the value 'ä' is not a label value"),
-        ("x" * 64, "it has 64 characters, allowed are 63"),
+        ("Example.com/x", f"the key 'Example.com/x' is not a label key: the part before '/': {NAME}"),
+        ("x=-a", f"the value '-a' is not a label value: {CHARACTERS}"),
+        ("x=ä", f"the value 'ä' is not a label value: {CHARACTERS}"),
+        ("x" * 64, f"the key '{'x' * 64}' is not a label key: it has 64 characters, allowed are 63"),
     ],
 )
 def test_a_text_that_kubernetes_refuses_is_refused_with_the_part_at_fault(text: str, reason: str) -> None:
@@ -370,7 +375,7 @@ def test_a_text_that_kubernetes_refuses_is_refused_with_the_part_at_fault(text: 
         NodeSelector.parse(text)
 
     assert caught.value.expression == text
-    assert reason in caught.value.reason
+    assert caught.value.reason == reason
 
 
 # ---------------------------------------------------------------------------------------------------- round trips
@@ -487,10 +492,10 @@ def test_the_selector_of_nothing_explains_itself() -> None:
 @pytest.mark.parametrize(
     ("mapping", "path", "reason"),
     [
-        ("x=a", "the text 'x=a'", "expected a mapping"),
-        ([], "a list", "expected a mapping"),
-        ({"matchLables": {}}, "matchLables", "unknown field; did you mean 'matchLabels'?"),
-        ({"nodeSelectorTerms": []}, "nodeSelectorTerms", "unknown field"),
+        ("x=a", "the text 'x=a'", "expected a mapping with matchLabels or matchExpressions, or nothing"),
+        ([], "a list", "expected a mapping with matchLabels or matchExpressions, or nothing"),
+        ({"matchLables": {}}, "matchLables", "unknown field; did you mean 'matchLabels'? (known: matchExpressions, matchLabels)"),
+        ({"nodeSelectorTerms": []}, "nodeSelectorTerms", "unknown field; did you mean 'matchLabels'? (known: matchExpressions, matchLabels)"),
         ({1: {}}, "", "a field name is text, found the number 1"),
         ({"matchLabels": []}, "matchLabels", "expected a mapping of text to text, found a list"),
         ({"matchLabels": {1: "a"}}, "matchLabels", "a label key is text, found the number 1"),
@@ -498,17 +503,17 @@ def test_the_selector_of_nothing_explains_itself() -> None:
         ({"matchLabels": {"a": True}}, "matchLabels['a']", "expected text, found the boolean true; put it in quotes"),
         ({"matchLabels": {"a": None}}, "matchLabels['a']", "expected text, found nothing"),
         ({"matchLabels": {"a": {}}}, "matchLabels['a']", "expected text, found a mapping"),
-        ({"matchLabels": {"a b": "c"}}, "matchLabels['a b']", "the key 'a b' is not a label key"),
-        ({"matchLabels": {"a": "b c"}}, "matchLabels['a']", "the value 'b c' is not a label value"),
-        ({"matchLabels": {"a": "b\n"}}, "matchLabels['a']", "the value 'b\\n' is not a label value"),
-        ({"matchLabels": {"a\n": "b"}}, "matchLabels['a\\n']", "is not a label key"),
-        ({"matchLabels": {"a": "b" * 64}}, "matchLabels['a']", "it has 64 characters, allowed are 63"),
+        ({"matchLabels": {"a b": "c"}}, "matchLabels['a b']", f"the key 'a b' is not a label key: {CHARACTERS}"),
+        ({"matchLabels": {"a": "b c"}}, "matchLabels['a']", f"the value 'b c' is not a label value: {CHARACTERS}"),
+        ({"matchLabels": {"a": "b\n"}}, "matchLabels['a']", f"the value 'b\\n' is not a label value: {CHARACTERS}"),
+        ({"matchLabels": {"a\n": "b"}}, "matchLabels['a\\n']", f"the key 'a\\n' is not a label key: {CHARACTERS}"),
+        ({"matchLabels": {"a": "b" * 64}}, "matchLabels['a']", f"the value '{'b' * 64}' is not a label value: it has 64 characters, allowed are 63"),
         ({"matchExpressions": {}}, "matchExpressions", "expected a list, found a mapping"),
         ({"matchExpressions": "x"}, "matchExpressions", "expected a list, found the text 'x'"),
-        ({"matchExpressions": ["x"]}, "matchExpressions[0]", "expected a mapping with key, operator and values"),
+        ({"matchExpressions": ["x"]}, "matchExpressions[0]", "expected a mapping with key, operator and values, found the text 'x'"),
         ({"matchExpressions": [{}]}, "matchExpressions[0].key", "it is required"),
         ({"matchExpressions": [{"key": "a"}]}, "matchExpressions[0].operator", "it is required"),
-        ({"matchExpressions": [{"key": 1, "operator": "In"}]}, "matchExpressions[0].key", "expected text, found the number 1"),
+        ({"matchExpressions": [{"key": 1, "operator": "In"}]}, "matchExpressions[0].key", "expected text, found the number 1; put it in quotes"),
         ({"matchExpressions": [{"key": "a", "operator": "Exists"}, {"key": "a", "operator": "in"}]}, "matchExpressions[1]", "operator 'in' is not one of In, NotIn, Exists, DoesNotExist"),
         ({"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}, "matchExpressions[0]", "operator 'Gt' is not one of In, NotIn, Exists, DoesNotExist; it belongs to node selector terms"),
         ({"matchExpressions": [{"key": "a", "operator": "Lt", "values": ["1"]}]}, "matchExpressions[0]", "operator 'Lt' is not one of In, NotIn, Exists, DoesNotExist; it belongs to node selector terms"),
@@ -516,8 +521,8 @@ def test_the_selector_of_nothing_explains_itself() -> None:
         ({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": []}]}, "matchExpressions[0]", "NotIn needs at least one value"),
         ({"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}, "matchExpressions[0]", "Exists takes no values, found 1"),
         ({"matchExpressions": [{"key": "a", "operator": "In", "values": "b"}]}, "matchExpressions[0].values", "expected a list of texts, found the text 'b'"),
-        ({"matchExpressions": [{"key": "a", "operator": "In", "values": ["b", 1]}]}, "matchExpressions[0].values[1]", "expected text, found the number 1"),
-        ({"matchExpressions": [{"key": "a", "operator": "In", "value": ["b"]}]}, "matchExpressions[0].value", "unknown field; did you mean 'values'?"),
+        ({"matchExpressions": [{"key": "a", "operator": "In", "values": ["b", 1]}]}, "matchExpressions[0].values[1]", "expected text, found the number 1; put it in quotes"),
+        ({"matchExpressions": [{"key": "a", "operator": "In", "value": ["b"]}]}, "matchExpressions[0].value", "unknown field; did you mean 'values'? (known: key, operator, values)"),
     ],
 )  # fmt: skip
 def test_a_malformed_mapping_is_refused_with_path_and_reason(mapping: Any, path: str, reason: str) -> None:
@@ -525,7 +530,7 @@ def test_a_malformed_mapping_is_refused_with_path_and_reason(mapping: Any, path:
         NodeSelector.from_label_selector(mapping)
 
     assert caught.value.expression == path
-    assert reason in caught.value.reason
+    assert caught.value.reason == reason
 
 
 json_like = st.recursive(
@@ -546,10 +551,14 @@ def test_whatever_a_manifest_holds_is_a_selector_or_a_typed_error(value: Any) ->
         assert as_expressions(selector) == sorted(oracle.read(value) or [])
 
 
-@pytest.mark.parametrize("value", [None, 1, b"x=a", ["x=a"]])
-def test_parsing_something_that_is_no_text_is_refused(value: Any) -> None:
-    with pytest.raises(InvalidSelectorError, match="expected text"):
+@pytest.mark.parametrize(
+    ("value", "found"), [(None, "nothing"), (1, "the number 1"), (b"x=a", "a value of type bytes"), (["x=a"], "a list")]
+)
+def test_parsing_something_that_is_no_text_is_refused(value: Any, found: str) -> None:
+    with pytest.raises(InvalidSelectorError) as caught:
         NodeSelector.parse(value)
+
+    assert (caught.value.expression, caught.value.reason) == (found, "expected text")
 
 
 def test_a_requirement_made_by_hand_is_checked_and_brought_into_normal_form() -> None:
@@ -717,8 +726,10 @@ def test_a_selector_reads_back_from_each_form_that_can_say_it(selector: NodeSele
         with pytest.raises(InvalidSelectorError):
             NodeSelector.parse(str(selector))
     if selector == NodeSelector.everything():
-        with pytest.raises(InvalidSelectorError, match="selects everything, which node selector terms cannot say"):
+        with pytest.raises(InvalidSelectorError) as caught:
             selector.to_terms()
+        reason = "the selector selects everything, which node selector terms cannot say; an empty LabelSelector can"
+        assert (caught.value.expression, caught.value.reason) == ("nodeSelectorTerms", reason)
     else:
         assert NodeSelector.from_terms(selector.to_terms()) == selector
     if selector.selects_nothing or (on_labels and not compares):
@@ -736,18 +747,52 @@ def test_a_copy_matches_what_the_original_matches(selector: NodeSelector, labels
 
 
 @pytest.mark.parametrize(
-    ("items", "part"),
+    ("items", "part", "reason"),
     [
-        ([HAS_A, ON_NODE_1], "nodeSelectorTerms"),
-        ([ON_NODE_1 | HAS_A], "matchFields"),
-        ([MORE_THAN_SIX], "a>6"),
+        ([HAS_A, ON_NODE_1], "nodeSelectorTerms", "it has 2 terms, of which one must hold"),
+        ([ON_NODE_1 | HAS_A], "matchFields", "it matches the node's name"),
+        ([MORE_THAN_SIX], "a>6", "Gt is not one of In, NotIn, Exists, DoesNotExist"),
     ],
 )
-def test_what_a_label_selector_cannot_say_is_named(items: list[Any], part: str) -> None:
+def test_what_a_label_selector_cannot_say_is_named(items: list[Any], part: str, reason: str) -> None:
     with pytest.raises(InvalidSelectorError) as caught:
         NodeSelector.from_terms(items).to_label_selector()
 
     assert caught.value.expression == part
+    assert caught.value.reason == f"a LabelSelector cannot say it: {reason}; node selector terms can"
+
+
+def test_match_labels_has_one_value_of_each_key_and_match_expressions_the_rest() -> None:
+    selector = NodeSelector.parse("a=1,a=2,b in (3,4),c,d!=5,e=6")
+
+    assert selector.to_label_selector() == {
+        "matchLabels": {"a": "1", "e": "6"},
+        "matchExpressions": [
+            {"key": "a", "operator": "In", "values": ["2"]},
+            {"key": "b", "operator": "In", "values": ["3", "4"]},
+            {"key": "c", "operator": "Exists"},
+            {"key": "d", "operator": "NotIn", "values": ["5"]},
+        ],
+    }
+
+
+def test_without_a_name_only_labels_are_looked_at() -> None:
+    selector = NodeSelector.from_terms([HAS_A | ON_NODE_1])
+
+    assert selector.matches({"a": "1"})
+    assert selector.matched({"a": "1"}) == 2
+    assert selector.explain({}) == "a must be present but the node has no such label"
+
+
+@pytest.mark.parametrize(("terms", "end"), [(8, ""), (9, " and 1 more")])
+def test_an_explanation_shows_eight_terms_and_counts_the_others(terms: int, end: str) -> None:
+    items = [{"matchExpressions": [{"key": key, "operator": "Exists"} for key in (f"a{i}", f"b{i}")]} for i in range(terms)]
+    missing = "must be present but the node has no such label"
+
+    text = NodeSelector.from_terms(items).explain({})
+
+    shown = " ".join(f"({i + 1}) a{i} {missing}; b{i} {missing}" for i in range(8))
+    assert text == f"none of {terms} terms holds: {shown}{end}"
 
 
 def test_terms_cannot_say_that_a_selector_selects_everything() -> None:
@@ -833,15 +878,15 @@ def on_name(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("mapping", "path", "reason"),
     [
-        ({"nodeSelectorTerms": []}, "nodeSelectorTerms", "it needs at least one term"),
-        ({"nodeSelectorTerms": None}, "nodeSelectorTerms", "it needs at least one term"),
+        ({"nodeSelectorTerms": []}, "nodeSelectorTerms", "it needs at least one term, as Kubernetes requires"),
+        ({"nodeSelectorTerms": None}, "nodeSelectorTerms", "it needs at least one term, as Kubernetes requires"),
         ({"nodeSelectorTerms": {}}, "nodeSelectorTerms", "expected a list of terms, found a mapping"),
         ({"nodeSelectorTerms": "a"}, "nodeSelectorTerms", "expected a list of terms, found the text 'a'"),
         ({"nodeSelectorTerms": ["a"]}, "nodeSelectorTerms[0]", "expected a mapping with matchExpressions or matchFields, found the text 'a'"),
-        ({"nodeSelectorTerms": [{}], "matchLabels": {}}, "matchLabels", "it stands beside nodeSelectorTerms"),
-        ({"nodeSelectorTerms": [{}], "matchExpressions": []}, "matchExpressions", "it stands beside nodeSelectorTerms"),
+        ({"nodeSelectorTerms": [{}], "matchLabels": {}}, "matchLabels", "it stands beside nodeSelectorTerms; a selector is either a LabelSelector or a list of terms"),
+        ({"nodeSelectorTerms": [{}], "matchExpressions": []}, "matchExpressions", "it stands beside nodeSelectorTerms; a selector is either a LabelSelector or a list of terms"),
         ({"nodeSelectorTerms": [{}], "x": 1}, "x", "unknown field; did you mean 'nodeSelectorTerms'?"),
-        (term(matchLabels={}), "nodeSelectorTerms[1].matchLabels", "unknown field"),
+        (term(matchLabels={}), "nodeSelectorTerms[1].matchLabels", "unknown field; did you mean 'matchFields'? (known: matchExpressions, matchFields)"),
         (term(matchExpressions={}), "nodeSelectorTerms[1].matchExpressions", "expected a list, found a mapping"),
         (term(matchExpressions=[{"operator": "In"}]), "nodeSelectorTerms[1].matchExpressions[0].key", "it is required"),
         (term(matchExpressions=[{"key": "a", "operator": "gt", "values": ["1"]}]), "nodeSelectorTerms[1].matchExpressions[0]", "operator 'gt' is not one of In, NotIn, Exists, DoesNotExist, Gt, Lt"),
@@ -849,15 +894,15 @@ def on_name(**fields: Any) -> dict[str, Any]:
         (term(matchExpressions=[{"key": "a", "operator": "Lt", "values": ["1", "1"]}]), "nodeSelectorTerms[1].matchExpressions[0]", "Lt needs exactly one value, found 2"),
         (term(matchExpressions=[{"key": "a", "operator": "Lt", "values": ["a"]}]), "nodeSelectorTerms[1].matchExpressions[0]", "Lt compares with a whole number of 64 bits, found 'a'"),
         (term(matchExpressions=[{"key": "a", "operator": "Lt", "values": [1]}]), "nodeSelectorTerms[1].matchExpressions[0].values[0]", "expected text, found the number 1; put it in quotes"),
-        (term(matchExpressions=[{"key": "a", "operator": "Lt", "values": ["-1"]}]), "nodeSelectorTerms[1].matchExpressions[0]", "the value '-1' is not a label value"),
-        (term(matchExpressions=[{"key": "a", "operator": "In", "values": ["b c"]}]), "nodeSelectorTerms[1].matchExpressions[0]", "the value 'b c' is not a label value"),
+        (term(matchExpressions=[{"key": "a", "operator": "Lt", "values": ["-1"]}]), "nodeSelectorTerms[1].matchExpressions[0]", f"the value '-1' is not a label value: {CHARACTERS}"),
+        (term(matchExpressions=[{"key": "a", "operator": "In", "values": ["b c"]}]), "nodeSelectorTerms[1].matchExpressions[0]", f"the value 'b c' is not a label value: {CHARACTERS}"),
         (on_name(key="metadata.uid"), "nodeSelectorTerms[1].matchFields[0]", "only metadata.name can be matched as a field, found 'metadata.uid'"),
         (on_name(operator="Exists", values=None), "nodeSelectorTerms[1].matchFields[0]", "operator 'Exists' is not one of In, NotIn"),
-        (on_name(operator="Gt"), "nodeSelectorTerms[1].matchFields[0]", "operator 'Gt' is not one of In, NotIn"),
+        (on_name(operator="Gt"), "nodeSelectorTerms[1].matchFields[0]", "operator 'Gt' is not one of In, NotIn; it belongs to node selector terms"),
         (on_name(values=[]), "nodeSelectorTerms[1].matchFields[0]", "In on metadata.name needs exactly one value, found 0"),
         (on_name(operator="NotIn", values=["a", "a"]), "nodeSelectorTerms[1].matchFields[0]", "NotIn on metadata.name needs exactly one value, found 2"),
-        (on_name(values=["Node"]), "nodeSelectorTerms[1].matchFields[0]", "the value 'Node' is not a node name"),
-        (on_name(values=[1]), "nodeSelectorTerms[1].matchFields[0].values[0]", "expected text, found the number 1"),
+        (on_name(values=["Node"]), "nodeSelectorTerms[1].matchFields[0]", f"the value 'Node' is not a node name: {NAME}"),
+        (on_name(values=[1]), "nodeSelectorTerms[1].matchFields[0].values[0]", "expected text, found the number 1; put it in quotes"),
     ],
 )  # fmt: skip
 def test_malformed_terms_are_refused_with_path_and_reason(mapping: Any, path: str, reason: str) -> None:
@@ -865,7 +910,7 @@ def test_malformed_terms_are_refused_with_path_and_reason(mapping: Any, path: st
         NodeSelector.from_manifest(mapping)
 
     assert caught.value.expression == path
-    assert reason in caught.value.reason
+    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("value", [None, [], (), {}, "a", 1, {"matchLabels": {}}])

@@ -124,6 +124,9 @@ _PAGES = apply(
 )
 """One node with one block over two pages, with one address in each: 10.0.0.1 and 10.0.1.5."""
 
+_LAST_PAGE = apply(pool("p", "10.0.0.0/23", v4=23, reserved=["10.0.0.0-10.0.1.4", "10.0.1.6-10.0.1.255"]), node("n1"))
+"""One node with one block over two pages, with one address in the second: 10.0.1.5."""
+
 _DUAL = apply(pool("p", "10.0.0.0/30", "fd00::/126", v4=30, v6=126), node("n1"))
 """One node with a block of each family, two addresses in each."""
 
@@ -354,6 +357,14 @@ def _hand_back() -> list[Scenario]:
             (
                 actor("A", remove("n1"), apply(node("n1")), allocate("n1", "q"), may_end=_LATE, apart=True, attempts=4),
                 actor("B", allocate("n1", "o"), may_end=_LATE, apart=True, attempts=4),
+            ),
+        ),
+        Scenario(
+            "a block whose last page was never written goes back and to the same node again, with each read for itself",
+            (_LAST_PAGE,),
+            (
+                actor("A", remove("n1"), apply(node("n1")), may_end=_LATE, attempts=3),
+                actor("B", allocate("n1", "o"), may_end=_LATE, apart=True, attempts=3),
             ),
         ),
         Scenario(
