@@ -341,10 +341,12 @@ def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding, last: int,
     draft.put_page(key, raw._replace(slots=tuple(slots)), spot.level, None)
 
 
-def close(draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *, force: bool = False) -> int:
+def close(
+    draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *, force: bool = False, until: float | None = None
+) -> int:
     """Close the page that a link names under `fence`, and everything below it, the deepest first.
 
-    With `force` what is held in it is dropped; without, it must be empty. Closing what is closed changes nothing.
+    With `force` what is held in it is dropped, and cools `until`; without, it must be empty. Closing what is closed changes nothing.
 
     Returns:
         The last fence that was used up in it or below it, which is more than `fence`.
@@ -360,21 +362,25 @@ def close(draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *
     for index, slot in enumerate(raw.slots):
         if type(slot) is Holding and not (force or void):
             raise AssertionError(f"closing {key}, in which {slot.piece} is held")
-        last = max(last, fence_of(slot), _close_slot(draft, ledger, level, network, index, slot, force=force or void))
+        last = max(last, fence_of(slot), _close_slot(draft, ledger, level, network, index, slot, force=force or void, until=until))
     # one more than the last: whoever claimed something here and has not filled it yet did so under that fence at most
-    # what cools says so on: whoever finishes a release that somebody began finds there how long the block has to
-    keeps = ledger.kind == "address-page"
-    slots = [Cooling(last + 1, slot.until) if keeps and type(slot) is Cooling else last + 1 for slot in raw.slots]
-    draft.put_page(key, Page(fence + 1, 0, tuple(slots)), level, None, closing=True)
+    slots: tuple[Slot, ...] = (last + 1,) * len(raw.slots)
+    if ledger.kind == "address-page":
+        # what cools says so on: whoever finishes a release that somebody began finds there how long the block has to
+        ends = [slot.until if type(slot) is Cooling else until if type(slot) is Holding else None for slot in raw.slots]
+        slots = tuple([Cooling(last + 1, end) if end is not None else last + 1 for end in ends])
+    draft.put_page(key, Page(fence + 1, 0, slots), level, None, closing=True)
     return last + 1
 
 
-def _close_slot(draft: Drafts, ledger: Ledger, level: int, network: int, index: int, slot: Slot, *, force: bool) -> int:
+def _close_slot(
+    draft: Drafts, ledger: Ledger, level: int, network: int, index: int, slot: Slot, *, force: bool, until: float | None = None
+) -> int:
     """Close what a slot is split into, if it is; the last fence that was used there."""
     if type(slot) is not Split:
         return 0
     below = ledger.slot_network(network, level, index)
-    return close(draft, ledger, ledger.next_levels[level], below, slot.fence, force=force)
+    return close(draft, ledger, ledger.next_levels[level], below, slot.fence, force=force, until=until)
 
 
 def _put_run(

@@ -49,7 +49,8 @@ class BlockLevel:
     def close_below(self, draft: Draft, piece: Holding) -> int:
         """Close the block's address ledger."""
         ledger = self._view.address_ledger(piece)
-        return close(draft, ledger, piece.length, piece.network, piece.fence, force=self._force)
+        until = self._view.cools_until(piece.label, self._now)
+        return close(draft, ledger, piece.length, piece.network, piece.fence, force=self._force, until=until)
 
     def cools_until(self, piece: Holding) -> float | None:
         """As long from now as its pool says, and as long as an address in it cools that was released before."""

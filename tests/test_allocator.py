@@ -679,7 +679,7 @@ def test_the_self_check_of_a_node_tells_when_nobody_would_be_asked_for_the_time(
 
     node._timed = False
 
-    with pytest.raises(AssertionError, match="^something cools, but the calls need not say what time it is$"):
+    with pytest.raises(AssertionError, match=r"^something cools, but the calls need not say what time it is$"):
         node.check_invariants()
 
 

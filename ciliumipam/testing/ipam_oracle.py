@@ -134,9 +134,10 @@ class IpamOracle(BlockOracle):
         """Assert that what has to cool does; what was begun to be given, and never was, may cool as well."""
         most = self.now + max((pool.delay for pool in self._ever), default=0.0)
         found = reading.found
+        closed = {(each.space, each.network) for each in found.blocks if each.closed}
         for (space, address), until in self.cooling.items():
             where = self.block_of(space, address)
-            if until > self.now and where is not None and where[0] not in self.limbo:  # else its block is closed, and cools next
+            if until > self.now and where is not None and (space, where[1].network) not in closed:  # else the block cools next
                 assert found.cooling.get((space, address), 0) >= until, f"{address} of {space} cools until {until}, but that was forgotten"
         for place, until in found.cooling.items():
             assert until <= most, f"{place} cools until {until}, longer than anybody said"

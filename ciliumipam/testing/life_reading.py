@@ -19,11 +19,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ciliumipam.testing.pool_oracle import Address, Network
-from ciliumipam.testing.raw import Records, addresses_in, blocks_in, check_disjoint, cooling_in, spaces
+from ciliumipam.testing.raw import DEFAULT, Records, addresses_in, blocks_in, check_disjoint, cooling_in, spaces
 
 
 class RawBlock(NamedTuple):
-    """A block that counts. `draining` is its own mark, not that of its pool or node."""
+    """A block that counts. `draining` is its own mark, not that of its pool or node; `closed` says that it gives out nothing any more."""
 
     space: str
     node: str
@@ -31,6 +31,7 @@ class RawBlock(NamedTuple):
     network: Network
     fence: int
     draining: bool
+    closed: bool
 
 
 class RawAddress(NamedTuple):
@@ -88,7 +89,9 @@ def read_records(records: Records) -> Found:
             key = (node, piece.family, piece.first, piece.length, piece.fence, space)
             assert key in order, f"block {network} of {node} counts, but no claim names it"
             counted.add(("block-claims", key))
-            blocks.append(RawBlock(space, node, piece.label, network, piece.fence, key in marks))
+            root = records.get(("address-page", str(network) if space == DEFAULT else f"{space}@{network}"))
+            closed = root is not None and root.fence > piece.fence
+            blocks.append(RawBlock(space, node, piece.label, network, piece.fence, key in marks, closed))
             inner = list(addresses_in(records, space, network, piece.fence))
             mine = [each for each in inner if each.holder is not None]
             check_disjoint(mine)
