@@ -36,6 +36,7 @@ class BlockOracle:
         draining: Nodes that take nothing new.
         blocks: Blocks by node, in the order in which it got them.
         marked: Blocks that drain by themselves.
+        closed: Blocks that are on their way back, as last read: they give out nothing, and replace none that drains.
         held: Addresses by owner and family.
         cooling: Until when an address cools, by space and address.
         cooling_blocks: Blocks that were given back, with their space, and until when they cool.
@@ -53,6 +54,7 @@ class BlockOracle:
         self.draining: set[str] = set()
         self.blocks: dict[str, list[HeldBlock]] = {}
         self.marked: set[HeldBlock] = set()
+        self.closed: set[HeldBlock] = set()
         self.held: dict[Pod, dict[int, Held]] = {}
         self.cooling: dict[tuple[str, Address], float] = {}
         self.cooling_blocks: list[tuple[str, Network, float]] = []
@@ -80,9 +82,13 @@ class BlockOracle:
         """Whether a block or its pool drains."""
         return block in self.marked or self.pool_of(block).draining
 
+    def open(self, node: str) -> list[HeldBlock]:
+        """The blocks of a node that are not on their way back."""
+        return [block for block in self.blocks.get(node, ()) if block not in self.closed]
+
     def serving(self, node: str) -> list[HeldBlock]:
         """The blocks of a node that give out addresses."""
-        good = [block for block in self.blocks.get(node, ()) if not self.is_orphan(block)]
+        good = [block for block in self.open(node) if not self.is_orphan(block)]
         if node in self.draining:
             return []
         staying = [block for block in good if not self.drains(block)]

@@ -126,6 +126,7 @@ class IpamOracle(BlockOracle):
         assert seen == self.blocks, f"blocks: {seen}, acknowledged: {self.blocks}"
         marked = {HeldBlock(each.pool, each.network, each.fence, each.space) for each in reading.found.blocks if each.draining}
         assert marked == self.marked, f"draining: {marked}, acknowledged: {self.marked}"
+        self.closed = {HeldBlock(each.pool, each.network, each.fence, each.space) for each in reading.found.blocks if each.closed}
         held = _addresses(reading.found.addresses)
         assert held == self.held, f"held: {held}, acknowledged: {self.held}"
         self.matches_cooling(reading)
@@ -184,7 +185,7 @@ class IpamOracle(BlockOracle):
             assert type(answer) in allowed, f"refused with {answer!r}, but right is {_names(allowed) or 'to give'}"
             return
         if stale and not right:
-            good = [each for each in self.blocks.get(node, ()) if not self.is_orphan(each)]
+            good = [each for each in self.open(node) if not self.is_orphan(each)]
             heard = sorted({each.address.version for each in answer})  # it may not have heard of a block of the other family
             right = all(self._refusals(node, pods, address, each, good)[1] for each in ([family] if family or address else heard))
         assert right, f"{node} gave {list(answer)}, but right was {_names(allowed)}"
@@ -207,7 +208,7 @@ class IpamOracle(BlockOracle):
             self.ghosts.difference_update(pods)
 
     def _families(self, node: str) -> list[int]:
-        return sorted({block.network.version for block in self.blocks.get(node, ())})
+        return sorted({block.network.version for block in self.open(node)})
 
     def _new(self, given: AllocationLike, label: str | None, *, stale: bool) -> None:
         """Take over an address that was just given, after checking that it could be."""
@@ -231,7 +232,7 @@ class IpamOracle(BlockOracle):
         self, node: str, pods: Sequence[Pod], address: Address | None, family: int | None, serving: Sequence[HeldBlock]
     ) -> tuple[set[type], bool]:
         """Which errors are right for an allocation, and whether giving is."""
-        blocks = self.blocks.get(node, [])
+        blocks = self.open(node)
         doubt: set[type] = {NoBlockError, NodeExhaustedError, NotFoundError, OutOfRangeError} if node in self.limbo else set()
         if not blocks:
             return {NoBlockError if node in self.nodes else NotFoundError, *doubt}, False
