@@ -211,6 +211,8 @@ class BlockOracle:
         for node in self.limbo:
             for block in list(self.blocks.get(node, ())):
                 if block not in seen.get(node, ()) and (node, block) not in leaving:
+                    # whoever finishes a removal with force leaves the claims of the owners to these, or to a repair
+                    self.ghosts.update(pod for pod, _ in self.held_in(block.space, block.network) if pod[0] == node)
                     self._give_back(node, block)
 
     def _served(self, node: str, new: Sequence[HeldBlock], refused: Collection[str], least: int = 0) -> None:

@@ -47,7 +47,7 @@ from ciliumipam.errors import (
 from ciliumipam.testing.block_oracle import BlockOracle
 from ciliumipam.testing.life_reading import RawAddress
 from ciliumipam.testing.oracle_values import Held, HeldBlock, Pod, Reading
-from ciliumipam.testing.pool_oracle import Address, Network, OraclePool
+from ciliumipam.testing.pool_oracle import NO_POOL, Address, Network, OraclePool, overlap
 
 
 class AllocationLike(Protocol):
@@ -76,12 +76,17 @@ class AllocationLike(Protocol):
 
 
 class IpamOracle(BlockOracle):
-    """What has been acknowledged, blocks and addresses."""
+    """What has been acknowledged, blocks and addresses.
+
+    Attributes:
+        earlier: Pools as they were when the present call began, if somebody else did something meanwhile: it may go by these.
+    """
 
     def __init__(self) -> None:
         """Nothing is known."""
         super().__init__()
         self._fences: dict[tuple[str, Address], int] = {}
+        self.earlier: dict[str, OraclePool] = {}
 
     # ------------------------------------------------------------------------------------------------- looking
 
@@ -216,9 +221,11 @@ class IpamOracle(BlockOracle):
         block = next((each for each in mine if given.address in each.network), None)
         assert block is not None, f"{given} is in no block of {given.node}: {mine}"
         assert (block.network, block.pool) == (given.block, given.pool), f"{given} is in {block}"
-        assert not self.is_orphan(block), f"{given} was taken out of an orphan"
+        versions = [pools.get(block.pool, NO_POOL) for pools in (self.pools, self.earlier)]
+        fitting = [pool for pool in versions if pool.space == block.space and pool.covers(block.network)]
+        assert fitting, f"{given} was taken out of an orphan"
         assert stale or block in self.serving(given.node), f"{given} was taken out of {block}, which takes nothing new"
-        assert not self.pool_of(block).is_reserved(block.network, given.address), f"{given} is reserved"
+        assert any(not pool.is_reserved(block.network, given.address) for pool in fitting), f"{given} is reserved"
         place = (block.space, given.address)
         holder = self.holder(*place)
         assert holder is None, f"{given.address} was given to {given.owner}, but {holder} holds it"
@@ -368,13 +375,16 @@ class IpamOracle(BlockOracle):
         self.unapplied |= carving
         self._in_doubt |= carving
         self._begun.update(adopting)
+        if carving:  # the links to what is adopted may be there, and the block not yet; what goes on cooling is read again
+            begun = [network for _, network in self._begun]
+            self.cooling_blocks = [each for each in self.cooling_blocks if not any(overlap(each[1], network) for network in begun)]
         self._ever += [pool for pool in (pools or {}).values() if pool is not None]
         _learn_names(self.pools, reading.pools, dict(pools or {}))
         _learn_names(self.nodes, reading.nodes, {**(nodes or {}), **({removing: None} if removing else {})})
         assert marking or reading.draining == self.draining & self.nodes.keys(), "a node began to drain, or ended it"
         self.draining = set(reading.draining)
         seen = self._seen(reading)
-        before = dict(self.held)
+        before = {pod: dict(facts) for pod, facts in self.held.items()}
         for node, blocks in list(self.blocks.items()):
             for block in blocks:
                 if block not in seen.get(node, ()):
@@ -413,7 +423,7 @@ class IpamOracle(BlockOracle):
                     self._end(pod, each.address, stale=stale)
             if not facts:
                 del self.held[pod]
-        self.ghosts.update(pod for pod in before if pod not in self.held)
+        self.ghosts.update(pod for pod in before if before[pod] != self.held.get(pod))  # their claims may name what was dropped
         for given in reading.found.addresses:
             pod = (given.node, given.owner)
             if given.address.version not in self.held.get(pod, {}):
