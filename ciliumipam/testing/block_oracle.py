@@ -43,6 +43,7 @@ class BlockOracle:
         ghosts: Owners of whom a call broke off and none was acknowledged since.
         limbo: Nodes of which a call that takes blocks back broke off.
         unapplied: Whether a call that carves broke off, and no `apply` was acknowledged since.
+        unfinished: The same also where no pool is left, with which nothing can be had, but claims still stand.
         faulty: Whether writes of the present call failed: then it may not tell everything that it did.
     """
 
@@ -61,6 +62,7 @@ class BlockOracle:
         self.ghosts: set[Pod] = set()
         self.limbo: set[str] = set()
         self.unapplied = False
+        self.unfinished = False
         self.faulty = False
         self._ever: list[OraclePool] = []
         self._begun: set[tuple[str, Network]] = set()
@@ -295,8 +297,17 @@ class BlockOracle:
 
     def settled(self) -> None:
         """What calls that carve had begun is finished."""
-        self.unapplied = False
+        self.unapplied = self.unfinished = False
+        self._forget_begun()
         self._begun.clear()
+
+    def _forget_begun(self) -> None:
+        """What cools under a block that somebody began to adopt may do so no longer; what does is read again.
+
+        The links to it may be there and the block not yet, and whoever takes back what was begun ends the wait of its slots.
+        """
+        begun = [network for _, network in self._begun]
+        self.cooling_blocks = [each for each in self.cooling_blocks if not any(overlap(each[1], network) for network in begun)]
 
     def _adopted(self, existing: Sequence[Existing], answer: Told, seen: Mapping[str, list[HeldBlock]]) -> None:
         """Go through what nodes are said to have, the oldest first."""

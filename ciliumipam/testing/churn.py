@@ -545,7 +545,7 @@ class World:
         self._due = False
         oracle, reading = self.oracle, self.read()
         self._match(reading)
-        if not (oracle.ghosts or oracle.limbo or oracle.unapplied):
+        if not (oracle.ghosts or oracle.limbo or oracle.unfinished):
             assert not reading.found.loose, f"left over, though nothing broke off: {reading.found.loose}"
         errors = [each for each in audit(*self._inner).findings if each.severity == "error"]
         assert not errors, f"the audit finds {errors}"

@@ -47,7 +47,7 @@ from ciliumipam.errors import (
 from ciliumipam.testing.block_oracle import BlockOracle
 from ciliumipam.testing.life_reading import RawAddress
 from ciliumipam.testing.oracle_values import Held, HeldBlock, Pod, Reading
-from ciliumipam.testing.pool_oracle import NO_POOL, Address, Network, OraclePool, overlap
+from ciliumipam.testing.pool_oracle import NO_POOL, Address, Network, OraclePool
 
 
 class AllocationLike(Protocol):
@@ -153,6 +153,7 @@ class IpamOracle(BlockOracle):
             assert until <= most, f"{network} cools until {until}, longer than anybody said"
             first, last = _ends(network)
             waiting.setdefault((space, network.version), []).append((first, last, until))
+        self._forget_begun()
         for space, network, until in self.cooling_blocks:
             if until <= self.now:
                 continue
@@ -373,11 +374,9 @@ class IpamOracle(BlockOracle):
             stale: As in `allocate`.
         """
         self.unapplied |= carving
+        self.unfinished |= carving
         self._in_doubt |= carving
         self._begun.update(adopting)
-        if carving:  # the links to what is adopted may be there, and the block not yet; what goes on cooling is read again
-            begun = [network for _, network in self._begun]
-            self.cooling_blocks = [each for each in self.cooling_blocks if not any(overlap(each[1], network) for network in begun)]
         self._ever += [pool for pool in (pools or {}).values() if pool is not None]
         _learn_names(self.pools, reading.pools, dict(pools or {}))
         _learn_names(self.nodes, reading.nodes, {**(nodes or {}), **({removing: None} if removing else {})})
