@@ -396,7 +396,9 @@ class BlockOracle:
             self._expect_kept(seen)
             return
         for node in sorted({node for node, _ in leaving} & self.nodes.keys()):
-            self._served(node, [block for block in seen.get(node, ()) if block not in self.blocks[node]], answer.refused)
+            new = [block for block in seen.get(node, ()) if block not in self.blocks.get(node, ())]
+            if new or node not in self.limbo:  # what was on its way back already only goes on: the next `apply` serves the node
+                self._served(node, new, answer.refused)
         # what an earlier call had begun to take is there by now, and leaves as well
         leaving += [
             (node, block)
