@@ -292,6 +292,15 @@ def test_an_address_is_released_though_the_writer_knew_its_block_as_another_node
     assert other.release_fenced(held.address, held.fence) == held
 
 
+def test_a_block_that_is_taken_back_while_it_is_marked_as_draining_is_not_marked() -> None:
+    remove: Step = {"do": "remove node", "by": 0, "node": "n0", "force": True}
+    drain: Step = {"do": "drain", "by": 1, "kind": "block", "name": "10.0.0.0/28", "space": "default", "cancel": False}
+
+    world = do({**drain, "faults": "slow", "meanwhile": remove})
+
+    assert not any(page.draining for (kind, _), page in world._records().items() if kind == "block-claims")
+
+
 # --------------------------------------------------------------------------------------------------- the command
 
 

@@ -354,6 +354,7 @@ class World:
         others = meanwhile is not None and meanwhile.done
         if answer is None or retried or others:
             self.oracle.earlier = earlier if others else {}
+            self.oracle.faulty |= others
             self._learn(request, stale=stale or others)
             self.oracle.earlier = {}
             if answer is not None:
