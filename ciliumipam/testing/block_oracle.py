@@ -351,6 +351,7 @@ class BlockOracle:
             gone = node in self.draining or (first is not None and first.pool not in self.pools) or self.unapplied or node in self.limbo
             right = isinstance(answer, NoBlockError) and gone if node in self.nodes else isinstance(answer, NotFoundError)
             assert right, f"{node} of {first}: {answer!r}"
+            self._settle_limbo(self._seen(reading))  # what was begun is finished before it is refused
             return
         assert node in self.nodes.keys() - self.draining, f"{node} is not known, or drains, but it grew"
         seen = self._seen(reading)
@@ -380,6 +381,7 @@ class BlockOracle:
         if isinstance(answer, IpamError):
             doubt = any(node in self.limbo for node, _ in leaving)
             assert type(answer) is right or (doubt and isinstance(answer, NotHeldError)), f"refused with {answer!r}, right: {right}"
+            self._settle_limbo(self._seen(reading))
             return
         assert right is None or self.unapplied, f"{kind} {name} does not exist, but was drained"
         if kind == "pool":
