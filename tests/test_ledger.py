@@ -328,6 +328,8 @@ def test_a_ledger_has_its_levels_where_pages_of_many_lengths_meet(
 ) -> None:
     ledger = make()
 
+    assert ledger.root.length == levels[0]
+    assert ledger.root.network & (ledger.root.size - 1) == 0
     assert ledger.levels == levels
     assert [ledger.sizes[level] for level in levels] == sizes
     assert [ledger.next_levels[level] for level in levels] == [*levels[1:], ledger.width]
@@ -353,7 +355,7 @@ def test_a_page_is_named_after_what_it_covers(
     number = parse_prefix(f"{address}/{ledger.width}").network
 
     assert str(ledger.key(number, level)) == name
-    assert ledger.key(number, level) is ledger.key(number, level)
+    assert ledger.key(number + 1, level) is ledger.key(number, level), "one key for all addresses of a page"
 
 
 def test_a_slot_begins_after_all_slots_before_it() -> None:
@@ -521,6 +523,131 @@ def test_what_is_not_taken_of_a_piece_that_cools_goes_on_to_cool() -> None:
     page = book.pages[tree.key(10 << 24, 26)]
     assert page.slots == (small,) * 32 + (Cooling(large.fence + 1, 70.0),) * 32
     assert small.fence == large.fence + 2
+
+
+def test_the_last_fence_of_a_region_is_found_however_deep_it_was_used() -> None:
+    book = Book()
+    tree = blocks()
+    deep = taken(book, tree, 1, "10.0.64.64/28")
+    free(book, tree, 1, deep, deep.fence + 7)
+    other = taken(book, tree, 1, "10.0.64.128/27")
+    free(book, tree, 1, other, other.fence)
+    book.puts.clear()
+
+    large = taken(book, tree, 1, "10.0.64.0/18")
+
+    assert large.fence == deep.fence + 8
+    assert [(put.key, put.closing) for put in book.puts] == [
+        ("block-page 10.0.64.64/26", True),
+        ("block-page 10.0.64.128/26", True),
+        ("block-page 10.0.64.0/18", True),
+        ("block-page 10.0.0.0/10", False),
+    ]
+    assert book.puts[-1].slots == (1,)
+    assert status(book, tree, 1, deep) is Status.DEAD
+    assert list(holdings(book, tree, 1)) == [large]
+
+
+def test_a_region_whose_page_was_never_written_ends_at_the_fence_of_its_link() -> None:
+    book = Book()
+    tree = blocks()
+    gone = taken(book, tree, 1, "10.0.64.64/28")
+    del book.pages[tree.key(gone.network, 26)]
+
+    assert ticket(book, tree, 1, parse_prefix("10.0.64.0/24")).fence == gone.fence
+    assert status(book, tree, 1, gone) is Status.PENDING
+
+
+def test_a_run_that_is_partly_split_and_partly_cools_takes_the_highest_of_their_fences() -> None:
+    book = Book()
+    tree = blocks()
+    small = taken(book, tree, 1, "10.0.1.128/28")
+    free(book, tree, 1, small, 20)
+    assert ticket(book, tree, 1, parse_prefix("10.0.1.0/24")).fence == 21
+
+    cool = taken(book, tree, 1, "10.0.1.0/26")
+    free(book, tree, 1, cool, 30, 70.0)
+
+    assert ticket(book, tree, 1, parse_prefix("10.0.1.0/24")).fence == 31
+    held = taken(book, tree, 1, "10.0.1.64/26")
+    spot = locate(book, tree, 1, held.network & ~255, 24)
+    assert spot is not None
+    assert next_fence(book, tree, spot) is None
+    assert status(book, tree, 1, held._replace(network=held.network & ~255, length=24, fence=99)) is Status.BLOCKED
+
+
+def test_a_larger_piece_is_not_put_over_what_is_held_below_it() -> None:
+    book = Book()
+    tree = blocks()
+    taken(book, tree, 1, "10.0.0.64/28")
+
+    with pytest.raises(AssertionError, match=r"^closing block-page 10\.0\.0\.64/26, in which 10\.0\.0\.64/28 is held$"):
+        fill(book, tree, 1, Holding(4, 10 << 24, 24, 99, "x", "", 0.0))
+
+
+def test_a_link_never_names_an_older_fence_than_its_page_has() -> None:
+    book = Book()
+    tree = blocks()
+    small = taken(book, tree, 1, "10.0.0.64/28")
+    free(book, tree, 1, small, small.fence)
+    assert close(book, tree, 26, small.network, small.fence - 1) == small.fence + 1
+    book.pages[tree.key(small.network, 26)] = Page(90, 0, (90,) * 64)
+
+    spot = locate(book, tree, 1, small.network, 28)
+
+    assert spot is not None
+    assert [link.fence for link in spot.links] == [90]
+    assert ticket(book, tree, 1, small.prefix).fence == 91
+
+
+def test_a_closed_page_is_linked_again_under_a_newer_fence() -> None:
+    book = Book()
+    tree = blocks()
+    small = taken(book, tree, 1, "10.0.0.64/28")
+    free(book, tree, 1, small, small.fence)
+    close(book, tree, 26, small.network, small.fence - 1)
+
+    again = taken(book, tree, 1, "10.0.0.64/28")
+
+    assert again.fence == small.fence + 2
+    assert book.pages[tree.key(small.network, 18)].slots[1] == Split(small.fence)
+    assert list(holdings(book, tree, 1)) == [again]
+
+
+def test_a_page_that_is_void_is_closed_with_all_it_holds() -> None:
+    book = Book()
+    ledger = addresses("10.0.0.0/24")
+    held = taken(book, ledger, 1, "10.0.0.7/32")
+
+    assert close(book, ledger, 24, ledger.root.network, held.fence + 3) == held.fence + 4
+
+    assert book.pages[ledger.key(ledger.root.network, 24)] == Page(held.fence + 4, 0, (held.fence + 4,) * 256)
+
+
+def test_whatever_a_void_page_leads_to_is_closed_before_it_is_raised() -> None:
+    book = Book()
+    ledger = addresses("10.0.0.0/22")
+    held = taken(book, ledger, 1, "10.0.1.7/32")
+
+    again = taken(book, ledger, 5, "10.0.2.9/32")
+
+    assert book.pages[ledger.key(held.network, 24)] == Page(3, 0, (held.fence + 1,) * 256)
+    assert list(holdings(book, ledger, 5)) == [again]
+
+
+def test_a_pending_piece_is_ended_in_its_page_alone_and_with_all_below_it() -> None:
+    book = Book()
+    tree = blocks()
+    below = taken(book, tree, 1, "10.0.1.64/28")
+    page = book.pages[tree.key(10 << 24, 18)]
+    book.pages[tree.key(10 << 24, 18)] = page._replace(slots=(7, *page.slots[1:6], 40, *page.slots[7:]))
+    del book.pages[tree.key(0, 0)]
+
+    free(book, tree, 1, below._replace(network=(10 << 24) + 256, length=24, fence=20), 20)
+
+    slots = book.pages[tree.key(10 << 24, 18)].slots
+    assert slots == (7, 4, 4, 4, 20, 20, 40, 20, *[4] * 248)
+    assert book.pages[tree.key(below.network, 26)] == Page(6, 0, (below.fence + 1,) * 64)
 
 
 # ------------------------------------------------------------------------------------------------------------- tickets

@@ -565,18 +565,21 @@ def test_a_requirement_made_by_hand_is_checked_and_brought_into_normal_form() ->
     selector = NodeSelector((Term((Requirement("b", "In", ("2", "1", "2")), Requirement("a", "Exists", ()))),))
 
     assert selector == NodeSelector.parse("a,b in (1,2)")
-    with pytest.raises(InvalidSelectorError, match="not a label key"):
+    with pytest.raises(InvalidSelectorError, match="not a label key") as no_key:
         NodeSelector((Term((Requirement("a b", "Exists", ()),)),))
-    with pytest.raises(InvalidSelectorError, match=r"only metadata\.name can be matched as a field, found 'a'"):
+    assert no_key.value.expression == "a b"
+    with pytest.raises(InvalidSelectorError, match=r"only metadata\.name can be matched as a field, found 'a'") as no_field:
         NodeSelector((Term((), (Requirement("a", "In", ("b",)),)),))
+    assert no_field.value.expression == "a"
     with pytest.raises(InvalidSelectorError, match="Gt needs exactly one value, found 2"):
         NodeSelector((Term((Requirement("a", "Gt", ("1", "1")),)),))
 
 
 def test_a_term_without_requirements_cannot_stand_beside_others_since_it_would_mean_everything() -> None:
     assert NodeSelector((Term(()), Term(()))) == NodeSelector.everything()
-    with pytest.raises(InvalidSelectorError, match="cannot stand beside others"):
+    with pytest.raises(InvalidSelectorError) as caught:
         NodeSelector((Term(()), Term((Requirement("a", "Exists", ()),))))
+    assert caught.value.args == ("terms", "a term without requirements cannot stand beside others")
 
 
 def test_the_error_of_a_huge_selector_does_not_repeat_it_whole() -> None:
