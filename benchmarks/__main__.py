@@ -1,4 +1,4 @@
-"""All benchmarks in one run, with the machine, and the target of the design (docs: section "Speed") where there is one."""
+"""Ours in one run, with the machine and the target of the design where there is one. The peers: `python -m benchmarks.peers`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks import bench_addresses, bench_carver, bench_facade, bench_peers, bench_selectors, bench_stores
+from benchmarks import bench_addresses, bench_carver, bench_facade, bench_selectors, bench_stores
 
 Run = Callable[[bool], list[tuple[str, float, str]]]
 
 RUNS: dict[str, Run] = {
     "addresses": bench_addresses.run,
     "carver": bench_carver.run,
-    "peers": bench_peers.run,
     "selectors": bench_selectors.run,
     "stores": bench_stores.run,
     "facade": bench_facade.run,

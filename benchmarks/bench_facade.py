@@ -23,7 +23,9 @@ from time import perf_counter, process_time
 
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, Store
 from ciliumipam.codec import Codec
+from ciliumipam.journal import JournaledIpam
 from ciliumipam.records import Kind
+from ciliumipam.replay import replay
 
 Row = tuple[str, float, str]
 
@@ -136,6 +138,43 @@ def sqlite_rows(quick: bool) -> list[Row]:  # noqa: FBT001 - every caller passes
             (f"sqlite pair ÷ two bare commits, {where}", pair_cost / bare_cost, "x"),
         ]
     return rows
+
+
+def journal_rows(quick: bool) -> list[Row]:  # noqa: FBT001 - every caller passes run()'s own flag on
+    """What a journal costs: the same pair with and without, and the bytes of its two lines."""
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "journal"
+        store = MemoryStore()
+        ipam = filled(store, 50, 10_000)
+        kept = JournaledIpam(store, journal=file)
+        kept.refresh()
+        first = file.stat().st_size
+        batches = 20 if quick else 200
+        pair(kept, 1, 1)
+        before = file.stat().st_size
+        spent = pair(kept, batches)
+        size = (file.stat().st_size - before) / batches / 50
+        rows = [
+            ("memory: pair with a journal, 10,000 held on 50 nodes with a /24", spent, "µs"),
+            ("memory: what the journal adds to a pair", spent - pair(ipam, batches), "µs"),
+            ("journal: bytes of a pair", size, "bytes"),
+            ("journal: bytes of the first reads, per allocation held", first / 10_000, "bytes"),
+        ]
+        kept.close_journal()
+        begin = process_time()
+        assert replay(str(file)).divergence is None
+        rows.append(("replay: a pair", (process_time() - begin) / batches / 50 * 1e6, "µs"))
+        with SqliteStore(Path(name) / "ipam.db") as database:
+            ipam = filled(database, 1, 100)
+            kept = JournaledIpam(database, journal=file)
+
+            def work(ipam: Ipam) -> None:
+                ipam.allocate("node-0", "cbr0/pair/eth0", label="default/web-0")
+                ipam.release("node-0", "cbr0/pair/eth0")
+
+            with_one, without = in_turns((lambda: work(kept), lambda: work(ipam)), 20 if quick else 300)
+            kept.close_journal()
+        return [*rows, ("sqlite: pair with a journal ÷ pair without, 100 held", with_one / without, "x")]
 
 
 def in_turns(works: tuple[Callable[[], None], ...], rounds: int) -> list[float]:
@@ -269,6 +308,7 @@ def run(quick: bool = False) -> list[Row]:  # noqa: FBT001, FBT002 - all benchma
         *memory_rows(quick),
         *sqlite_rows(quick),
         *thread_rows(quick),
+        *journal_rows(quick),
         *rollout_rows(quick),
         ("memory per allocation, 250 a node, owner's text not counted", bytes_per_allocation(4 if quick else 40), "bytes"),
         *first_of_a_64(20 if quick else 200),

@@ -126,7 +126,7 @@ class DrainTask(TakeBackTask):
                 return block.label == name
             case "node":
                 return block.holder == name
-            case "block":
+            case "block":  # pragma: no branch - mypy checks that the match is exhaustive
                 return block.prefix == self._block and block.space == self.request.space
 
     def step(self, view: View, draft: Draft) -> bool:

@@ -108,6 +108,17 @@ class InvalidManifestError(InvalidError):
         return f"{self.source}: {self.path + ': ' if self.path else ''}{self.reason}"
 
 
+class InvalidJournalError(InvalidError):
+    """A journal that cannot be replayed: `source` is the file, `line` the first line in which something is wrong."""
+
+    def __init__(self, source: str, line: int, reason: str) -> None:
+        super().__init__(source, line, reason)
+        self.source, self.line, self.reason = source, line, reason
+
+    def __str__(self) -> str:
+        return f"{self.source}, line {self.line}: {self.reason}"
+
+
 class InvalidRequestError(InvalidError):
     """A call whose arguments contradict each other."""
 

@@ -30,7 +30,7 @@ from ciliumipam.pool_status import routes, statuses
 from ciliumipam.records import Holding, Key, Kind
 from ciliumipam.release_tasks import ReleaseAddressTask, ReleaseTask
 from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
-from ciliumipam.repair_tasks import RepairAddressesTask, RepairBlocksTask
+from ciliumipam.repair_tasks import Repair, RepairAddresses, RepairAddressesTask, RepairBlocks, RepairBlocksTask
 from ciliumipam.requests import (
     Allocate,
     Allocation,
@@ -83,6 +83,7 @@ class Ipam:
         identity: str | None = None,
         observer: Observer = UNOBSERVED,
         timer: Callable[[], float] = time.perf_counter,
+        pause: Callable[[int], None] | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -94,11 +95,13 @@ class Ipam:
                 that a call may still take back; given, the same calls write the same bytes.
             observer: Who is told how often things are done, how long they take and how they end.
             timer: Seconds from any start, for these durations. Not asked without an observer.
+            pause: Called with the number of attempts that went wrong before a call tries again; by default it sleeps, the longer
+                the more, and by chance. A simulation need not wait.
         """
         self._meter = Meter(observer, timer) if observer is not UNOBSERVED else None
         if self._meter is not None:
             store, addresses = self._meter.stores(store, addresses)
-        self._executor = Executor(store, addresses, _pause)
+        self._executor = Executor(store, addresses, pause or _pause)
         self._clock = clock
         self._identity = identity or f"{random.SystemRandom().getrandbits(48):012x}"
         self._calls = count(1)
@@ -257,9 +260,8 @@ class Ipam:
             nodes = {key.name.partition("/")[0] for key in view.entries if key.kind == "address-claims"}
             # a node may have lost all its claims
             nodes |= {block.holder for block in view.blocks() if any(view.page(key) is not None for key in view.address_pages(block))}
-        now = self._clock()
-        done = [self._do(task).outcome for task in (RepairBlocksTask(now), ApplyTask(Apply(), now, self._token()))]
-        done += [self._do(RepairAddressesTask(node, now)).outcome for node in sorted(nodes)]
+        done = [self._ask(request).outcome for request in (RepairBlocks(), Apply())]
+        done += [self._ask(RepairAddresses(node)).outcome for node in sorted(nodes)]
         changes = tuple(change for each in done for change in each.changes)
         return done[1]._replace(changes=changes)
 
@@ -274,15 +276,18 @@ class Ipam:
         """
         task = self._task(request)
         with self._lock:
-            self._restore()
-            dry = DryRun(self._executor, self._view.entries)
-            try:
-                drive(run(self._view, [task]), dry.answer)
-            finally:
-                for key, entry in dry.replaced.items():
-                    self._view.load(key, entry)
-            lists: tuple[Kind, ...] = ("node", "pool") if isinstance(task, BlockTask) else ()
-            before = {key: entry for key, entry in self._view.entries.items() if key.kind == "pool" or key.kind in lists}
+            return self._plan(task)
+
+    def _plan(self, task: Task) -> Plan:
+        self._restore()
+        dry = DryRun(self._executor, self._view.entries)
+        try:
+            drive(run(self._view, [task]), dry.answer)
+        finally:
+            for key, entry in dry.replaced.items():
+                self._view.load(key, entry)
+        lists: tuple[Kind, ...] = ("node", "pool") if isinstance(task, BlockTask) else ()
+        before = {key: entry for key, entry in self._view.entries.items() if key.kind == "pool" or key.kind in lists}
         if task.failed is not None:
             raise task.failed
         return Plan(tuple(dry.steps), tuple(sorted({**before, **dry.replaced}.items())), lists, task.outcome, task.result, task.now)
@@ -296,18 +301,21 @@ class Ipam:
                 changed during the writing, a first part of it, which is a legal state.
         """
         with self._lock:
-            self._restore()
-            before = dict(plan.before)
-            changed = [f"{key} is new" for kind in plan.lists for key in self._list(kind) if before.get(key) is None]
-            for key, known in plan.before:
-                found = self._executor.store_of(key.kind).get(key)
-                self._view.load(key, found)
-                if found != known:
-                    changed.append(f"{key} {'is gone' if found is None else 'is new' if known is None else 'changed'}")
-            if changed:
-                raise StalePlanError(tuple(dict.fromkeys(changed)), 0)
-            late = max(0.0, self._clock() - plan.now)
-            self._executor.perform([cooling_later(step, before.get(step.key), late) for step in plan.steps], self._view.load)
+            return self._execute(plan, self._clock())
+
+    def _execute(self, plan: Plan, now: float) -> tuple[Allocation, ...]:
+        self._restore()
+        before = dict(plan.before)
+        changed = [f"{key} is new" for kind in plan.lists for key in self._list(kind) if before.get(key) is None]
+        for key, known in plan.before:
+            found = self._executor.store_of(key.kind).get(key)
+            self._view.load(key, found)
+            if found != known:
+                changed.append(f"{key} {'is gone' if found is None else 'is new' if known is None else 'changed'}")
+        if changed:
+            raise StalePlanError(tuple(dict.fromkeys(changed)), 0)
+        late = max(0.0, now - plan.now)
+        self._executor.perform([cooling_later(step, before.get(step.key), late) for step in plan.steps], self._view.load)
         return plan.result
 
     def _list(self, kind: Kind) -> list[Key]:
@@ -318,7 +326,7 @@ class Ipam:
 
     # ------------------------------------------------------------------------------------------------- running
 
-    def _task(self, request: Request) -> Task:
+    def _task(self, request: Request | Repair) -> Task:
         now = self._clock()
         match request:
             case Apply():
@@ -339,15 +347,17 @@ class Ipam:
                 return RemoveNodeTask(request, now)
             case RemovePool():
                 return RemovePoolTask(request, now)
+            case RepairBlocks():
+                return RepairBlocksTask(now)
+            case RepairAddresses():
+                return RepairAddressesTask(request.node, now)
 
     def _token(self) -> str:
         """The name of a call. Drawn outside the lock: `count` may be asked by several threads at once, a generator may not."""
         return f"{self._identity}-{next(self._calls)}"
 
-    def _ask(self, request: Request) -> Task:
-        return self._do(self._task(request))
-
-    def _do(self, task: Task) -> Task:
+    def _ask(self, request: Request | Repair) -> Task:
+        task = self._task(request)
         self._combiner.do(task)
         return task
 

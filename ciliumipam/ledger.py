@@ -131,7 +131,13 @@ def counted(raw: Page | None, fence: int, slots: int) -> Page | None:
         return Page(fence, 0, (fence,) * slots)
     if raw.fence == fence:
         return raw
-    return Page(fence, 0, tuple([max(fence_of(slot), fence) for slot in raw.slots])) if raw.fence < fence else None
+    return Page(fence, 0, tuple([_raised(slot, fence) for slot in raw.slots])) if raw.fence < fence else None
+
+
+def _raised(slot: Slot, fence: int) -> Slot:
+    """A slot of a page that is used anew: nothing in it counts but its last fence, and how long it cools."""
+    last = max(fence_of(slot), fence)
+    return Cooling(last, slot.until) if type(slot) is Cooling else last
 
 
 class Link(NamedTuple):
@@ -335,10 +341,12 @@ def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding, last: int,
     draft.put_page(key, raw._replace(slots=tuple(slots)), spot.level, None)
 
 
-def close(draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *, force: bool = False) -> int:
+def close(
+    draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *, force: bool = False, until: float | None = None
+) -> int:
     """Close the page that a link names under `fence`, and everything below it, the deepest first.
 
-    With `force` what is held in it is dropped; without, it must be empty. Closing what is closed changes nothing.
+    With `force` what is held in it is dropped, and cools `until`; without, it must be empty. Closing what is closed changes nothing.
 
     Returns:
         The last fence that was used up in it or below it, which is more than `fence`.
@@ -354,18 +362,25 @@ def close(draft: Drafts, ledger: Ledger, level: int, network: int, fence: int, *
     for index, slot in enumerate(raw.slots):
         if type(slot) is Holding and not (force or void):
             raise AssertionError(f"closing {key}, in which {slot.piece} is held")
-        last = max(last, fence_of(slot), _close_slot(draft, ledger, level, network, index, slot, force=force or void))
+        last = max(last, fence_of(slot), _close_slot(draft, ledger, level, network, index, slot, force=force or void, until=until))
     # one more than the last: whoever claimed something here and has not filled it yet did so under that fence at most
-    draft.put_page(key, Page(fence + 1, 0, (last + 1,) * len(raw.slots)), level, None, closing=True)
+    slots: tuple[Slot, ...] = (last + 1,) * len(raw.slots)
+    if ledger.kind == "address-page":
+        # what cools says so on: whoever finishes a release that somebody began finds there how long the block has to
+        ends = [slot.until if type(slot) is Cooling else until if type(slot) is Holding else None for slot in raw.slots]
+        slots = tuple([Cooling(last + 1, end) if end is not None else last + 1 for end in ends])
+    draft.put_page(key, Page(fence + 1, 0, slots), level, None, closing=True)
     return last + 1
 
 
-def _close_slot(draft: Drafts, ledger: Ledger, level: int, network: int, index: int, slot: Slot, *, force: bool) -> int:
+def _close_slot(
+    draft: Drafts, ledger: Ledger, level: int, network: int, index: int, slot: Slot, *, force: bool, until: float | None = None
+) -> int:
     """Close what a slot is split into, if it is; the last fence that was used there."""
     if type(slot) is not Split:
         return 0
     below = ledger.slot_network(network, level, index)
-    return close(draft, ledger, ledger.next_levels[level], below, slot.fence, force=force)
+    return close(draft, ledger, ledger.next_levels[level], below, slot.fence, force=force, until=until)
 
 
 def _put_run(

@@ -9,7 +9,7 @@ from ciliumipam.cidr import Prefix
 from ciliumipam.draft import Draft
 from ciliumipam.errors import CorruptRecordError
 from ciliumipam.ledger import ROOT_FENCE, Ledger, Pages, close, locate, next_fence
-from ciliumipam.records import ClaimPage, Holding, Key, Revision
+from ciliumipam.records import ClaimPage, Cooling, Holding, Key, Revision
 from ciliumipam.view import NodeBlock, View, address_claims_key, block_claims_key
 
 Confirmed: TypeAlias = Mapping[Key, Revision | None]
@@ -49,13 +49,16 @@ class BlockLevel:
     def close_below(self, draft: Draft, piece: Holding) -> int:
         """Close the block's address ledger."""
         ledger = self._view.address_ledger(piece)
-        return close(draft, ledger, piece.length, piece.network, piece.fence, force=self._force)
+        until = self._view.cools_until(piece.label, self._now)
+        return close(draft, ledger, piece.length, piece.network, piece.fence, force=self._force, until=until)
 
     def cools_until(self, piece: Holding) -> float | None:
         """As long from now as its pool says, and as long as an address in it cools that was released before."""
         until = self._view.cools_until(piece.label, self._now)
         times = [until] if until is not None else []
-        times += [end for _, end in self._view.addresses(piece).coolings() if end > self._now]
+        for key in self._view.address_pages(piece):
+            page = self._view.page(key)
+            times += [slot.until for slot in page.slots if type(slot) is Cooling and slot.until > self._now] if page is not None else ()
         return max(times, default=None)
 
     def next(self, draft: Draft, node: str, pool: str, space: str, prefix: Prefix) -> Holding:

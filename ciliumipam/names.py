@@ -55,13 +55,9 @@ def validate_owner(text: str) -> str:
         return text
     if not 1 <= len(text) <= 253:
         raise InvalidNameError("owner id", shorten(text), f"it has {len(text)} characters, allowed are 1 to 253")
-    for position, character in enumerate(text):
-        if character == " " or not character.isprintable():
-            reason = (
-                f"character {position + 1} is {character!a}; white space and unprintable characters are not allowed"
-            )
-            raise InvalidNameError("owner id", text, reason)
-    return text
+    position, character = next((n, each) for n, each in enumerate(text, 1) if each == " " or not each.isprintable())
+    reason = f"character {position} is {character!a}; white space and unprintable characters are not allowed"
+    raise InvalidNameError("owner id", text, reason)
 
 
 def label_key_problem(text: str) -> str:

@@ -44,7 +44,7 @@ def plan_to_document(plan: Plan) -> dict[str, Any]:
         "apiVersion": API_VERSION,
         "kind": KIND,
         **outcome_to_document(plan.outcome),
-        "addresses": [_plain(each) for each in plan.result],
+        "addresses": [allocation_to_document(each) for each in plan.result],
         "now": plan.now,
         "lists": list(plan.lists),
         "before": [
@@ -57,6 +57,11 @@ def plan_to_document(plan: Plan) -> dict[str, Any]:
         ],
     }
     return document | {"digest": _digest(document)}
+
+
+def allocation_to_document(allocation: Allocation) -> dict[str, Any]:
+    """An address in somebody's hands, as plain values."""
+    return _plain(allocation)
 
 
 def outcome_to_document(outcome: Applied) -> dict[str, Any]:

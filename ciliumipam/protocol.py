@@ -172,7 +172,7 @@ def take(draft: Draft, level: Level, standing: Standing, chosen: tuple[Holding, 
         draft.put(standing.key, ClaimPage(_with(claims.claims, standing.holder, pieces or None), marks, closing, draining), CLAIM)
     for piece in chosen:
         place = level.ledger_of(piece)
-        if place is not None:
+        if place is not None:  # pragma: no branch - chosen in a ledger that is there
             fill(draft, *place, piece)
     for piece in standing.pending:
         place = level.ledger_of(piece)
@@ -219,7 +219,7 @@ def cancel(draft: Draft, level: Level, standing: Standing, pieces: Collection[Ho
         raise Later
     for piece in pieces:
         place = level.ledger_of(piece)
-        if place is not None:
+        if place is not None:  # pragma: no branch - without a ledger it would not be pending
             free(draft, *place, piece, piece.fence)
     alive = standing.held + standing.pending + standing.closing
     forget(draft, standing, [piece for piece in standing.pieces if piece in pieces or piece not in alive])

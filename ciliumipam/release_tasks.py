@@ -8,7 +8,7 @@ from functools import partial
 from ciliumipam.cidr import WIDTH, Family, format_address, parse_address
 from ciliumipam.draft import Draft
 from ciliumipam.errors import NotFoundError, NotHeldError, StaleFenceError
-from ciliumipam.ledger import ROOT_FENCE, fence_of, free, locate
+from ciliumipam.ledger import ROOT_FENCE, Pages, Status, fence_of, free, locate, status
 from ciliumipam.levels import AddressLevel
 from ciliumipam.protocol import Standing, Unsure, look, release
 from ciliumipam.records import Holding, Key
@@ -19,6 +19,11 @@ from ciliumipam.view import View, address_claims_key
 
 def _released(node: str, piece: Holding) -> Change:
     return Change("release", "address", piece.piece, f"on {node} from {piece.holder}")
+
+
+def _is_held(pages: Pages, level: AddressLevel, piece: Holding) -> bool:
+    place = level.ledger_of(piece)
+    return place is not None and status(pages, *place, piece) is Status.HELD
 
 
 class EndTask(AddressTask):
@@ -41,18 +46,21 @@ class EndTask(AddressTask):
         self.result += tuple([self._ending.pop(piece) for piece in sorted(pieces)])
 
     def _end(self, draft: Draft, level: AddressLevel, standing: Standing, pieces: Pieces) -> None:
-        alive = standing.held + standing.closing
+        # of what is marked as closing some was never held: nobody is told that it was released
+        held = standing.held + tuple([piece for piece in standing.closing if _is_held(level.pages, level, piece)])
         if self._ending:
-            self._ended([piece for piece in self._ending if piece.holder == standing.holder and piece not in alive])
+            self._ended([piece for piece in self._ending if piece.holder == standing.holder and piece not in held])
         ending = [piece for piece in standing.pieces if piece in pieces]
         if not ending:
             return
-        for piece in ending:
-            self.targets[piece] = self.node
-            if piece in alive and piece not in self._ending:
-                self._ending[piece] = to_allocation(self.node, self._block(level, piece), piece)
-                self._noted.append(partial(_released, self.node, piece))
-        release(draft, level, standing, ending)
+        self.targets.update(dict.fromkeys(ending, self.node))
+        try:
+            release(draft, level, standing, ending)
+        finally:  # it may put a part only, and leave the rest to the next round
+            for piece in ending:
+                if piece in held and piece not in self._ending and not _is_held(draft, level, piece):
+                    self._ending[piece] = to_allocation(self.node, self._block(level, piece), piece)
+                    self._noted.append(partial(_released, self.node, piece))
 
 
 class ReleaseTask(EndTask):

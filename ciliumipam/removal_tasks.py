@@ -61,9 +61,8 @@ class RemoveNodeTask(Task):
             forget_owners(draft, name, (*standing.held, *standing.closing))
             release(draft, level, standing, standing.pieces)
             return False  # the node goes in a round of its own: see `verify`
-        if name in view.nodes:
-            draft.put(Key("node", name), None, DELETE)
-            self._note(Change("remove", "node", name, "with --force" if self.request.force else "it holds nothing"))
+        draft.put(Key("node", name), None, DELETE)
+        self._note(Change("remove", "node", name, "with --force" if self.request.force else "it holds nothing"))
         return True
 
     def _dropped(self, view: View, draft: Draft, standing: Standing) -> list[Holding]:

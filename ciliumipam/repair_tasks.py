@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 from ciliumipam.draft import CLAIM, UNCLAIM, Draft
 from ciliumipam.ledger import holdings
@@ -16,6 +17,19 @@ from ciliumipam.records import ClaimPage, Holding, Key
 from ciliumipam.requests import Change
 from ciliumipam.tasks import AddressTask, Task
 from ciliumipam.view import View, address_claims_key, address_claims_keys, block_claims_key
+
+
+class RepairBlocks(NamedTuple):
+    """Asked by `Ipam.repair`, of nobody else: `RepairBlocksTask`."""
+
+
+class RepairAddresses(NamedTuple):
+    """Asked by `Ipam.repair`, of nobody else: `RepairAddressesTask`."""
+
+    node: str
+
+
+Repair: TypeAlias = RepairBlocks | RepairAddresses
 
 
 def _claim_again(draft: Draft, key: Key, pieces: Iterable[Holding]) -> None:

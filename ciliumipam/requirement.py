@@ -56,7 +56,7 @@ class Requirement(NamedTuple):
                 return self.key, few, self.operator == "In"
             case "Exists" | "DoesNotExist":
                 return self.key, _MISSING, self.operator == "DoesNotExist"
-            case "Gt" | "Lt":
+            case "Gt" | "Lt":  # pragma: no branch - mypy checks that the match is exhaustive
                 return self.key, _Beyond(int(self.values[0]), above=self.operator == "Gt"), True
 
     def holds(self, labels: Mapping[str, str]) -> bool:
@@ -75,7 +75,7 @@ class Requirement(NamedTuple):
                 number = ", which is no whole number of 64 bits" if no_number else ""
                 side = "more" if self.operator == "Gt" else "less"
                 return f"{self.key} must be {side} than {self.values[0]} but {has}{number}"
-            case "In" | "NotIn":
+            case "In" | "NotIn":  # pragma: no branch - mypy checks that the match is exhaustive
                 shown = ", ".join(value or '""' for value in self.values[:_SHOWN_VALUES])
                 more = len(self.values) - _SHOWN_VALUES
                 rest = f" and {more} more" if more > 0 else ""

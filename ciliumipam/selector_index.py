@@ -170,7 +170,7 @@ class _Column(dict[str, int]):
                     any_value.append(slot)
                 case "Gt":
                     above.append((int(values[0]), slot))
-                case "Lt":
+                case "Lt":  # pragma: no branch - mypy checks that the match is exhaustive
                     below.append((-int(values[0]), slot))
         self._always = _bits(any_value)
         self._above, self._below = _Ladder(above), _Ladder(below)

@@ -202,6 +202,8 @@ def _reread(view: View, task: Task, pieces: Sequence[Holding]) -> Session:
         for key in _path(view, block):
             yield from _read(view, key)
         yield from _read_tree(view, view.address_ledger(block))
+    for key in keys if not pieces else ():  # once more: a page just read may be full of what another gave to this very owner
+        yield from _read(view, key)
 
 
 def _path(view: View, block: Holding) -> Iterator[Key]:

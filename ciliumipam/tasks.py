@@ -160,6 +160,7 @@ class AllocateTask(AddressTask):
         self.request, self.node = request, request.node
         self._call = Call(token)
         self._verify: list[Key] = []
+        self._pools: dict[Key, None] = {}
 
     def verify(self) -> Iterable[Key]:
         return self._verify
@@ -169,7 +170,7 @@ class AllocateTask(AddressTask):
 
     def before(self, view: View) -> Iterable[Key]:
         """The pools of the node's blocks, the node and its claims: what is reserved and what drains may have changed."""
-        pools = dict.fromkeys([_pool_key(block.holding.label) for block in view.node_blocks(self.node)])
+        pools = self._pools = dict.fromkeys([_pool_key(block.holding.label) for block in view.node_blocks(self.node)])
         return [*pools, *_node_keys(self.node)]
 
     def step(self, view: View, draft: Draft) -> bool:
@@ -179,7 +180,7 @@ class AllocateTask(AddressTask):
         blocks = level.blocks
         self._see_all_blocks(view, level)
         for block in blocks:
-            block.addresses.expire(self.now)
+            block.addresses.expire(view.free.now)  # also where a look was later: which blocks it looked at must not matter
         standings = [look(draft, level, owner) for owner in request.owners]
         families = self._families(view, blocks)
         ending = [(standing, unfit) for standing in standings if (unfit := _unfit(level, standing.pending)) or standing.closing]
@@ -214,7 +215,8 @@ class AllocateTask(AddressTask):
         """Read again where the node claims a block that no page shows: another process may have given it, and drain the others."""
         key = _node_keys(self.node)[1]
         named = view.claims(key).claims.get(self.node, ())
-        if len(named) != len(level.blocks) and not level.is_confirmed(key):
+        new = [block for block in level.blocks if _pool_key(block.holding.label) not in self._pools]  # its pool was not read yet
+        if (new or len(named) != len(level.blocks)) and not level.is_confirmed(key):
             shown = [block.holding for block in level.blocks]
             raise Unsure(key, next((piece for piece in named if piece not in shown), named[0] if named else shown[0]))
 

@@ -161,7 +161,7 @@ class View:
         elif kind == "pool":
             self._node_blocks.clear()
             self._follow_pool(key.name, new)  # type: ignore[arg-type]  # the kind says that it is a pool
-        elif kind == "node":
+        else:  # a node
             self._node_blocks.pop(key.name, None)
             self.free.regroup(old, new)  # type: ignore[arg-type]  # the kind says that it is a node
             if new is None:

@@ -1,4 +1,7 @@
-"""Hypothesis profiles: `dev` looks for something new at every run, `ci` finds the same in every run, `soak` looks long, `mutation` fails fast."""
+"""Hypothesis profiles: `dev` looks for something new at every run, `ci` finds the same in every run, `soak` looks long.
+
+`few` is for measuring coverage: what only chance reaches is not covered. `mutation` fails fast.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,9 @@ settings.register_profile(
     suppress_health_check=SLOW,
 )
 settings.register_profile("soak", max_examples=5000, stateful_step_count=200, deadline=None, suppress_health_check=SLOW)
+settings.register_profile(
+    "few", max_examples=5, stateful_step_count=15, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW
+)
 settings.register_profile(
     "mutation",  # thousands of runs that end at the first failure: what it shrinks to is of no interest
     max_examples=40,

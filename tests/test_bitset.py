@@ -144,6 +144,67 @@ def test_clearing_inside_a_marked_region_stores_only_its_path() -> None:
     bits.check_invariants()
 
 
+def test_clearing_what_is_clear_in_a_word_that_is_not_stored_changes_nothing() -> None:
+    empty, marked = Bitset(24), Bitset(24)
+    marked.add_range(512, 767)  # leaf word 2 is full and not stored, word 3 is empty and not stored
+
+    for bits, position in ((empty, 5), (empty, 2**24 - 1), (marked, 800), (marked, 2**24 - 1), (marked, 2**24), (marked, 5)):
+        count = bits.count
+        assert not bits.discard(position)
+        assert bits.count == count
+        bits.check_invariants()
+
+
+def test_setting_what_is_set_in_a_word_that_is_not_stored_changes_nothing() -> None:
+    bits = Bitset(24)
+    bits.add_range(512, 767)
+
+    assert not bits.add(600)
+    assert bits.add_range(520, 700) == 0
+
+    assert bits.count == 256
+    bits.check_invariants()
+
+
+def test_words_that_become_full_or_empty_are_not_stored() -> None:
+    bits = Bitset(24)
+    for position in range(512, 768):
+        assert bits.add(position)
+    assert bits.leaves == {}
+    assert bits.word(2) == 2**256 - 1
+
+    assert bits.discard(600)
+    assert bits.leaves == {2: (2**256 - 1) ^ (1 << 88)}
+    for position in (*range(512, 600), *range(601, 768)):
+        assert bits.discard(position)
+    assert (bits.leaves, bits.count) == ({}, 0)
+    bits.check_invariants()
+
+
+def test_the_only_position_can_be_marked_and_cleared() -> None:
+    bits = Bitset(0)
+
+    assert bits.add_range(0, 0) == 1
+    assert bits.discard(0)
+    assert not bits.discard(0)
+
+    assert (bits.leaves, bits.count, bits.first_clear()) == ({}, 0, 0)
+    bits.check_invariants()
+
+
+def test_two_ranges_that_fill_a_word_between_them_are_one_full_word() -> None:
+    bits = Bitset(16)
+    assert bits.add_range(300, 511) == 212
+    assert bits.add_range(200, 299) == 100
+
+    assert bits.leaves == {0: (2**56 - 1) << 200}
+    assert bits.word(1) == 2**256 - 1
+    assert bits.add_range(0, 2**16 - 1) == 2**16 - 312
+    assert bits.add_range(0, 2**16 - 1) == 0
+    assert bits.leaves == {}
+    bits.check_invariants()
+
+
 def test_the_last_clear_position_can_be_taken_and_given_back_again_and_again() -> None:
     bits = Bitset(24)
     bits.add_range(0, 2**24 - 1)

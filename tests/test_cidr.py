@@ -35,17 +35,13 @@ from ciliumipam.cidr import (
     to_address,
 )
 from ciliumipam.errors import InvalidAddressError, InvalidCidrError, InvalidError
+from ciliumipam.testing import strategies
 
 families = st.sampled_from([4, 6]).map(lambda value: cast("Family", value))
 
 
-@st.composite
-def prefixes(draw: st.DrawFn, shortest: int = 0) -> Prefix:
-    family = draw(families)
-    width = WIDTH[family]
-    length = draw(st.one_of(st.integers(shortest, width), st.sampled_from([shortest, width - 1, width])))
-    network = draw(st.integers(0, (1 << width) - 1)) >> (width - length) << (width - length)
-    return Prefix(family, network, length)
+def prefixes(shortest: int = 0) -> st.SearchStrategy[Prefix]:
+    return strategies.prefixes(min_length=shortest).map(parse_prefix)
 
 
 @st.composite

@@ -422,6 +422,46 @@ def test_an_address_that_cools_still_does_when_its_block_goes_back_after_the_del
     assert addresses(ipam.allocate("n2", "b")) == ["10.0.0.1"]
 
 
+def test_an_address_that_cools_still_does_when_its_block_goes_back_after_it_was_reserved(ipam: Ipam, clock: Clock) -> None:
+    ipam.apply([pool("10.0.0.0/24", reuse_delay=60)], [Node("n1")])
+    ipam.allocate("n1", "a")
+    ipam.release("n1", "a")
+    ipam.apply([pool("10.0.0.0/24", reserved=["10.0.0.1"])])
+    ipam.remove_node("n1")
+
+    ipam.apply(nodes=[Node("n2")])
+
+    assert blocks(ipam, "n2") == []
+    clock.now = 1060.0
+    ipam.apply()
+    assert blocks(ipam, "n2") == ["p 10.0.0.0/24"]
+
+
+@pytest.mark.parametrize("writes", range(3))
+@pytest.mark.parametrize("force", [False, True])
+def test_an_address_that_cools_still_does_when_the_removal_of_its_node_broke_off(
+    store: MemoryStore, clock: Clock, writes: int, force: bool
+) -> None:
+    """Fuzzing, seed 1, life 11: who finished the removal found the block's addresses closed, and nothing that said they cool."""
+    ipam = Ipam(store, clock=clock)
+    ipam.apply([pool("10.0.0.0/24", reuse_delay=60)], [Node("n1")])
+    ipam.allocate("n1", "a")
+    ipam.release("n1", "a")
+    ipam.apply([pool("10.0.0.0/24")])
+    with pytest.raises(Crash):
+        Ipam(FaultyStore(store, crash_after(writes)), clock=clock).remove_node("n1", force=force)
+
+    other = Ipam(store, clock=clock)
+    with suppress(NotFoundError):
+        other.remove_node("n1", force=force)
+    other.apply(nodes=[Node("n2")])
+
+    assert blocks(other, "n2") == []
+    clock.now = 1060.0
+    other.apply()
+    assert blocks(other, "n2") == ["p 10.0.0.0/24"]
+
+
 def test_the_cooling_of_a_plan_begins_when_it_is_executed(ipam: Ipam, clock: Clock) -> None:
     ipam.apply([pool("10.0.0.0/30", reuse_delay=30)], [Node("n1")])
     ipam.allocate("n1", "a", "b")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,14 @@ from typing import Any
 import pytest
 import yaml
 from hypothesis import given
-from hypothesis import strategies as st
 
-from ciliumipam.cidr import WIDTH, Prefix
 from ciliumipam.errors import InvalidManifestError, InvalidPoolError
 from ciliumipam.manifest import API_VERSION, Item, pool_to_manifest, read_manifest, read_manifests
 from ciliumipam.node import Node
 from ciliumipam.pool import BlockLengths, PoolSpec
 from ciliumipam.requests import ExistingBlock
 from ciliumipam.selector import NodeSelector
+from ciliumipam.testing.strategies import pools
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
@@ -262,70 +262,7 @@ def test_an_empty_list_is_empty(items: Any) -> None:
 # ----------------------------------------------------------------------------------------------------- round trip
 
 
-SELECTORS = st.one_of(
-    st.lists(st.sampled_from(["a", "!b", "c=", "d in (x,,y)", "e notin (x)", "a=1", "a=2", "f>3"]), max_size=4).map(
-        lambda parts: NodeSelector.parse(",".join(parts))
-    ),
-    st.lists(
-        st.sampled_from(
-            [
-                {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["3"]}]},
-                {
-                    "matchExpressions": [
-                        {"key": "b", "operator": "Exists"},
-                        {"key": "c", "operator": "In", "values": ["", "x"]},
-                    ]
-                },
-                {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["node-1"]}]},
-            ]
-        ),
-        min_size=1,
-    ).map(NodeSelector.from_terms),
-)
-
-
-@st.composite
-def specs(draw: st.DrawFn) -> PoolSpec:
-    cidrs = []
-    for family, base in draw(
-        st.lists(
-            st.sampled_from([(4, 0x0A000000), (4, 0xAC100000), (6, 0xFD << 120), (6, 1 << 96)]), min_size=1, unique=True
-        )
-    ):
-        length = draw(st.integers(WIDTH[family] - 20, WIDTH[family]))
-        cidrs.append(Prefix(6 if family == 6 else 4, base, length))
-    longest = {family: max((cidr.length for cidr in cidrs if cidr.family == family), default=0) for family in (4, 6)}
-
-    def length_of(family: int) -> st.SearchStrategy[int | None]:
-        return st.none() | st.integers(longest[family], WIDTH[family]) if longest[family] else st.none()
-
-    lengths = st.tuples(SELECTORS, length_of(4), length_of(6)).filter(lambda some: some[1:] != (None, None))
-    reserved = []
-    for cidr in draw(st.lists(st.sampled_from(cidrs), max_size=4)):
-        first, last = sorted(cidr.network + draw(st.integers(0, cidr.size - 1)) for _ in range(2))
-        reserved.append((cidr.family, first, last))
-    blocks = draw(st.integers(1, 5))
-    grouped = draw(st.booleans())
-    fields: dict[str, Any] = {
-        "block_length_v4": draw(length_of(4)),
-        "block_length_v6": draw(length_of(6)),
-        "priority": draw(st.integers(-3, 3) | st.sampled_from([-(1 << 31), (1 << 31) - 1])),
-        "address_space": draw(st.sampled_from(["default", "blue", "a.b-c"])),
-        "block_lengths": [BlockLengths(*some) for some in draw(st.lists(lengths, max_size=3))],
-        "blocks_per_node": blocks,
-        "max_blocks_per_node": draw(st.none() | st.integers(blocks, 65536)),
-        "reuse_delay": draw(st.just(0) | st.integers(0, 315_360_000) | st.floats(0, 315_360_000)),
-        "address_policy": draw(st.sampled_from(["next", "lowest", "random"])),
-        "seed": draw(st.just(0) | st.integers(0, (1 << 63) - 1)),
-        "carving": "grouped" if grouped else draw(st.sampled_from(["lowest", "sparse"])),
-        "group_by": "topology.kubernetes.io/zone" if grouped else "",
-        **{name: draw(st.booleans()) for name in ("allow_first", "allow_last", "overflow", "draining")},
-    }
-    name = draw(st.sampled_from(["green", "a.b-c", "0"]))
-    return PoolSpec(name=name, cidrs=cidrs, selector=draw(SELECTORS), reserved=reserved, **fields)
-
-
-@given(specs())
+@given(pools())
 def test_a_pool_written_as_a_manifest_reads_back_as_an_equal_pool(spec: PoolSpec) -> None:
     manifest = pool_to_manifest(spec)
 
@@ -335,7 +272,7 @@ def test_a_pool_written_as_a_manifest_reads_back_as_an_equal_pool(spec: PoolSpec
     assert json.dumps(pool_to_manifest(*read(manifest))) == json.dumps(manifest)  # type: ignore[arg-type]  # it is a pool
 
 
-@given(specs())
+@given(pools())
 def test_the_seeds_form_can_say_cidrs_selector_and_block_lengths(spec: PoolSpec) -> None:
     operator: dict[str, Any] = {}
     for family, cidrs_field, size_field, size in (
@@ -632,3 +569,20 @@ def test_nothing_is_read_from_a_document_with_one_broken_item() -> None:
             {"apiVersion": "v1", "kind": "List", "items": [NODE, POOL, changed(NODE, {"a": 1}, "metadata", "labels")]},
             "x.yaml",
         )
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"),
+    [
+        ("CIDRBlock", "ciliumipam.io/v1alpha1"),
+        ("CiliumPodIPPool", "cilium.io/v2"),
+        ("ClusterCIDR", "networking.x-k8s.io/v1"),
+        ("IPPool", "crd.projectcalico.org/v1"),
+    ],
+)
+def test_a_document_without_a_spec_is_refused_whatever_its_kind(kind: str, version: str) -> None:
+    with pytest.raises(InvalidManifestError) as caught:
+        read_manifest({"apiVersion": version, "kind": kind, "metadata": {"name": "green"}}, "x.yaml")
+
+    assert caught.value.path == "spec"
+    assert re.fullmatch("expected a mapping with .*; found nothing", caught.value.reason)

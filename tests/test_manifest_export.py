@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ciliumipam.allocator import Utilization
-from ciliumipam.cidr import Address, Network, parse_prefix
+from ciliumipam.cidr import Address, parse_prefix
 from ciliumipam.errors import InvalidManifestError
 from ciliumipam.ipam import Ipam
 from ciliumipam.manifest import API_VERSION, Item, export, read_manifest, read_manifests
@@ -25,6 +25,7 @@ from ciliumipam.pool import PoolSpec
 from ciliumipam.requests import Allocation, Block, ExistingBlock, NodeStatus, PoolStatus
 from ciliumipam.selector import NodeSelector
 from ciliumipam.store.memory import MemoryStore
+from ciliumipam.testing.strategies import pools, prefixes
 
 DUMPS = Path(__file__).parents[1] / "docs" / "examples" / "dumps"
 EMPTY = Utilization(0, 0, 0, 0, 0)
@@ -175,16 +176,9 @@ SPACES = st.sampled_from(["default", "blue", "s" * 253])
 
 
 @st.composite
-def networks(draw: st.DrawFn) -> Network:
-    if draw(st.booleans()):
-        return IPv4Network((draw(st.integers(0, (1 << 32) - 1)), draw(st.integers(1, 32))), strict=False)
-    return IPv6Network((draw(st.integers(0, (1 << 128) - 1)), draw(st.integers(1, 128))), strict=False)
-
-
-@st.composite
 def holdings(draw: st.DrawFn) -> tuple[list[Block], list[Allocation]]:
     """Blocks of which no two have one prefix in one address space, and allocations in them."""
-    places = draw(st.lists(st.tuples(SPACES, networks()), max_size=6, unique=True))
+    places = draw(st.lists(st.tuples(SPACES, prefixes(min_length=1)), max_size=6, unique=True))
     blocks: list[Block] = []
     allocations: list[Allocation] = []
     for space, network in places:
@@ -201,25 +195,22 @@ def holdings(draw: st.DrawFn) -> tuple[list[Block], list[Allocation]]:
 
 
 NODES = st.dictionaries(NAMES, st.dictionaries(st.sampled_from(["a", "b.c/d"]), st.sampled_from(["", "x"])), max_size=4)
-POOLS = st.lists(
-    st.sampled_from([green(), green(name="red", priority=3, draining=True), green(name="blue", address_space="blue")]),
-    unique=True,
-)
+POOLS = st.lists(pools(), max_size=3, unique_by=lambda spec: spec.name)
 
 
 @given(POOLS, NODES, holdings(), st.randoms(use_true_random=False))
 @example([], {}, ([block("node-1", "::ffff:10.0.0.0/120", since=0.1 + 0.2)], []), None)
 def test_what_is_exported_reads_back_as_equal_pools_nodes_and_blocks(
-    pools: list[PoolSpec], nodes: dict[str, dict[str, str]], held: tuple[list[Block], list[Allocation]], chance: Any
+    specs: list[PoolSpec], nodes: dict[str, dict[str, str]], held: tuple[list[Block], list[Allocation]], chance: Any
 ) -> None:
     blocks, allocations = held
     made = [Node(name, labels) for name, labels in nodes.items()]
 
-    result = export([*map(pool_status, pools)], [*map(node_status, made)], blocks, allocations)
+    result = export([*map(pool_status, specs)], [*map(node_status, made)], blocks, allocations)
     items, ignored, refused = read_manifest(json.loads(json.dumps(result)), "x.json")
 
     assert (ignored, refused) == ((), ())
-    assert {item.name: item for item in items if isinstance(item, PoolSpec)} == {spec.name: spec for spec in pools}
+    assert {item.name: item for item in items if isinstance(item, PoolSpec)} == {spec.name: spec for spec in specs}
     assert {item for item in items if isinstance(item, Node)} == {*made}
     found = [item for item in items if isinstance(item, ExistingBlock)]
     assert len(found) == len(blocks)
@@ -228,9 +219,9 @@ def test_what_is_exported_reads_back_as_equal_pools_nodes_and_blocks(
     }
     assert read_manifest(yaml.safe_load(yaml.safe_dump(result)), "x.json").items == items
     if chance is not None:
-        for some in (pools, made, blocks, allocations):
+        for some in (specs, made, blocks, allocations):
             chance.shuffle(some)
-        again = export([*map(pool_status, pools)], [*map(node_status, made)], blocks, allocations)
+        again = export([*map(pool_status, specs)], [*map(node_status, made)], blocks, allocations)
         assert json.dumps(again) == json.dumps(result)
 
 

@@ -802,6 +802,16 @@ def test_an_explanation_shows_eight_terms_and_counts_the_others(terms: int, end:
     assert text == f"none of {terms} terms holds: {shown}{end}"
 
 
+def test_terms_cannot_say_that_a_selector_selects_everything() -> None:
+    with pytest.raises(InvalidSelectorError) as caught:
+        NodeSelector.everything().to_terms()
+
+    assert caught.value.args == (
+        "nodeSelectorTerms",
+        "the selector selects everything, which node selector terms cannot say; an empty LabelSelector can",
+    )
+
+
 def test_a_selector_is_written_as_a_label_selector_where_one_can_say_it_and_as_terms_else() -> None:
     assert NodeSelector.everything().to_manifest() == {}
     assert NodeSelector.nothing().to_manifest() == {"nodeSelectorTerms": [{}]}

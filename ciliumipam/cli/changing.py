@@ -28,7 +28,7 @@ from ciliumipam.cli.completion import kind_of
 from ciliumipam.cli.diff import write_diff
 from ciliumipam.cli.input import MAX_PLAN_BYTES, read_documents
 from ciliumipam.cli.progress import Progress
-from ciliumipam.cli.store import reading, store_path, writing
+from ciliumipam.cli.store import deciding, reading, store_path, writing
 from ciliumipam.cli.style import Style, write_document
 from ciliumipam.cli.tables import ADDRESSES
 from ciliumipam.cli.text import say, say_some
@@ -55,9 +55,9 @@ def apply(arguments: Namespace) -> int:
         request = _request(arguments, progress)
         if not store_path(arguments.store).exists():
             Ipam(MemoryStore()).plan(request)  # what is refused must not leave a new, empty file behind
-        with writing(arguments.store, create=True) as store:
+        with writing(arguments.store, create=True) as store, deciding(store, arguments.journal) as ipam:
             progress.tell(f"applying {len(request.pools)} pools and {len(request.nodes)} nodes")
-            applied = Ipam(store).apply(request.pools, request.nodes, request.existing)
+            applied = ipam.apply(request.pools, request.nodes, request.existing)
     return _print_outcome(arguments, applied)
 
 
@@ -85,9 +85,9 @@ def _execute(arguments: Namespace) -> int:
     read = plan_from_document(source[1], source[0])
     if not store_path(arguments.store).exists():
         Ipam(MemoryStore()).execute(read)  # a plan for another store must not leave a new, empty file behind
-    with writing(arguments.store, create=True) as store, Progress() as progress:
+    with writing(arguments.store, create=True) as store, deciding(store, arguments.journal) as ipam, Progress() as progress:
         progress.tell(f"writing {len(read.steps)} records")
-        Ipam(store).execute(read)
+        ipam.execute(read)
     _print_outcome(arguments, read.outcome, read.result)
     return _unless_blocked(read.outcome)
 
@@ -101,8 +101,7 @@ def allocate(arguments: Namespace) -> int:
     request = Allocate(arguments.node, tuple(arguments.owners), address, arguments.family, arguments.label)
     if arguments.dry_run:
         return _print_plan(arguments, request)
-    with writing(arguments.store) as store:
-        ipam = Ipam(store)
+    with writing(arguments.store) as store, deciding(store, arguments.journal) as ipam:
         given = ipam.allocate(
             request.node, *request.owners, address=request.address, family=request.family, label=request.label
         )
@@ -115,8 +114,8 @@ def release(arguments: Namespace) -> int:
     request = _release_request(arguments)
     if arguments.dry_run:
         return _print_plan(arguments, request)
-    with writing(arguments.store) as store:
-        released = _release(Ipam(store), request)
+    with writing(arguments.store) as store, deciding(store, arguments.journal) as ipam:
+        released = _release(ipam, request)
     if isinstance(request, ForceRelease):
         for lost in released:
             label = f" ({lost.label})" if lost.label else ""
@@ -204,8 +203,8 @@ def _do(arguments: Namespace, request: Request, call: Callable[[Ipam], Applied])
     """Do a request, or only plan it, and print what comes of it."""
     if arguments.dry_run:
         return _plan(arguments, request).outcome
-    with writing(arguments.store) as store:
-        applied = call(Ipam(store))
+    with writing(arguments.store) as store, deciding(store, arguments.journal) as ipam:
+        applied = call(ipam)
     _print_outcome(arguments, applied)
     return applied
 
@@ -218,8 +217,7 @@ def delete(arguments: Namespace) -> int:
     if arguments.dry_run:
         return _plan_delete(arguments, is_pool=is_pool)
     done: list[Change] = []
-    with writing(arguments.store) as store:
-        ipam = Ipam(store)
+    with writing(arguments.store) as store, deciding(store, arguments.journal) as ipam:
         try:
             for name in arguments.names:
                 applied = ipam.remove_pool(name) if is_pool else ipam.remove_node(name, force=arguments.force)

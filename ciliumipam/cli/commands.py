@@ -10,10 +10,10 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, TypeVar
 
 from ciliumipam import Applied, Ipam, NodeStatus, PoolStatus, Store
-from ciliumipam.cli import changing, codes, completion, values
+from ciliumipam.cli import changing, codes, completion, fuzzing, values
 from ciliumipam.cli.diff import write_diff
 from ciliumipam.cli.progress import Progress
-from ciliumipam.cli.store import both, reading, writing
+from ciliumipam.cli.store import both, deciding, reading, writing
 from ciliumipam.cli.style import CHANGES, DOCUMENTS, LISTED, Style, write_document
 from ciliumipam.cli.tables import ADDRESSES, BLOCKS, NODES, POOLS, ROUTES, Listed, NodeRow, dies_first, write_table
 from ciliumipam.cli.text import Colour, paint, plain, say, say_some
@@ -187,7 +187,7 @@ def check(arguments: Namespace) -> int:
     with writing(arguments.store) as store:
         before = audit(store)
         try:
-            repaired = _repair(store)
+            repaired = _repair(store, arguments.journal)
         except IpamError:
             _print_audit(arguments, before)
             raise
@@ -204,10 +204,10 @@ def check(arguments: Namespace) -> int:
     return code(after)
 
 
-def _repair(store: Store) -> Applied:
-    with Progress() as progress:
+def _repair(store: Store, journal: str | None) -> Applied:
+    with Progress() as progress, deciding(store, journal) as ipam:
         progress.tell("repairing")
-        return Ipam(store).repair()
+        return ipam.repair()
 
 
 def _print_audit(arguments: Namespace, result: Audit) -> None:
@@ -253,10 +253,24 @@ def copy(arguments: Namespace) -> int:
     return codes.FOUND if any(finding.severity == "error" for finding in copied.audit.findings) else codes.DONE
 
 
+def replay(arguments: Namespace) -> int:
+    """Do again what a journal tells of."""
+    from ciliumipam.cli.replaying import replay as replay_journal  # noqa: PLC0415 - no other command needs it
+
+    return replay_journal(arguments)
+
+
 def complete(arguments: Namespace) -> int:
     """Print what a shell has to read to complete words."""
     print(completion.script(arguments.shell), end="")
     return codes.DONE
+
+
+def torture(arguments: Namespace) -> int:
+    """Hunt for faults of an allocator."""
+    from ciliumipam.cli.torturing import torture as hunt  # noqa: PLC0415 - no other command needs it
+
+    return hunt(arguments)
 
 
 COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
@@ -274,7 +288,10 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "check": check,
     "export": export,
     "copy": copy,
+    "replay": replay,
     "completion": complete,
+    "torture": torture,
+    "fuzz": fuzzing.fuzz,
 }
 STYLES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(COMMANDS, CHANGES),

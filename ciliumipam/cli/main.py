@@ -51,7 +51,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     complete(parser)
     try:
-        arguments = parser.parse_args(argv, argparse.Namespace(store=None, output=None))
+        arguments = parser.parse_args(argv, argparse.Namespace(store=None, output=None, journal=None))
     except SystemExit as end:  # argparse has printed the help, the version or what is wrong
         return int(end.code or 0)
     try:

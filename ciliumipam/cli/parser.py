@@ -11,7 +11,7 @@ from ciliumipam.cli.style import LISTED, parse_style
 
 KINDS = ("pools", "pool", "nodes", "node", "ciliumnodes", "ciliumnode", "blocks", "block", "addresses", "address")
 EPILOG = """\
-exit codes: 0 done; 1 check found errors; 2 bad input; 3 not possible as things stand; 4 no room left; 5 the store failed;
+exit codes: 0 done; 1 check found errors, torture a fault; 2 bad input; 3 not possible as things stand; 4 no room left; 5 the store failed;
 6 begun, and something is in the way of the rest
 """
 
@@ -19,13 +19,28 @@ exit codes: 0 done; 1 check found errors; 2 bad input; 3 not possible as things 
 class _Command(argparse.ArgumentParser):
     """Lets options stand between the words of a command; argparse by itself takes an optional word as absent at the first option."""
 
+    takes_command = False
+    """Whether what stands after `--` is a command to start."""
     _inside = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self._inside:
             return super().parse_known_args(args, namespace)
         self._inside = True
-        return self.parse_known_intermixed_args(args, namespace)
+        if not self.takes_command:
+            return self.parse_known_intermixed_args(args, namespace)
+        end = args.index("--") if "--" in args else len(args)
+        parsed, unknown = self.parse_known_intermixed_args(args[:end], namespace)
+        parsed.command_line = args[end + 1 :]
+        if not (parsed.command_line or unknown):
+            self.error("the following arguments are required: -- COMMAND")
+        return parsed, unknown
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10**12:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -55,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     _of_looking(words)
     _of_blocks(words)
     _of_stores(words)
+    _of_testing(words)
     return parser
 
 
@@ -97,7 +113,13 @@ class _Words:
         if plans:
             what = "print the plan and write nothing; with -o json one that `apply --plan` takes"
             added.add_argument("--dry-run", action="store_true", help=what)
+            _journal(added)
         return added
+
+
+def _journal(parser: _Command) -> None:
+    what = "add what is decided, and over what, to this file, for `replay` (default: $CILIUMIPAM_JOURNAL, else none)"
+    parser.add_argument("--journal", metavar="FILE", help=what)
 
 
 def _node(parser: _Command) -> None:
@@ -107,6 +129,7 @@ def _node(parser: _Command) -> None:
 def _of_manifests(words: _Words) -> None:
     plan = words.command("plan", "say what applying manifests would do, and write nothing")
     apply = words.command("apply", "apply pools and nodes from manifests and give nodes their blocks, or carry out a plan")
+    _journal(apply)
     one_of = apply.add_mutually_exclusive_group(required=True)
     for each in (plan, one_of):
         each.add_argument(
@@ -189,9 +212,34 @@ def _of_stores(words: _Words) -> None:
     check.add_argument(
         "--repair", action="store_true", help="finish or undo what crashed calls left, then check again; frees nothing that is held"
     )
+    _journal(check)
     words.command("export", "print everything as manifests, which `apply` reads back")
     copy = words.command("copy", "copy everything into another, empty store, and verify it")
     copy.add_argument("--from", dest="source", metavar="sqlite:PATH", required=True, help="the store to read")
     copy.add_argument("--to", dest="target", metavar="sqlite:PATH", required=True, help="the store to fill, which may be new")
+    replay = words.command("replay", "do again what a journal tells of, and stop where anything comes out differently")
+    replay.add_argument("file", metavar="FILE", help="a journal that --journal or a JournaledIpam wrote")
+    replay.add_argument("--until", type=int, metavar="LINE", help="only up to this line")
+    replay.add_argument("--to", dest="target", metavar="sqlite:PATH", help="write the records as they were then into this new store")
     completion = words.command("completion", "print what a shell has to read so that it completes words")
     completion.add_argument("shell", choices=SHELLS)
+
+
+def _of_testing(words: _Words) -> None:
+    torture = words.command("torture", "hunt for faults of an allocator that speaks JSON lines; the exit code is 1 if one is found")
+    torture.takes_command = True
+    torture.usage = "ciliumipam torture [--seed N] [--steps N] [--range CIDR]... [--replay FILE] [--timeout SECONDS] [-o STYLE] -- COMMAND [ARG...]"
+    torture.add_argument("--seed", type=int, default=0, metavar="N", help="where chance starts (default: 0)")
+    torture.add_argument("--steps", type=_count, default=10_000, metavar="N", help="how many steps to do (default: 10000)")
+    torture.add_argument("--range", dest="ranges", action="append", metavar="CIDR", help="where to do them; repeatable (default: of every size)")
+    torture.add_argument("--replay", metavar="FILE", help="do the steps again that an earlier output shows; - for standard input")
+    torture.add_argument(
+        "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="how long to wait for an answer (default: 10)"
+    )
+
+    fuzz = words.command("fuzz", "live lives of clusters by chance, with faults, and judge every step; the exit code is 1 if something broke")
+    fuzz.add_argument("--seed", type=int, default=0, metavar="N", help="where the chance comes from (default: 0); the same seed gives the same run")
+    fuzz.add_argument("--steps", type=_count, default=10_000, metavar="N", help="how many steps (default: 10000)")
+    fuzz.add_argument("--life", type=int, default=0, metavar="N", help="begin with this life of the run (default: 0)")
+    fuzz.add_argument("--full", action="store_true", help="with sqlite: wait for the disk at every commit, as stores do by default")
+    fuzz.add_argument("--journal", metavar="FILE", help="do these steps instead, a JSON value a line, and judge everything after each")

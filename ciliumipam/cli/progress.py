@@ -28,9 +28,9 @@ class Progress:
         """Show what is being done."""
         self._show(f"{plain(text)} ...")
 
-    def count(self, done: int, total: int) -> None:
+    def count(self, done: int, total: int, what: str = "records") -> None:
         """Show how much of it is done."""
-        self._show(f"{done} of {total} records, {100 * done // max(total, 1)}%")
+        self._show(f"{done} of {total} {what}, {100 * done // max(total, 1)}%")
 
     def _show(self, text: str) -> None:
         if self._shows:

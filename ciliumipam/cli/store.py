@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ciliumipam.cli.text import say
 from ciliumipam.errors import InvalidRequestError
+from ciliumipam.ipam import Ipam
 from ciliumipam.store import Store
 from ciliumipam.store.memory import MemoryStore
 from ciliumipam.store.sqlite import SqliteStore
@@ -68,6 +69,24 @@ def writing(option: str | None, *, create: bool = False) -> Iterator[Store]:
         if is_new:
             say(f"created the store {path}")
         yield store
+
+
+@contextmanager
+def deciding(store: Store, journal: str | None) -> Iterator[Ipam]:
+    """An `Ipam` on a store, with a journal where `--journal` or `$CILIUMIPAM_JOURNAL` names one."""
+    file = journal or os.environ.get("CILIUMIPAM_JOURNAL")
+    if not file:
+        yield Ipam(store)
+        return
+    from ciliumipam.journal import JournaledIpam  # noqa: PLC0415 - loaded only for those who keep one
+
+    ipam = JournaledIpam(store, journal=Path(file).expanduser())
+    try:
+        yield ipam
+    finally:
+        ipam.close_journal()
+    if ipam.journal_error is not None:
+        say(f"the journal {file} could not be written ({ipam.journal_error}); what the command did is done")
 
 
 @contextmanager

@@ -137,3 +137,6 @@ class Scenario:
     lost: int = 0
     late: int = 0
     blocks_per_node: int = 1
+
+
+__all__ = ["EVENTS", "Actor", "Aims", "Begins", "Ended", "Event", "Program", "Scenario", "Together", "call"]

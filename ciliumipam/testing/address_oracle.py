@@ -4,6 +4,13 @@ For judging allocators, ours and others. They share no code with what they judge
 none of its ideas: no words, no levels, no counters. What is free is looked for number by number, and counts are taken by
 counting. Long stretches are runs, a first and a last number, so an IPv6 /64 with a huge reserved range can be judged as well;
 cost is proportional to what is held or cools and to the number of runs.
+
+Make one beside what is judged, ask both the same, and compare answers and errors:
+
+>>> twin = AddressOracle(["10.0.0.0/30"], policy="lowest")
+>>> owner, _, address, *_ = twin.allocate("pod-1")
+>>> owner, str(address), twin.utilization(4)
+('pod-1', '10.0.0.1', (4, 1, 1, 0, 2))
 """
 
 from __future__ import annotations
@@ -409,3 +416,6 @@ class AddressOracle:
         capacity, _, in_use, cooling, reserved = self.utilization(family)
         due = min((until for address, until in self.cooling.items() if address.version == family), default=None)
         return NodeExhaustedError(self.node, family, names, capacity, in_use, reserved, wanted, cooling, due)
+
+
+__all__ = ["Address", "AddressOracle", "Cooling", "Holding", "Network", "RunSet"]

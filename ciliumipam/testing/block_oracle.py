@@ -2,6 +2,8 @@
 
 It does not predict which block is picked: that it was legal it finds out by going through all that is held and all that cools. Which
 pool had to serve a node it says exactly, by the rules as the documentation states them.
+
+Use it through `ipam_oracle.IpamOracle`, which has an example.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ class BlockOracle:
         self.faulty = False
         self._ever: list[OraclePool] = []
         self._begun: set[tuple[str, Network]] = set()
+        self._in_doubt = False
         self._block_fences: dict[tuple[str, Network], int] = {}
 
     # ------------------------------------------------------------------------------------------------- looking
@@ -151,20 +154,22 @@ class BlockOracle:
 
     def _freed(self, block: HeldBlock, address: Address, *, stale: bool = False) -> None:
         """Note that an address was released just now. Who has not read since may know an older delay."""
-        known = [pool.delay for pool in self._ever if pool.name == block.pool] if stale else []
-        delay = min([self.pool_of(block).delay, *([*known, 0.0] if stale else [])])
-        if delay:
+        if delay := self._delay(block, stale=stale):
             self.cooling[(block.space, address)] = self.now + delay
+
+    def _delay(self, block: HeldBlock, *, stale: bool) -> float:
+        """How long at least something of a block has to cool that is freed now."""
+        known = [pool.delay for pool in self._ever if pool.name == block.pool]
+        return min([self.pool_of(block).delay, *([*known, 0.0] if stale else [])])
 
     def _give_back(self, node: str, block: HeldBlock) -> None:
         """Note that a block went back just now, with what was held in it."""
         for pod, each in self.held_in(block.space, block.network):
             if pod[0] == node:
-                self._freed(block, each.address)
                 del self.held[pod][each.address.version]
                 if not self.held[pod]:
                     del self.held[pod]
-        if delay := self.pool_of(block).delay:
+        if delay := self._delay(block, stale=self.faulty):  # the pool may have been changed while the call went on
             self.cooling_blocks.append((block.space, block.network, self.now + delay))
         self.blocks[node] = [each for each in self.blocks[node] if each != block]
         if not self.blocks[node]:
@@ -181,7 +186,7 @@ class BlockOracle:
         for (space, address), until in list(self.cooling.items()):
             if space == block.space and address in block.network and until > self.now:
                 assert adopted, f"{node} got {block}, but {address} cools until {until}, and it is {self.now}"
-                del self.cooling[(space, address)]
+                del self.cooling[(space, address)]  # in a block of another shape it does not; what goes on cooling is read again
         last = self._block_fences.get((block.space, block.network), 0)
         assert block.fence > last, f"{node} got {block}, but its last fence was {last}"
         self._block_fences[(block.space, block.network)] = block.fence
@@ -276,6 +281,7 @@ class BlockOracle:
                 self._served(node, new, answer.refused)
             else:
                 assert not new, f"{node} is not known, but got {new}"
+        self._in_doubt |= self.faulty
         self.settled()
         self.limbo.clear()
 
@@ -479,3 +485,6 @@ def _without(cooling: tuple[str, Network, float], block: HeldBlock) -> list[tupl
     # linking the smaller one ends the wait of the slot that it lies in, which is more than it: see the expected failure in
     # tests/test_ipam_life_cycle.py; what goes on cooling is read again
     return []
+
+
+__all__ = ["BlockOracle"]

@@ -3,6 +3,12 @@
 For judging carvers, ours and others. They share no code with what they judge (standard library and `errors` only) and have none
 of its ideas: no free list, no buddies, no merging, no tree of owners. A block is free if each of its cells is in the set. Cost
 is proportional to the number of cells of all CIDRs, so keep these small: a few hundred cells.
+
+Make one beside what is judged, ask both the same, and compare answers and errors:
+
+>>> twin = CarverOracle(["10.0.0.0/24"], longest=28, blocked=["10.0.0.0/28"])
+>>> str(twin.carve(26)), twin.available(26), twin.largest_free
+('10.0.0.64/26', 2, 25)
 """
 
 from __future__ import annotations
@@ -264,3 +270,6 @@ def _tightest(prefix: Network, room: dict[Network, int]) -> Network | None:
 def _covers(larger: Network, smaller: Network) -> bool:
     first = _first(smaller)
     return _first(larger) <= first and first + smaller.num_addresses <= _first(larger) + larger.num_addresses
+
+
+__all__ = ["CarverOracle", "GroupOracle", "Network", "group_routes_oracle"]

@@ -83,3 +83,6 @@ def lengths(scenario: Scenario) -> st.SearchStrategy[int]:
     """Of a block: any that can be free in the window, and one that cannot; more often long, so that there is room for many."""
     shortest = max(0, scenario.window.length - 1)
     return st.integers(scenario.longest - 2, scenario.longest) | st.integers(shortest, scenario.longest)
+
+
+__all__ = ["CELLS", "Scenario", "around", "inside", "lengths", "scenarios"]

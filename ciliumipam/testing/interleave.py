@@ -453,3 +453,5 @@ def _hashable(record: Record | None) -> Any:
         return (tuple(sorted(record.claims.items())), tuple(sorted(record.tentative.items())), record.closing, record.draining)
     return record
 
+
+__all__ = ["Checker", "Violation", "Walked"]

@@ -2,6 +2,15 @@
 
 Knows how `docs/explanation/ledger.md` lays pages and claims out, address spaces and cooling slots with it. Slow and plain; the
 oracle of the whole `Ipam` judges by what is found here and not by what an `Ipam` says of itself.
+
+>>> from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec
+>>> from ciliumipam.records import KINDS
+>>> ipam = Ipam(store := MemoryStore())
+>>> _ = ipam.apply([PoolSpec(name="pool-a", cidrs=["10.0.0.0/24"], selector=NodeSelector.everything())], [Node("node-1")])
+>>> _ = ipam.allocate("node-1", "pod-1")
+>>> found = read_records({(kind, key.name): entry.record for kind in KINDS for key, entry in store.scan(kind).entries})
+>>> [(each.node, each.owner, str(each.address)) for each in found.addresses], found.loose
+([('node-1', 'pod-1', '10.0.0.1')], [])
 """
 
 from __future__ import annotations
@@ -10,11 +19,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ciliumipam.testing.pool_oracle import Address, Network
-from ciliumipam.testing.raw import Records, addresses_in, blocks_in, check_disjoint, spaces
+from ciliumipam.testing.raw import DEFAULT, Records, addresses_in, blocks_in, check_disjoint, cooling_in, spaces
 
 
 class RawBlock(NamedTuple):
-    """A block that counts. `draining` is its own mark, not that of its pool or node."""
+    """A block that counts. `draining` is its own mark, not that of its pool or node; `closed` says that it gives out nothing any more."""
 
     space: str
     node: str
@@ -22,6 +31,7 @@ class RawBlock(NamedTuple):
     network: Network
     fence: int
     draining: bool
+    closed: bool
 
 
 class RawAddress(NamedTuple):
@@ -79,11 +89,13 @@ def read_records(records: Records) -> Found:
             key = (node, piece.family, piece.first, piece.length, piece.fence, space)
             assert key in order, f"block {network} of {node} counts, but no claim names it"
             counted.add(("block-claims", key))
-            blocks.append(RawBlock(space, node, piece.label, network, piece.fence, key in marks))
+            root = records.get(("address-page", str(network) if space == DEFAULT else f"{space}@{network}"))
+            closed = root is not None and root.fence > piece.fence
+            blocks.append(RawBlock(space, node, piece.label, network, piece.fence, key in marks, closed))
             inner = list(addresses_in(records, space, network, piece.fence))
             mine = [each for each in inner if each.holder is not None]
             check_disjoint(mine)
-            cooling.update({(space, each.network.network_address): each.until for each in inner if each.holder is None})
+            cooling.update({(space, address): until for address, until in cooling_in(records, space, network)})
             for each in mine:
                 counted.add(("address-claims", (node, str(each.holder), each.family, each.first, each.length, each.fence)))
                 address = each.network.network_address
@@ -138,3 +150,6 @@ def _check_holders(blocks: Iterable[RawBlock], addresses: Iterable[RawAddress]) 
         who = (each.node, each.owner, each.address.version)
         assert who not in seen, f"{who} has two addresses"
         seen.add(who)
+
+
+__all__ = ["Found", "RawAddress", "RawBlock", "read_records"]

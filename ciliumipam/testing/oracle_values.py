@@ -1,4 +1,7 @@
-"""What the slow twin of `Ipam` is told and remembers: values only."""
+"""What the slow twin of `Ipam` is told and remembers: values only.
+
+`Reading` is what the oracle compares itself with: made by whoever drives, out of the records (`life_reading.read_records`).
+"""
 
 from __future__ import annotations
 
@@ -53,3 +56,6 @@ class Reading(NamedTuple):
     nodes: Mapping[str, Mapping[str, str]]
     draining: frozenset[str]
     found: Found
+
+
+__all__ = ["Existing", "Held", "HeldBlock", "Pod", "Reading", "Told"]

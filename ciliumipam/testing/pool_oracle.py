@@ -1,6 +1,13 @@
 """A pool, for the slow oracles: what it makes and what it gives, found by going through all of it.
 
 Shares no code with `pool`, `selector`, `carver` and `allocator`, which it judges: standard library only.
+
+Describe a pool a second time, and compare:
+
+>>> from ipaddress import ip_network
+>>> twin = OraclePool("pool-a", (ip_network("10.0.0.0/24"),), lengths={4: 25})
+>>> [(str(block), twin.room(block)) for block in twin.blocks(4)]
+[('10.0.0.0/25', 126), ('10.0.0.128/25', 126)]
 """
 
 from __future__ import annotations
@@ -159,3 +166,6 @@ def inside(inner: Network, outer: Network) -> bool:
 def overlap(left: Network, right: Network) -> bool:
     """Whether two networks share an address."""
     return inside(left, right) or inside(right, left)
+
+
+__all__ = ["MOST_BITS", "NO_POOL", "Address", "Network", "OraclePool", "Term", "inside", "overlap"]

@@ -6,6 +6,7 @@ Knows the rules of the ledger as `docs/explanation/ledger.md` states them and no
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from ipaddress import ip_network
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -71,6 +72,17 @@ def addresses_in(records: Records, space: str, network: Any, fence: int) -> Iter
     return _walk(records, "address-page", str(network), space, network.version, first, network.prefixlen, fence)
 
 
+def cooling_in(records: Records, space: str, network: Any) -> Iterator[tuple[Any, float]]:
+    """The addresses of a block that cool, and until when: also by pages that do not count, since closing a page ends no wait."""
+    root = str(network) if space == DEFAULT else f"{space}@{network}"
+    for (kind, name), page in records.items():
+        if kind == "address-page" and (name == root or name.startswith(f"{root}+")):
+            covered = ip_network(name.rpartition("+")[2].rpartition("@")[2])
+            for index, slot in enumerate(page.slots):
+                if hasattr(slot, "until"):
+                    yield covered.network_address + index, slot.until
+
+
 def counted_blocks(records: Records) -> list[Counted]:
     """Every block that counts, in every address space."""
     return [_counted(each, "") for space in spaces(records) for each in blocks_in(records, space) if each.holder is not None]
@@ -87,24 +99,31 @@ def _counted(piece: Piece, node: str) -> Counted:
     return Counted(piece.family, piece.first, piece.last, piece.fence, str(piece.holder), node, piece.space)
 
 
+@lru_cache(maxsize=4096)
+def _name(family: int, first: int, length: int) -> str:
+    return str(_network(family, first, length))
+
+
+@lru_cache(maxsize=4096)
 def _network(family: int, first: int, length: int) -> Any:
     return ip_network((first, length)) if family == 4 else ip_network((first.to_bytes(16, "big"), length))
 
 
 def _walk(records: Records, kind: str, root: str, space: str, family: int, first: int, length: int, fence: int) -> Iterator[Piece]:
     """What is held or cools below one page, if the page counts under the fence that its link names."""
-    own = str(_network(family, first, length))
+    own = _name(family, first, length)
     name = own if root in ("", own) else f"{root}+{own}"
     page = records.get((kind, name if space == DEFAULT else f"{space}@{name}"))
     if page is None or page.fence != fence:
         return
     below = length + (len(page.slots) - 1).bit_length()
     size = 1 << (_BITS[family] - below)
-    index = 0
-    while index < len(page.slots):
-        slot = page.slots[index]
+    behind = 0
+    for index, slot in [(index, slot) for index, slot in enumerate(page.slots) if not isinstance(slot, int)]:  # a number is a free one
+        if index < behind:
+            continue
         start = first + index * size
-        span = 1
+        behind = index + 1
         if hasattr(slot, "holder"):
             span = max(1, (1 << (_BITS[slot.family] - slot.length)) // size)
             assert slot.family == family, f"{slot} lies in a page of the other family"
@@ -112,11 +131,11 @@ def _walk(records: Records, kind: str, root: str, space: str, family: int, first
             assert slot.space == (space if kind == "block-page" else DEFAULT), f"{slot} lies in a page of the space {space!r}"
             assert all(other == slot for other in page.slots[index : index + span]), f"{slot} does not fill its run"
             yield Piece(space, family, start, slot.length, slot.fence, slot.holder, slot.label, 0.0)
+            behind = index + span
         elif hasattr(slot, "until"):
             yield Piece(space, family, start, below, slot.fence, None, "", slot.until)
-        elif hasattr(slot, "fence"):
+        else:
             yield from _walk(records, kind, root, space, family, start, below, slot.fence)
-        index += span
 
 
 class Told(NamedTuple):

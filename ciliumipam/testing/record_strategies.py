@@ -7,10 +7,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ciliumipam.addresses import POLICIES
 from ciliumipam.cidr import WIDTH, Family
 from ciliumipam.node import Node
-from ciliumipam.pool import CARVING, DEFAULT_SPACE, BlockLengths, PoolSpec
+from ciliumipam.pool import DEFAULT_SPACE, BlockLengths, PoolSpec
 from ciliumipam.records import (
     KINDS,
     ClaimPage,
@@ -28,6 +27,7 @@ from ciliumipam.records import (
 )
 from ciliumipam.requirement import Requirement
 from ciliumipam.selector import NodeSelector, Term
+from ciliumipam.testing.strategies import nodes, pools
 
 _WEB = Holding(4, 0x0A000105, 32, 7, "cni/3f2a/eth0", "default/web", 1732354000.25)
 _ODD = Holding(6, (1 << 128) - 1, 128, 1 << 64, "\u2028\x00'\"\\", "grün \U0001f4a5", 0.1)
@@ -177,96 +177,10 @@ def claim_pages() -> st.SearchStrategy[ClaimPage]:
     )
 
 
-_LABEL_KEYS = st.sampled_from(("rack", "zone", "kubernetes.io/hostname", "a.b/c_d"))
-_LABEL_VALUES = st.sampled_from(("", "r1", "r2", "x-y.z_0"))
-_REQUIREMENTS = st.one_of(
-    st.builds(
-        lambda key, operator, values: Requirement(key, operator, tuple(sorted(values))),
-        _LABEL_KEYS,
-        st.sampled_from(("In", "NotIn")),
-        st.sets(_LABEL_VALUES, min_size=1, max_size=3),
-    ),
-    st.builds(
-        lambda key, operator: Requirement(key, operator, ()), _LABEL_KEYS, st.sampled_from(("Exists", "DoesNotExist"))
-    ),
-    st.builds(
-        lambda key, operator, value: Requirement(key, operator, (str(value),)),
-        _LABEL_KEYS,
-        st.sampled_from(("Gt", "Lt")),
-        st.integers(0, (1 << 63) - 1),
-    ),
-)
-_ON_NAME = st.builds(
-    lambda operator, name: Requirement("metadata.name", operator, (name,)),
-    st.sampled_from(("In", "NotIn")),
-    st.sampled_from(("node-1", "a.b")),
-)
-_EVERYTHING = NodeSelector.everything()
-SELECTORS = st.one_of(
-    st.just(_EVERYTHING),
-    st.lists(_REQUIREMENTS, max_size=3).map(lambda found: NodeSelector((Term(tuple(found)),))),
-    st.lists(
-        st.builds(lambda labels, names: Term(tuple(labels), tuple(names)), st.lists(_REQUIREMENTS, min_size=1, max_size=2), st.lists(_ON_NAME, max_size=1)),
-        min_size=1,
-        max_size=3,
-    ).map(lambda terms: NodeSelector(tuple(terms))),
-)  # fmt: skip
-"""Selectors in both forms; never the one that selects nothing, which no pool may have."""
-_CIDRS_V4 = ("10.0.0.0/16", "10.1.0.0/20", "192.168.0.0/24", "192.0.2.1/32")
-_CIDRS_V6 = ("fd00::/48", "fd01::/64", "fd02::/120", "::ffff:10.2.0.0/112")
-_RESERVED = {
-    "10.0.0.0/16": "10.0.1.10-10.0.1.20",
-    "192.168.0.0/24": "192.168.0.255",
-    "fd00::/48": "fd00::/64",
-    "fd02::/120": "fd02::1-fd02::f",
-}
-
-
-@st.composite
-def pool_specs(draw: st.DrawFn) -> PoolSpec:
-    """Pools of one or both families, every field set or left at its default."""
-    cidrs = draw(st.lists(st.sampled_from(_CIDRS_V4 + _CIDRS_V6), min_size=1, unique=True))
-    families = {6 if ":" in cidr else 4 for cidr in cidrs}
-    v4 = st.one_of(st.none(), st.just(32)) if 4 in families else st.none()
-    v6 = st.one_of(st.none(), st.integers(120, 128)) if 6 in families else st.none()
-    lengths = st.builds(BlockLengths, SELECTORS, v4, v6).filter(lambda each: each.v4 is not None or each.v6 is not None)
-    per_node = draw(st.sampled_from((1, 1, 2, 65536)))
-    carving = draw(st.sampled_from(CARVING))
-    return PoolSpec(
-        name=draw(st.sampled_from(("green", "rack-1.example.com"))),
-        cidrs=cidrs,
-        selector=draw(SELECTORS),
-        block_length_v4=draw(v4),
-        block_length_v6=draw(v6),
-        reserved=draw(
-            st.lists(st.sampled_from([_RESERVED[cidr] for cidr in cidrs if cidr in _RESERVED] or [cidrs[0]]))
-        ),
-        allow_first=draw(st.booleans()),
-        allow_last=draw(st.booleans()),
-        priority=draw(st.one_of(st.just(0), st.integers(-(1 << 31), (1 << 31) - 1))),
-        address_space=draw(st.sampled_from((DEFAULT_SPACE, "tenant-b", "a.b"))),
-        block_lengths=draw(st.lists(lengths, max_size=2)),
-        blocks_per_node=per_node,
-        max_blocks_per_node=draw(st.one_of(st.none(), st.integers(per_node, 65536))),
-        overflow=draw(st.booleans()),
-        draining=draw(st.booleans()),
-        reuse_delay=draw(st.one_of(st.just(0), st.integers(0, 315_360_000), st.floats(0, 315_360_000))),
-        address_policy=draw(st.sampled_from(POLICIES)),
-        seed=draw(st.one_of(st.just(0), st.integers(0, (1 << 63) - 1))),
-        carving=carving,
-        group_by=draw(_LABEL_KEYS) if carving == "grouped" else "",
-    )
-
-
-def nodes() -> st.SearchStrategy[Node]:
-    """Nodes with up to three labels."""
-    return st.builds(Node, st.sampled_from(("node-1", "a.b")), st.dictionaries(_LABEL_KEYS, _LABEL_VALUES, max_size=3))
-
-
 def records_of(kind: Kind) -> st.SearchStrategy[Record]:
     """Records of one kind."""
     if kind == "pool":
-        return st.builds(PoolRecord, pool_specs(), TIMES)
+        return st.builds(PoolRecord, pools(), TIMES)
     if kind == "node":
         return st.builds(NodeRecord, nodes(), TIMES, st.booleans())
     return pages() if kind.endswith("-page") else claim_pages()
@@ -280,3 +194,6 @@ def keys(kind: Kind) -> st.SearchStrategy[Key]:
 def keyed_records() -> st.SearchStrategy[tuple[Key, Record]]:
     """A key of any kind with a record of that kind."""
     return st.sampled_from(KINDS).flatmap(lambda kind: st.tuples(keys(kind), records_of(kind)))
+
+
+__all__ = ["EXAMPLES", "FENCES", "NAMES", "SLOTS", "SPACES", "TEXTS", "TIMES", "claim_pages", "deep_types", "holdings", "keyed_records", "keys", "number_of", "numbered", "pages", "records_of", "slot_tuples"]

@@ -481,3 +481,6 @@ def _repairs() -> list[Scenario]:
             late=1,
         ),
     ]
+
+
+__all__ = ["scenarios"]

@@ -4,6 +4,13 @@ Standard library only, no regular expression, no token: a text is cut at its com
 characters are checked one by one, a match walks through every value. For property tests, of ours and of anybody who writes a
 selector. A label selector is a list of `(key, operator, values)`; None is the one that selects nothing. Node selector terms are
 a list of pairs of such lists, on labels and on fields; an empty term is kept as it was read, and no node meets it.
+
+Read the same text or mapping, and compare what is matched:
+
+>>> matches(parse("rack in (r1,r2),!cordoned"), {"rack": "r1"})
+True
+>>> matches(read({"matchLabels": {"rack": "r1"}}), {"rack": "r2"})
+False
 """
 
 from __future__ import annotations
@@ -213,3 +220,6 @@ def failing(expressions: Sequence[Expression], labels: Mapping[str, str]) -> lis
         if not holds:
             failed.append((key, operator, values))
     return failed
+
+
+__all__ = ["Expression", "Term", "failing", "integer", "is_label_key", "is_label_value", "is_subdomain", "matched", "matches", "parse", "read", "read_terms"]
