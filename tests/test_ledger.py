@@ -487,19 +487,6 @@ def test_a_page_with_a_holding_is_closed_by_force_only() -> None:
     assert [status(book, ledger, 4, each) for each in (held, waiting)] == [Status.DEAD] * 2
 
 
-def test_what_cools_goes_on_to_in_a_closed_page_and_what_is_dropped_begins_to() -> None:
-    tree, book = addresses("10.0.0.0/24"), Book()
-    cool, held = (taken(book, tree, 1, f"10.0.0.{number}/32") for number in (1, 2))
-    free(book, tree, 1, cool, 2, 70.0)
-
-    assert close(book, tree, 24, tree.root.network, 1, force=True, until=50.0) == 3
-
-    assert book.pages[tree.key(tree.root.network, 24)].slots[:4] == (3, Cooling(3, 70.0), Cooling(3, 50.0), 3)
-    assert status(book, tree, 1, held) is Status.DEAD
-    following = ticket(book, tree, 4, parse_prefix("10.0.0.1/32"))
-    assert following.fence == 5, "who begins anew finds it free, with the fence that it had"
-
-
 def test_a_page_that_was_never_written_is_closed_by_creating_it() -> None:
     book = Book()
     ledger = addresses("10.0.0.0/30")
@@ -595,6 +582,33 @@ def test_a_run_that_is_partly_split_and_partly_cools_takes_the_highest_of_their_
     assert spot is not None
     assert next_fence(book, tree, spot) is None
     assert status(book, tree, 1, held._replace(network=held.network & ~255, length=24, fence=99)) is Status.BLOCKED
+
+
+def test_an_address_goes_on_to_cool_where_its_page_is_closed_and_used_anew() -> None:
+    book = Book()
+    ledger = addresses("10.0.0.0/22")
+    early = taken(book, ledger, 1, "10.0.1.7/32")
+    free(book, ledger, 1, early, early.fence, 70.0)
+    late = taken(book, ledger, 1, "10.0.1.8/32")
+
+    used = close(book, ledger, 22, ledger.root.network, 1, force=True, until=90.0)
+
+    ended = book.pages[ledger.key(late.network, 24)]
+    assert ended == Page(3, 0, (4,) * 7 + (Cooling(4, 70.0), Cooling(4, 90.0)) + (4,) * 247)
+    again = taken(book, ledger, used + 1, "10.0.1.9/32")
+    page = book.pages[ledger.key(late.network, 24)]
+    assert page.slots[6:11] == (7, Cooling(7, 70.0), Cooling(7, 90.0), again, 7)
+
+
+def test_a_block_that_cools_does_so_no_longer_once_a_larger_one_is_taken_over_it() -> None:
+    book = Book()
+    tree = blocks()
+    small = taken(book, tree, 1, "10.0.0.64/28")
+    free(book, tree, 1, small, small.fence, 70.0)
+
+    taken(book, tree, 1, "10.0.0.0/24")
+
+    assert book.pages[tree.key(small.network, 26)] == Page(6, 0, (small.fence + 1,) * 64)
 
 
 def test_a_larger_piece_is_not_put_over_what_is_held_below_it() -> None:
