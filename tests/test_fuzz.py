@@ -16,6 +16,7 @@ import pytest
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, protocol, tasks, view
 from ciliumipam import release_tasks as releasing
 from ciliumipam.cli.main import main
+from ciliumipam.errors import StaleFenceError
 from ciliumipam.testing.churn import Step, Stores, World
 from ciliumipam.testing.churn_steps import KINDS, Steps
 from ciliumipam.testing.faults import Crash, FaultyStore, Script, crash_after
@@ -272,6 +273,23 @@ def test_a_writer_that_hears_of_a_block_reads_its_pool_before_it_gives_out_of_it
     world.do({"do": "allocate", "by": 2, "node": "n44", "owners": ["o0"]})
 
     assert not world.oracle.held
+
+
+def test_an_address_is_released_though_the_writer_knew_its_block_as_another_nodes() -> None:
+    store, pool = MemoryStore(), PoolSpec(name="p", cidrs=["10.0.0.0/28"], selector=NodeSelector.everything(), block_length_v4=28)
+    one, other = Ipam(store), Ipam(store)
+    one.apply([pool], [Node("n1")])
+    one.allocate("n1", "o")
+    assert [block.node for block in other.blocks()] == ["n1"]
+    one.release("n1", "o")
+    one.remove_node("n1")
+    one.apply([], [Node("n2")])
+    (held,) = one.allocate("n2", "o")
+
+    with pytest.raises(StaleFenceError):
+        other.release_fenced(held.address, 1)
+    assert Ipam(store).allocations() == (held,)
+    assert other.release_fenced(held.address, held.fence) == held
 
 
 # --------------------------------------------------------------------------------------------------- the command

@@ -36,12 +36,14 @@ class BlockOracle:
         draining: Nodes that take nothing new.
         blocks: Blocks by node, in the order in which it got them.
         marked: Blocks that drain by themselves.
+        closed: Blocks that are on their way back, as last read: they give out nothing, and replace none that drains.
         held: Addresses by owner and family.
         cooling: Until when an address cools, by space and address.
         cooling_blocks: Blocks that were given back, with their space, and until when they cool.
         ghosts: Owners of whom a call broke off and none was acknowledged since.
         limbo: Nodes of which a call that takes blocks back broke off.
         unapplied: Whether a call that carves broke off, and no `apply` was acknowledged since.
+        unfinished: The same also where no pool is left, with which nothing can be had, but claims still stand.
         faulty: Whether writes of the present call failed: then it may not tell everything that it did.
     """
 
@@ -53,12 +55,14 @@ class BlockOracle:
         self.draining: set[str] = set()
         self.blocks: dict[str, list[HeldBlock]] = {}
         self.marked: set[HeldBlock] = set()
+        self.closed: set[HeldBlock] = set()
         self.held: dict[Pod, dict[int, Held]] = {}
         self.cooling: dict[tuple[str, Address], float] = {}
         self.cooling_blocks: list[tuple[str, Network, float]] = []
         self.ghosts: set[Pod] = set()
         self.limbo: set[str] = set()
         self.unapplied = False
+        self.unfinished = False
         self.faulty = False
         self._ever: list[OraclePool] = []
         self._begun: set[tuple[str, Network]] = set()
@@ -80,9 +84,13 @@ class BlockOracle:
         """Whether a block or its pool drains."""
         return block in self.marked or self.pool_of(block).draining
 
+    def open(self, node: str) -> list[HeldBlock]:
+        """The blocks of a node that are not on their way back."""
+        return [block for block in self.blocks.get(node, ()) if block not in self.closed]
+
     def serving(self, node: str) -> list[HeldBlock]:
         """The blocks of a node that give out addresses."""
-        good = [block for block in self.blocks.get(node, ()) if not self.is_orphan(block)]
+        good = [block for block in self.open(node) if not self.is_orphan(block)]
         if node in self.draining:
             return []
         staying = [block for block in good if not self.drains(block)]
@@ -205,6 +213,8 @@ class BlockOracle:
         for node in self.limbo:
             for block in list(self.blocks.get(node, ())):
                 if block not in seen.get(node, ()) and (node, block) not in leaving:
+                    # whoever finishes a removal with force leaves the claims of the owners to these, or to a repair
+                    self.ghosts.update(pod for pod, _ in self.held_in(block.space, block.network) if pod[0] == node)
                     self._give_back(node, block)
 
     def _served(self, node: str, new: Sequence[HeldBlock], refused: Collection[str], least: int = 0) -> None:
@@ -287,8 +297,17 @@ class BlockOracle:
 
     def settled(self) -> None:
         """What calls that carve had begun is finished."""
-        self.unapplied = False
+        self.unapplied = self.unfinished = False
+        self._forget_begun()
         self._begun.clear()
+
+    def _forget_begun(self) -> None:
+        """What cools under a block that somebody began to adopt may do so no longer; what does is read again.
+
+        The links to it may be there and the block not yet, and whoever takes back what was begun ends the wait of its slots.
+        """
+        begun = [network for _, network in self._begun]
+        self.cooling_blocks = [each for each in self.cooling_blocks if not any(overlap(each[1], network) for network in begun)]
 
     def _adopted(self, existing: Sequence[Existing], answer: Told, seen: Mapping[str, list[HeldBlock]]) -> None:
         """Go through what nodes are said to have, the oldest first."""
@@ -377,7 +396,9 @@ class BlockOracle:
             self._expect_kept(seen)
             return
         for node in sorted({node for node, _ in leaving} & self.nodes.keys()):
-            self._served(node, [block for block in seen.get(node, ()) if block not in self.blocks[node]], answer.refused)
+            new = [block for block in seen.get(node, ()) if block not in self.blocks.get(node, ())]
+            if new or node not in self.limbo:  # what was on its way back already only goes on: the next `apply` serves the node
+                self._served(node, new, answer.refused)
         # what an earlier call had begun to take is there by now, and leaves as well
         leaving += [
             (node, block)
