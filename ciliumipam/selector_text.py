@@ -74,9 +74,9 @@ class _Parser:
         return check_requirement(shorten(self._text), key, operator, values)
 
     def _value(self) -> str:
-        if self._next() in {"", ","}:
+        if self._next() == ",":
             return ""
-        value = self._take()
+        value = self._take()  # empty at the end
         if value in _SYMBOLS:
             raise self._error(value, "a value")
         return value

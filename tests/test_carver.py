@@ -297,6 +297,16 @@ def test_beside_a_block_the_nearest_of_several_free_ones_before_it_counts() -> N
 def test_beside_an_address_that_is_free_itself_comes_the_block_around_it() -> None:
     assert CidrCarver(["10.0.0.0/22"]).peek_beside([number("10.0.2.7/32")], 24) == number("10.0.2.0/24")
     assert CidrCarver(["0.0.0.0/0"]).peek_beside([7], 0) == 0
+    assert CidrCarver(["0.0.0.0/0"]).peek(0) == 0
+
+
+def test_within_a_prefix_a_free_piece_that_is_too_small_does_not_count() -> None:
+    carver = CidrCarver(["10.0.0.0/22"])
+    for block in ("10.0.0.64/26", "10.0.0.128/25", "10.0.1.0/24", "10.0.2.0/23"):
+        carver.occupy(block)
+
+    assert texts(carver.free_prefixes()) == ["10.0.0.0/26"]
+    assert carver.peek_within(number("10.0.0.0/22"), 22, 24) == -1
 
 
 def test_a_node_that_grows_beside_its_sparse_block_stays_one_route() -> None:
@@ -558,6 +568,13 @@ def test_blocked_prefixes_of_any_size_are_never_carved(blocked: list[str], free:
     carver.check_invariants()
     assert free is None or texts(carver.free_prefixes()) == free
     assert (carver.blocked, carver.free) == (count, 512 - count)
+
+
+def test_a_blocked_prefix_directly_behind_another_one_counts_up_to_the_last_address() -> None:
+    carver = CidrCarver(["10.0.0.0/31"], blocked=["10.0.0.0/32", "10.0.0.1/32"])
+
+    assert (carver.blocked, carver.free_prefixes()) == (2, [])
+    assert repr(carver) == "<CidrCarver '' 10.0.0.0/31: 0 blocks taken, 0 addresses free, largest none>"
 
 
 def test_a_blocked_prefix_across_two_cidrs_of_three_blocks_its_part_of_each() -> None:

@@ -67,7 +67,7 @@ class Book:
             assert all(last(new) >= last(old) for new, old in zip(page.slots, before.slots, strict=True)), "a fence fell"
         if closing:
             assert before is None or page.fence > before.fence
-            assert all(type(slot) is int for slot in page.slots), "it is closed, but not empty"
+            assert all(type(slot) in (int, Cooling) for slot in page.slots), "it is closed, but not empty"
         self.pages[key] = page
         self.puts.append(Put(str(key), level, slots, closing))
 
@@ -130,6 +130,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ended: list[Holding] = []
         self.used: list[Holding] = []
         self.cooling: list[tuple[int, int, float]] = []
+        self.once: list[tuple[int, int, float]] = []
         self.compared = -1
 
     def piece(self, data: st.DataObject) -> Prefix:
@@ -223,6 +224,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.used.append(holding._replace(fence=holding.fence + later))
         if until is not None:
             self.cooling.append((holding.network, holding.prefix.last, until))
+            self.once.append(self.cooling[-1])
 
     @precondition(lambda self: self.used)
     @rule(data=st.data(), force=st.booleans())
@@ -282,7 +284,12 @@ class LedgerMachine(RuleBasedStateMachine):
         assert [(each.first, each.length, each.fence, each.holder) for each in walked if each.holder is not None] == [
             (each.network, each.length, each.fence, each.holder) for each in ordered
         ]
-        assert runs((each.first, each.last, each.until) for each in walked if each.holder is None) == runs(self.cooling)
+        shown = runs((each.first, each.last, each.until) for each in walked if each.holder is None)
+        if self.ledger.kind == "block-page":
+            assert shown == runs(self.cooling)
+        else:  # an address goes on cooling in a page that was closed, and shows it where the page is used again
+            assert all(any(low <= first and last <= high and end == until for low, high, end in shown) for first, last, until in runs(self.cooling))
+            assert all(any(low <= edge <= high and end == until for low, high, end in self.once) for *edges, until in shown for edge in edges)
 
     @invariant()
     def what_ended_stays_so(self) -> None:
@@ -328,6 +335,8 @@ def test_a_ledger_has_its_levels_where_pages_of_many_lengths_meet(
 ) -> None:
     ledger = make()
 
+    assert ledger.root.length == levels[0]
+    assert ledger.root.network & (ledger.root.size - 1) == 0
     assert ledger.levels == levels
     assert [ledger.sizes[level] for level in levels] == sizes
     assert [ledger.next_levels[level] for level in levels] == [*levels[1:], ledger.width]
@@ -353,7 +362,7 @@ def test_a_page_is_named_after_what_it_covers(
     number = parse_prefix(f"{address}/{ledger.width}").network
 
     assert str(ledger.key(number, level)) == name
-    assert ledger.key(number, level) is ledger.key(number, level)
+    assert ledger.key(number + 1, level) is ledger.key(number, level), "one key for all addresses of a page"
 
 
 def test_a_slot_begins_after_all_slots_before_it() -> None:
@@ -372,7 +381,8 @@ def test_a_page_counts_as_it_is_only_under_the_fence_of_its_link() -> None:
 
     assert fence_of(held) == 5
     assert counted(page, 3, 4) is page
-    assert counted(page, 4, 4) == Page(4, 0, (5, 9, 4, 4))
+    assert counted(page, 4, 4) == Page(4, 0, (5, Cooling(9, 60.0), 4, 4))
+    assert counted(page, 10, 4) == Page(10, 0, (10, Cooling(10, 60.0), 10, 10))
     assert counted(page, 2, 4) is None
     assert counted(None, 6, 4) == Page(6, 0, (6, 6, 6, 6))
 
@@ -521,6 +531,158 @@ def test_what_is_not_taken_of_a_piece_that_cools_goes_on_to_cool() -> None:
     page = book.pages[tree.key(10 << 24, 26)]
     assert page.slots == (small,) * 32 + (Cooling(large.fence + 1, 70.0),) * 32
     assert small.fence == large.fence + 2
+
+
+def test_the_last_fence_of_a_region_is_found_however_deep_it_was_used() -> None:
+    book = Book()
+    tree = blocks()
+    deep = taken(book, tree, 1, "10.0.64.64/28")
+    free(book, tree, 1, deep, deep.fence + 7)
+    other = taken(book, tree, 1, "10.0.64.128/27")
+    free(book, tree, 1, other, other.fence)
+    book.puts.clear()
+
+    large = taken(book, tree, 1, "10.0.64.0/18")
+
+    assert large.fence == deep.fence + 8
+    assert [(put.key, put.closing) for put in book.puts] == [
+        ("block-page 10.0.64.64/26", True),
+        ("block-page 10.0.64.128/26", True),
+        ("block-page 10.0.64.0/18", True),
+        ("block-page 10.0.0.0/10", False),
+    ]
+    assert book.puts[-1].slots == (1,)
+    assert status(book, tree, 1, deep) is Status.DEAD
+    assert list(holdings(book, tree, 1)) == [large]
+
+
+def test_a_region_whose_page_was_never_written_ends_at_the_fence_of_its_link() -> None:
+    book = Book()
+    tree = blocks()
+    gone = taken(book, tree, 1, "10.0.64.64/28")
+    del book.pages[tree.key(gone.network, 26)]
+
+    assert ticket(book, tree, 1, parse_prefix("10.0.64.0/24")).fence == gone.fence
+    assert status(book, tree, 1, gone) is Status.PENDING
+
+
+def test_a_run_that_is_partly_split_and_partly_cools_takes_the_highest_of_their_fences() -> None:
+    book = Book()
+    tree = blocks()
+    small = taken(book, tree, 1, "10.0.1.128/28")
+    free(book, tree, 1, small, 20)
+    assert ticket(book, tree, 1, parse_prefix("10.0.1.0/24")).fence == 21
+
+    cool = taken(book, tree, 1, "10.0.1.0/26")
+    free(book, tree, 1, cool, 30, 70.0)
+
+    assert ticket(book, tree, 1, parse_prefix("10.0.1.0/24")).fence == 31
+    held = taken(book, tree, 1, "10.0.1.64/26")
+    spot = locate(book, tree, 1, held.network & ~255, 24)
+    assert spot is not None
+    assert next_fence(book, tree, spot) is None
+    assert status(book, tree, 1, held._replace(network=held.network & ~255, length=24, fence=99)) is Status.BLOCKED
+
+
+def test_an_address_goes_on_to_cool_where_its_page_is_closed_and_used_anew() -> None:
+    book = Book()
+    ledger = addresses("10.0.0.0/22")
+    early = taken(book, ledger, 1, "10.0.1.7/32")
+    free(book, ledger, 1, early, early.fence, 70.0)
+    late = taken(book, ledger, 1, "10.0.1.8/32")
+
+    used = close(book, ledger, 22, ledger.root.network, 1, force=True, until=90.0)
+
+    ended = book.pages[ledger.key(late.network, 24)]
+    assert ended == Page(3, 0, (4,) * 7 + (Cooling(4, 70.0), Cooling(4, 90.0)) + (4,) * 247)
+    again = taken(book, ledger, used + 1, "10.0.1.9/32")
+    page = book.pages[ledger.key(late.network, 24)]
+    assert page.slots[6:11] == (7, Cooling(7, 70.0), Cooling(7, 90.0), again, 7)
+
+
+def test_a_block_that_cools_does_so_no_longer_once_a_larger_one_is_taken_over_it() -> None:
+    book = Book()
+    tree = blocks()
+    small = taken(book, tree, 1, "10.0.0.64/28")
+    free(book, tree, 1, small, small.fence, 70.0)
+
+    taken(book, tree, 1, "10.0.0.0/24")
+
+    assert book.pages[tree.key(small.network, 26)] == Page(6, 0, (small.fence + 1,) * 64)
+
+
+def test_a_larger_piece_is_not_put_over_what_is_held_below_it() -> None:
+    book = Book()
+    tree = blocks()
+    taken(book, tree, 1, "10.0.0.64/28")
+
+    with pytest.raises(AssertionError, match=r"^closing block-page 10\.0\.0\.64/26, in which 10\.0\.0\.64/28 is held$"):
+        fill(book, tree, 1, Holding(4, 10 << 24, 24, 99, "x", "", 0.0))
+
+
+def test_a_link_never_names_an_older_fence_than_its_page_has() -> None:
+    book = Book()
+    tree = blocks()
+    small = taken(book, tree, 1, "10.0.0.64/28")
+    free(book, tree, 1, small, small.fence)
+    assert close(book, tree, 26, small.network, small.fence - 1) == small.fence + 1
+    book.pages[tree.key(small.network, 26)] = Page(90, 0, (90,) * 64)
+
+    spot = locate(book, tree, 1, small.network, 28)
+
+    assert spot is not None
+    assert [link.fence for link in spot.links] == [90]
+    assert ticket(book, tree, 1, small.prefix).fence == 91
+
+
+def test_a_closed_page_is_linked_again_under_a_newer_fence() -> None:
+    book = Book()
+    tree = blocks()
+    small = taken(book, tree, 1, "10.0.0.64/28")
+    free(book, tree, 1, small, small.fence)
+    close(book, tree, 26, small.network, small.fence - 1)
+
+    again = taken(book, tree, 1, "10.0.0.64/28")
+
+    assert again.fence == small.fence + 2
+    assert book.pages[tree.key(small.network, 18)].slots[1] == Split(small.fence)
+    assert list(holdings(book, tree, 1)) == [again]
+
+
+def test_a_page_that_is_void_is_closed_with_all_it_holds() -> None:
+    book = Book()
+    ledger = addresses("10.0.0.0/24")
+    held = taken(book, ledger, 1, "10.0.0.7/32")
+
+    assert close(book, ledger, 24, ledger.root.network, held.fence + 3) == held.fence + 4
+
+    assert book.pages[ledger.key(ledger.root.network, 24)] == Page(held.fence + 4, 0, (held.fence + 4,) * 256)
+
+
+def test_whatever_a_void_page_leads_to_is_closed_before_it_is_raised() -> None:
+    book = Book()
+    ledger = addresses("10.0.0.0/22")
+    held = taken(book, ledger, 1, "10.0.1.7/32")
+
+    again = taken(book, ledger, 5, "10.0.2.9/32")
+
+    assert book.pages[ledger.key(held.network, 24)] == Page(3, 0, (held.fence + 1,) * 256)
+    assert list(holdings(book, ledger, 5)) == [again]
+
+
+def test_a_pending_piece_is_ended_in_its_page_alone_and_with_all_below_it() -> None:
+    book = Book()
+    tree = blocks()
+    below = taken(book, tree, 1, "10.0.1.64/28")
+    page = book.pages[tree.key(10 << 24, 18)]
+    book.pages[tree.key(10 << 24, 18)] = page._replace(slots=(7, *page.slots[1:6], 40, *page.slots[7:]))
+    del book.pages[tree.key(0, 0)]
+
+    free(book, tree, 1, below._replace(network=(10 << 24) + 256, length=24, fence=20), 20)
+
+    slots = book.pages[tree.key(10 << 24, 18)].slots
+    assert slots == (7, 4, 4, 4, 20, 20, 40, 20, *[4] * 248)
+    assert book.pages[tree.key(below.network, 26)] == Page(6, 0, (below.fence + 1,) * 64)
 
 
 # ------------------------------------------------------------------------------------------------------------- tickets

@@ -469,6 +469,9 @@ def test_the_text_of_nothing_never_reads_back_as_something_else() -> None:
         ("rack", {}, "rack must be present but the node has no such label"),
         ("!rack", {"rack": "a"}, "rack must be absent but the node has a"),
         ("!rack", {"rack": ""}, "rack must be absent but the node has an empty value"),
+        ("a in (1,2,3,4,5,6,7,8)", {}, "a in (1, 2, 3, 4, 5, 6, 7, 8) but the node has no such label"),
+        ("a in (1,2,3,4,5,6,7,8,9)", {}, "a in (1, 2, 3, 4, 5, 6, 7, 8 and 1 more) but the node has no such label"),
+        ("a<6", {"a": "7"}, "a must be less than 6 but the node has 7"),
         ("a=1,b=2", {"a": "1"}, "b in (2) but the node has no such label"),
         ("a=1,b=2", {}, "a in (1) but the node has no such label; b in (2) but the node has no such label"),
         ("a=1", {"a": "1"}, "the node meets 'a=1'"),
@@ -520,6 +523,7 @@ def test_the_selector_of_nothing_explains_itself() -> None:
         ({"matchExpressions": [{"key": "a", "operator": "In"}]}, "matchExpressions[0]", "In needs at least one value"),
         ({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": []}]}, "matchExpressions[0]", "NotIn needs at least one value"),
         ({"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}, "matchExpressions[0]", "Exists takes no values, found 1"),
+        ({"matchExpressions": [{"key": "a", "operator": "DoesNotExist", "values": ["b"]}]}, "matchExpressions[0]", "DoesNotExist takes no values, found 1"),
         ({"matchExpressions": [{"key": "a", "operator": "In", "values": "b"}]}, "matchExpressions[0].values", "expected a list of texts, found the text 'b'"),
         ({"matchExpressions": [{"key": "a", "operator": "In", "values": ["b", 1]}]}, "matchExpressions[0].values[1]", "expected text, found the number 1; put it in quotes"),
         ({"matchExpressions": [{"key": "a", "operator": "In", "value": ["b"]}]}, "matchExpressions[0].value", "unknown field; did you mean 'values'? (known: key, operator, values)"),
@@ -565,18 +569,21 @@ def test_a_requirement_made_by_hand_is_checked_and_brought_into_normal_form() ->
     selector = NodeSelector((Term((Requirement("b", "In", ("2", "1", "2")), Requirement("a", "Exists", ()))),))
 
     assert selector == NodeSelector.parse("a,b in (1,2)")
-    with pytest.raises(InvalidSelectorError, match="not a label key"):
+    with pytest.raises(InvalidSelectorError, match="not a label key") as no_key:
         NodeSelector((Term((Requirement("a b", "Exists", ()),)),))
-    with pytest.raises(InvalidSelectorError, match=r"only metadata\.name can be matched as a field, found 'a'"):
+    assert no_key.value.expression == "a b"
+    with pytest.raises(InvalidSelectorError, match=r"only metadata\.name can be matched as a field, found 'a'") as no_field:
         NodeSelector((Term((), (Requirement("a", "In", ("b",)),)),))
+    assert no_field.value.expression == "a"
     with pytest.raises(InvalidSelectorError, match="Gt needs exactly one value, found 2"):
         NodeSelector((Term((Requirement("a", "Gt", ("1", "1")),)),))
 
 
 def test_a_term_without_requirements_cannot_stand_beside_others_since_it_would_mean_everything() -> None:
     assert NodeSelector((Term(()), Term(()))) == NodeSelector.everything()
-    with pytest.raises(InvalidSelectorError, match="cannot stand beside others"):
+    with pytest.raises(InvalidSelectorError) as caught:
         NodeSelector((Term(()), Term((Requirement("a", "Exists", ()),))))
+    assert caught.value.args == ("terms", "a term without requirements cannot stand beside others")
 
 
 def test_the_error_of_a_huge_selector_does_not_repeat_it_whole() -> None:
