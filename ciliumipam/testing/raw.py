@@ -119,7 +119,7 @@ def _taken(page: Any) -> list[tuple[int, Any]]:
     """
     known = _TAKEN.get(id(page))
     if known is None or known[0] is not page:
-        if len(_TAKEN) > 2048:  # noqa: PLR2004 - any number: some hundred lives of pages
+        if len(_TAKEN) > 2048:  # any number: some hundred lives of pages
             _TAKEN.clear()
         known = _TAKEN[id(page)] = (page, [(index, slot) for index, slot in enumerate(page.slots) if type(slot) is not int])  # a number is free
     return known[1]
