@@ -15,6 +15,7 @@ import pytest
 
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, protocol, tasks, view
 from ciliumipam import release_tasks as releasing
+from ciliumipam.audit import audit
 from ciliumipam.cli.main import main
 from ciliumipam.errors import StaleFenceError
 from ciliumipam.testing.churn import Step, Stores, World
@@ -299,6 +300,24 @@ def test_a_block_that_is_taken_back_while_it_is_marked_as_draining_is_not_marked
     world = do({**drain, "faults": "slow", "meanwhile": remove})
 
     assert not any(page.draining for (kind, _), page in world._records().items() if kind == "block-claims")
+
+
+def test_a_claim_on_an_address_of_another_address_space_is_not_filled() -> None:
+    """What a block's fences say is of its own space: where a node gets the same prefix in another one, they begin anew."""
+    store = MemoryStore()
+    one, other = Ipam(store), Ipam(store)
+    blue = PoolSpec(name="b", cidrs=["10.0.0.0/28"], selector=NodeSelector.everything(), block_length_v4=28, address_space="blue")
+    one.apply([blue], [Node("n")])
+    assert [str(each.address) for each in other.allocate("n", "o")] == ["10.0.0.1"]
+    one.remove_node("n", force=True)
+    one.remove_pool("b")
+    one.apply([PoolSpec(name="p", cidrs=["10.0.0.0/28"], selector=NodeSelector.everything(), block_length_v4=28)], [Node("n")])
+
+    other.apply([])  # reads pools and blocks, and not what owners claim
+    given = other.allocate("n", "o")
+
+    assert set(Ipam(store).allocations()) == set(given)
+    assert [each for each in audit(store).findings if each.severity == "error"] == []
 
 
 # --------------------------------------------------------------------------------------------------- the command

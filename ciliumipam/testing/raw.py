@@ -144,7 +144,7 @@ def _walk(records: Records, kind: str, root: str, space: str, family: int, first
             span = max(1, (1 << (_BITS[slot.family] - slot.length)) // size)
             assert slot.family == family, f"{slot} lies in a page of the other family"
             assert slot.network == start, f"{slot} does not begin where its run begins"
-            assert slot.space == (space if kind == "block-page" else DEFAULT), f"{slot} lies in a page of the space {space!r}"
+            assert slot.space == space, f"{slot} lies in a page of the space {space!r}"
             assert all(other == slot for other in page.slots[index : index + span]), f"{slot} does not fill its run"
             yield Piece(space, family, start, slot.length, slot.fence, slot.holder, slot.label, 0.0)
             behind = index + span
@@ -195,8 +195,7 @@ def judge(records: dict[tuple[str, str], Any], blocks_per_node: int) -> Iterable
                         raise AssertionError(f"{piece} is marked as {mark}, but no claim names it")
     for kind, holdings in (("block-claims", blocks), ("address-claims", [address for _, address in addresses])):
         for each in holdings:
-            space = each.space if kind == "block-claims" else DEFAULT
-            if (each.node, each.holder, each.family, each.first, each.fence, space) not in claims[kind]:
+            if (each.node, each.holder, each.family, each.first, each.fence, each.space) not in claims[kind]:
                 raise AssertionError(f"{each} counts, but no claim names it")
     for each in (*blocks, *(address for _, address in addresses)):
         yield Told(each.family, each.first, each.fence, each.holder, each.node, DEFAULT if each.node else each.space)
