@@ -30,7 +30,8 @@ class BlockOracle:
     """What has been acknowledged of blocks.
 
     Attributes:
-        now: What time it is.
+        now: What time it is; where a call was slow, when it began.
+        latest: When the call ended: what cools until then may be given.
         pools: By name.
         nodes: Labels by name.
         draining: Nodes that take nothing new.
@@ -49,7 +50,7 @@ class BlockOracle:
 
     def __init__(self) -> None:
         """Nothing is known."""
-        self.now = 0.0
+        self.now = self.latest = 0.0
         self.pools: dict[str, OraclePool] = {}
         self.nodes: dict[str, Mapping[str, str]] = {}
         self.draining: set[str] = set()
@@ -189,10 +190,10 @@ class BlockOracle:
             for each in mine:
                 assert each.space != block.space or not overlap(each.network, block.network), f"{node} got {block}, but {other} has {each}"
         for space, network, until in self.cooling_blocks:
-            wait = space == block.space and until > self.now and overlap(network, block.network)
+            wait = space == block.space and until > max(self.now, self.latest) and overlap(network, block.network)
             assert adopted or not wait, f"{node} got {block}, but {network} cools until {until}, and it is {self.now}"
         for (space, address), until in list(self.cooling.items()):
-            if space == block.space and address in block.network and until > self.now:
+            if space == block.space and address in block.network and until > max(self.now, self.latest):
                 assert adopted, f"{node} got {block}, but {address} cools until {until}, and it is {self.now}"
                 del self.cooling[(space, address)]  # in a block of another shape it does not; what goes on cooling is read again
         last = self._block_fences.get((block.space, block.network), 0)

@@ -310,6 +310,7 @@ class World:
                 self.faults["cut off"] += 1
         except IpamError as error:
             answer = error
+        self.oracle.latest = self._now
         for store in faulty:
             self.faults.update(fault.value for fault in store.fired)
             store.fired.clear()

@@ -230,7 +230,7 @@ class IpamOracle(BlockOracle):
         place = (block.space, given.address)
         holder = self.holder(*place)
         assert holder is None, f"{given.address} was given to {given.owner}, but {holder} holds it"
-        assert self.cooling.get(place, 0) <= self.now, f"{given.address} was given, but cools until {self.cooling[place]}: it is {self.now}"
+        assert self.cooling.get(place, 0) <= max(self.now, self.latest), f"{given.address} was given, but cools until {self.cooling[place]}: it is {self.now}"
         assert given.fence > self._fences.get(place, 0), f"{given} has a fence that was used before"
         assert label in (None, given.label), f"{given} should have the label {label!r}"
         self._fences[place] = given.fence
