@@ -62,9 +62,7 @@ class BlockOracle:
         self.cooling_blocks: list[tuple[str, Network, float]] = []
         self.ghosts: set[Pod] = set()
         self.limbo: set[str] = set()
-        self.unapplied = False
-        self.unfinished = False
-        self.faulty = False
+        self.unapplied = self.unfinished = self.faulty = False
         self._ever: list[OraclePool] = []
         self._begun: set[tuple[str, Network]] = set()
         self._in_doubt = False
@@ -200,7 +198,8 @@ class BlockOracle:
         assert block.fence > last, f"{node} got {block}, but its last fence was {last}"
         self._block_fences[(block.space, block.network)] = block.fence
         if adopted:
-            self.cooling_blocks = [part for each in self.cooling_blocks for part in _without(each, block)]
+            # what lies outside of it goes on cooling, and is read again in the shape that it has now
+            self.cooling_blocks = [each for each in self.cooling_blocks if each[0] != block.space or not overlap(each[1], block.network)]
         self.blocks.setdefault(node, []).append(block)
 
     def _seen(self, reading: Reading) -> dict[str, list[HeldBlock]]:
@@ -303,12 +302,8 @@ class BlockOracle:
         self._begun.clear()
 
     def _forget_begun(self) -> None:
-        """What cools under a block that somebody began to adopt may do so no longer; what does is read again.
-
-        The links to it may be there and the block not yet, and whoever takes back what was begun ends the wait of its slots.
-        """
-        begun = [network for _, network in self._begun]
-        self.cooling_blocks = [each for each in self.cooling_blocks if not any(overlap(each[1], network) for network in begun)]
+        """What cools under a block that somebody began to adopt may do so no longer, also if that is taken back; what does is read again."""
+        self.cooling_blocks = [each for each in self.cooling_blocks if not any(overlap(each[1], network) for _, network in self._begun)]
 
     def _adopted(self, existing: Sequence[Existing], answer: Told, seen: Mapping[str, list[HeldBlock]]) -> None:
         """Go through what nodes are said to have, the oldest first."""
@@ -499,16 +494,6 @@ class BlockOracle:
 
 def _place(network: Network) -> tuple[int, int, int]:
     return network.version, int(network.network_address), network.prefixlen
-
-
-def _without(cooling: tuple[str, Network, float], block: HeldBlock) -> list[tuple[str, Network, float]]:
-    """What is known to be left of a block that cools when another one is adopted over it."""
-    space, network, _ = cooling
-    if space != block.space or not overlap(network, block.network):
-        return [cooling]
-    # linking the smaller one ends the wait of the slot that it lies in, which is more than it: see the expected failure in
-    # tests/test_ipam_life_cycle.py; what goes on cooling is read again
-    return []
 
 
 __all__ = ["BlockOracle"]
