@@ -529,7 +529,7 @@ def test_callers_that_are_told_something_else_are_a_divergence(told: str, monkey
 
 def test_a_read_that_is_left_out_is_a_divergence(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = AllocateTask.before
-    monkeypatch.setattr(AllocateTask, "before", lambda self, view: [key for key in before(self, view) if key.kind == "unheard of"])
+    monkeypatch.setattr(AllocateTask, "before", lambda self, view: list(before(self, view))[:0])
 
     divergence = replay(told).divergence
 
@@ -981,7 +981,7 @@ def test_the_command_says_where_it_diverges_and_how_to_look_at_what_was_before(
     cli: Callable[..., Answer], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = AllocateTask.before
-    monkeypatch.setattr(AllocateTask, "before", lambda self, view: [key for key in before(self, view) if key.kind == "unheard of"])
+    monkeypatch.setattr(AllocateTask, "before", lambda self, view: list(before(self, view))[:0])
 
     text, document = cli("replay", told), cli("replay", told, "-o", "json")
 
