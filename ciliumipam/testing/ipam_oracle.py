@@ -201,6 +201,10 @@ class IpamOracle(BlockOracle):
             families = sorted({each.address.version for each in answer})
             assert set(families) <= set(all_families), f"{node} gave {families}"
         assert [(each.node, each.owner, each.address.version) for each in answer] == [(*pod, each) for pod in pods for each in families]
+        for each in answer:  # what a ghost was about to lose is free by now, and may have gone to another owner of this very call
+            facts = self.held.get((each.node, each.owner), {})
+            if (each.node, each.owner) in self.ghosts and facts.get(each.address.version) != _held(each):
+                facts.pop(each.address.version, None)
         for each in answer:
             pod = (each.node, each.owner)
             known = self.held.get(pod, {}).get(each.address.version)
