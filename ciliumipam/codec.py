@@ -13,7 +13,7 @@ A page, the other kinds being plain objects in one line::
     {"cooling":6,"until":9.5}                                 free, its last holding had fence 6; not before that time
     ]}
 
-A block in an address space of its own has that as a sixth value.
+What is in an address space of its own, block or address, has that as a sixth value.
 
 Text is ASCII with JSON's escapes, so every string can be stored. Reading is strict: a field that is missing, unknown, doubled or
 of another type makes the record corrupt, a format above `FORMAT` is told as such and never guessed at. Any other spelling of the same

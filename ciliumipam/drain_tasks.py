@@ -15,7 +15,7 @@ from ciliumipam.draft import CLAIM, DROP, RECORD, Draft
 from ciliumipam.errors import NotFoundError, NotHeldError, PoolRefusedError
 from ciliumipam.ledger import holdings
 from ciliumipam.levels import BlockLevel
-from ciliumipam.protocol import Standing, forget, look, release, take
+from ciliumipam.protocol import Standing, Unsure, forget, look, release, take
 from ciliumipam.reconcile import Held, Offer, Pools, want
 from ciliumipam.records import Holding, Key
 from ciliumipam.requests import Applied, Blocker, Change, Drain, Migrate, Refusal
@@ -176,14 +176,17 @@ class DrainTask(TakeBackTask):
             blocks = [block for block in view.blocks() if self._covers(block)]
             if not blocks and not self._found:
                 raise NotHeldError(name, "no node holds this very block")
-            self._found = True
             for block in blocks:
                 key = block_claims_key(block.holder)
                 claims = draft.claims(key)
+                known = block in claims.claims.get(block.holder, ())
+                if not known and not BlockLevel(view, self.confirmed, self.now).is_confirmed(key):
+                    raise Unsure(key, block)  # it just went back, or just came: one was read before the other
                 if (block in claims.draining) == cancel:
                     changed = claims.draining - {block} if cancel else claims.draining | {block}
                     draft.put(key, claims._replace(draining=changed), CLAIM)
                     self._note(change)
+            self._found = True
 
 
 class MigrateTask(TakeBackTask):

@@ -109,7 +109,8 @@ class AddressLevel:
     def ledger_of(self, piece: Holding) -> tuple[Ledger, int] | None:
         """The address ledger of the block that has the address, if the node still has that block."""
         block = self.block_of(piece.family, piece.network)
-        return (block.ledger, block.holding.fence) if block is not None else None
+        # the same prefix of another address space is another ledger, whose fences say nothing of this piece
+        return (block.ledger, block.holding.fence) if block is not None and block.holding.space == piece.space else None
 
     def is_closing(self, piece: Holding, claims: ClaimPage) -> bool:
         """Whether the claim marks the address so."""
@@ -128,7 +129,7 @@ class AddressLevel:
         """The holding that an owner would get of an address that the free index calls free."""
         ledger = block.ledger
         fence = _next(draft, ledger, block.holding.fence, number, ledger.width)
-        return Holding(block.family, number, ledger.width, fence, owner, label, now)
+        return Holding(block.family, number, ledger.width, fence, owner, label, now, block.holding.space)
 
 
 def _next(draft: Draft, ledger: Ledger, root_fence: int, network: int, length: int) -> int:

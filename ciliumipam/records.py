@@ -47,7 +47,7 @@ class Holding(NamedTuple):
         holder: The node's name, or the owner's id.
         label: For a block the pool it was carved from; for an address a name for people, as namespace/pod.
         since: Seconds since the epoch at which it was decided.
-        space: For a block its address space. An address is in the space of its block and leaves this at its default.
+        space: Its address space; that of an address is that of its block.
     """
 
     family: Family

@@ -124,11 +124,12 @@ class ReleaseAddressTask(EndTask):
         outer = block_over(view, self.request.space, self._family, self._number)
         if outer is None:
             raise NotHeldError(text, f"it is in no block that a node holds in the address space {self.request.space!r}")
-        self.node = outer.holder
-        level = AddressLevel(view, self.node, self.confirmed, self.now)
+        level = AddressLevel(view, outer.holder, self.confirmed, self.now)
         block = level.block_of(self._family, self._number)
         if block is None:
+            self.node = ""  # somebody else may have the block by now: then all blocks have to be read again, not those of this node
             raise NotHeldError(text, f"its block {outer.piece} is on its way back, empty")
+        self.node = outer.holder
         spot = locate(draft, block.ledger, block.holding.fence, self._number, WIDTH[self._family])
         slot = spot.page.slots[spot.start] if spot is not None else 0
         if self._target is None:

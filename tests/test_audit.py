@@ -743,7 +743,7 @@ def test_a_node_in_two_address_spaces_is_found(spaces: MemoryStore) -> None:
 
 @pytest.mark.parametrize(
     ("key", "index", "space"),
-    [(BLOCKS, 12, "tenant-b"), (Key("block-page", "tenant-b@10.0.0.0/18"), 12, "default"), (Key("address-page", "tenant-b@10.0.0.0/24"), 12, "tenant-b")],
+    [(BLOCKS, 12, "tenant-b"), (Key("block-page", "tenant-b@10.0.0.0/18"), 12, "default"), (Key("address-page", "tenant-b@10.0.0.0/24"), 12, "default")],
 )
 def test_a_holding_that_names_another_space_than_its_page_is_found(spaces: MemoryStore, key: Key, index: int, space: str) -> None:
     is_block = key.kind == "block-page"

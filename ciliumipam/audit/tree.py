@@ -207,7 +207,7 @@ class Tree:
         prefix, width = place.prefix, WIDTH[place.prefix.family]
         for start, held in _runs(page):
             wrong = ""
-            if held.space != (place.space if place.kind == "block-page" else DEFAULT_SPACE):
+            if held.space != place.space:
                 wrong = f"says that it is in the address space {held.space!r}, which its page is not of"
             elif held.family != prefix.family:
                 wrong = "is of the other family than its page"

@@ -66,14 +66,19 @@ _OF_BLOCKS = (Apply, Grow, Drain, Migrate, RemoveNode, RemovePool)
 _READS_BLOCKS = (Apply, Grow, Drain, Migrate, RemoveNode)
 
 
+_Fact: TypeAlias = tuple[str, str, Any, int]
+"""Node, owner, address and fence."""
+
+
 @dataclass(eq=False)
 class _Meanwhile:
-    """What somebody does while a call is slow, and that call."""
+    """What somebody does while a call is slow, that call, and what was held before and not any more afterwards."""
 
     step: Step
     outer: Request
     stale: bool
     done: bool = False
+    ended: frozenset[_Fact] = frozenset()
 
 
 class Stores:
@@ -305,6 +310,7 @@ class World:
                 self.faults["cut off"] += 1
         except IpamError as error:
             answer = error
+        self.oracle.latest = self._now
         for store in faulty:
             self.faults.update(fault.value for fault in store.fired)
             store.fired.clear()
@@ -320,7 +326,9 @@ class World:
             what.done = True
             now = self.oracle.now
             self._learn(what.outer, stale=what.stale)  # as if it had broken off here
+            before = self._facts()
             self._step(what.step)
+            what.ended = before - self._facts()
             self.oracle.now = now
 
     # ------------------------------------------------------------------------------------------------- judging
@@ -339,26 +347,37 @@ class World:
         meanwhile = _Meanwhile(step["meanwhile"], request, stale) if "meanwhile" in step else None
         if meanwhile is not None:
             self._meanwhile.append(meanwhile)
+        earlier = dict(self.oracle.pools)
         answer = self._call(by, step, call, blocks=blocks)
         if meanwhile in self._meanwhile:
             self._meanwhile.remove(meanwhile)
         retried = isinstance(request, Apply) and bool(request.existing) and self.oracle.faulty  # may go on from what it had adopted
-        if answer is None or retried or (meanwhile is not None and meanwhile.done):
-            self._learn(request, stale=stale)
+        others = meanwhile is not None and meanwhile.done
+        if answer is None or retried or others:
+            self.oracle.earlier = earlier if others else {}
+            self.oracle.faulty |= others
+            self._learn(request, stale=stale or others)
+            self.oracle.earlier = {}
             if answer is not None:
-                self._check_told(request, answer)
+                self._check_told(request, answer, meanwhile.ended if meanwhile is not None else frozenset())
         else:
             self._fresh[by] |= isinstance(request, _READS_BLOCKS)
             self._judge(request, answer, stale=stale)
         self.oracle.now = self._now
 
-    def _check_told(self, request: Request, answer: Any) -> None:
-        """What can be said of an answer to a call during which others did something."""
+    def _facts(self) -> frozenset[_Fact]:
+        """What is acknowledged as held."""
+        return frozenset((*pod, each.address, each.fence) for pod, facts in self.oracle.held.items() for each in facts.values())
+
+    def _check_told(self, request: Request, answer: Any, ended: frozenset[_Fact]) -> None:
+        """What can be said of an answer to a call during which others did something, and `ended` what may have been told before."""
         held = {(each.node, each.owner, each.address, each.fence) for each in self.read().found.addresses}
         if isinstance(answer, tuple) and not isinstance(answer, Applied) and isinstance(request, (Allocate, Release)):
             for each in answer:
-                there = (each.node, each.owner, each.address, each.fence) in held
-                assert there == isinstance(request, Allocate), f"{request} was told {each}, but that is {'' if there else 'not '}held"
+                fact = (each.node, each.owner, each.address, each.fence)
+                there = fact in held
+                right = there == isinstance(request, Allocate) or fact in ended
+                assert right, f"{request} was told {each}, but that is {'' if there else 'not '}held"
 
     def _judge(self, request: Request, answer: Any, *, stale: bool) -> None:
         oracle = self.oracle
@@ -528,7 +547,7 @@ class World:
         self._due = False
         oracle, reading = self.oracle, self.read()
         self._match(reading)
-        if not (oracle.ghosts or oracle.limbo or oracle.unapplied):
+        if not (oracle.ghosts or oracle.limbo or oracle.unfinished):
             assert not reading.found.loose, f"left over, though nothing broke off: {reading.found.loose}"
         errors = [each for each in audit(*self._inner).findings if each.severity == "error"]
         assert not errors, f"the audit finds {errors}"

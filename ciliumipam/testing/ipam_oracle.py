@@ -47,7 +47,7 @@ from ciliumipam.errors import (
 from ciliumipam.testing.block_oracle import BlockOracle
 from ciliumipam.testing.life_reading import RawAddress
 from ciliumipam.testing.oracle_values import Held, HeldBlock, Pod, Reading
-from ciliumipam.testing.pool_oracle import Address, Network, OraclePool
+from ciliumipam.testing.pool_oracle import NO_POOL, Address, Network, OraclePool
 
 
 class AllocationLike(Protocol):
@@ -76,12 +76,17 @@ class AllocationLike(Protocol):
 
 
 class IpamOracle(BlockOracle):
-    """What has been acknowledged, blocks and addresses."""
+    """What has been acknowledged, blocks and addresses.
+
+    Attributes:
+        earlier: Pools as they were when the present call began, if somebody else did something meanwhile: it may go by these.
+    """
 
     def __init__(self) -> None:
         """Nothing is known."""
         super().__init__()
         self._fences: dict[tuple[str, Address], int] = {}
+        self.earlier: dict[str, OraclePool] = {}
 
     # ------------------------------------------------------------------------------------------------- looking
 
@@ -126,6 +131,7 @@ class IpamOracle(BlockOracle):
         assert seen == self.blocks, f"blocks: {seen}, acknowledged: {self.blocks}"
         marked = {HeldBlock(each.pool, each.network, each.fence, each.space) for each in reading.found.blocks if each.draining}
         assert marked == self.marked, f"draining: {marked}, acknowledged: {self.marked}"
+        self.closed = {HeldBlock(each.pool, each.network, each.fence, each.space) for each in reading.found.blocks if each.closed}
         held = _addresses(reading.found.addresses)
         assert held == self.held, f"held: {held}, acknowledged: {self.held}"
         self.matches_cooling(reading)
@@ -147,6 +153,7 @@ class IpamOracle(BlockOracle):
             assert until <= most, f"{network} cools until {until}, longer than anybody said"
             first, last = _ends(network)
             waiting.setdefault((space, network.version), []).append((first, last, until))
+        self._forget_begun()
         for space, network, until in self.cooling_blocks:
             if until <= self.now:
                 continue
@@ -184,7 +191,7 @@ class IpamOracle(BlockOracle):
             assert type(answer) in allowed, f"refused with {answer!r}, but right is {_names(allowed) or 'to give'}"
             return
         if stale and not right:
-            good = [each for each in self.blocks.get(node, ()) if not self.is_orphan(each)]
+            good = [each for each in self.open(node) if not self.is_orphan(each)]
             heard = sorted({each.address.version for each in answer})  # it may not have heard of a block of the other family
             right = all(self._refusals(node, pods, address, each, good)[1] for each in ([family] if family or address else heard))
         assert right, f"{node} gave {list(answer)}, but right was {_names(allowed)}"
@@ -207,7 +214,7 @@ class IpamOracle(BlockOracle):
             self.ghosts.difference_update(pods)
 
     def _families(self, node: str) -> list[int]:
-        return sorted({block.network.version for block in self.blocks.get(node, ())})
+        return sorted({block.network.version for block in self.open(node)})
 
     def _new(self, given: AllocationLike, label: str | None, *, stale: bool) -> None:
         """Take over an address that was just given, after checking that it could be."""
@@ -215,13 +222,15 @@ class IpamOracle(BlockOracle):
         block = next((each for each in mine if given.address in each.network), None)
         assert block is not None, f"{given} is in no block of {given.node}: {mine}"
         assert (block.network, block.pool) == (given.block, given.pool), f"{given} is in {block}"
-        assert not self.is_orphan(block), f"{given} was taken out of an orphan"
+        versions = [pools.get(block.pool, NO_POOL) for pools in (self.pools, self.earlier)]
+        fitting = [pool for pool in versions if pool.space == block.space and pool.covers(block.network)]
+        assert fitting, f"{given} was taken out of an orphan"
         assert stale or block in self.serving(given.node), f"{given} was taken out of {block}, which takes nothing new"
-        assert not self.pool_of(block).is_reserved(block.network, given.address), f"{given} is reserved"
+        assert any(not pool.is_reserved(block.network, given.address) for pool in fitting), f"{given} is reserved"
         place = (block.space, given.address)
         holder = self.holder(*place)
         assert holder is None, f"{given.address} was given to {given.owner}, but {holder} holds it"
-        assert self.cooling.get(place, 0) <= self.now, f"{given.address} was given, but cools until {self.cooling[place]}: it is {self.now}"
+        assert self.cooling.get(place, 0) <= max(self.now, self.latest), f"{given.address} was given, but cools until {self.cooling[place]}: it is {self.now}"
         assert given.fence > self._fences.get(place, 0), f"{given} has a fence that was used before"
         assert label in (None, given.label), f"{given} should have the label {label!r}"
         self._fences[place] = given.fence
@@ -231,7 +240,7 @@ class IpamOracle(BlockOracle):
         self, node: str, pods: Sequence[Pod], address: Address | None, family: int | None, serving: Sequence[HeldBlock]
     ) -> tuple[set[type], bool]:
         """Which errors are right for an allocation, and whether giving is."""
-        blocks = self.blocks.get(node, [])
+        blocks = self.open(node)
         doubt: set[type] = {NoBlockError, NodeExhaustedError, NotFoundError, OutOfRangeError} if node in self.limbo else set()
         if not blocks:
             return {NoBlockError if node in self.nodes else NotFoundError, *doubt}, False
@@ -365,6 +374,7 @@ class IpamOracle(BlockOracle):
             stale: As in `allocate`.
         """
         self.unapplied |= carving
+        self.unfinished |= carving
         self._in_doubt |= carving
         self._begun.update(adopting)
         self._ever += [pool for pool in (pools or {}).values() if pool is not None]
@@ -373,7 +383,7 @@ class IpamOracle(BlockOracle):
         assert marking or reading.draining == self.draining & self.nodes.keys(), "a node began to drain, or ended it"
         self.draining = set(reading.draining)
         seen = self._seen(reading)
-        before = dict(self.held)
+        before = {pod: dict(facts) for pod, facts in self.held.items()}
         for node, blocks in list(self.blocks.items()):
             for block in blocks:
                 if block not in seen.get(node, ()):
@@ -412,7 +422,7 @@ class IpamOracle(BlockOracle):
                     self._end(pod, each.address, stale=stale)
             if not facts:
                 del self.held[pod]
-        self.ghosts.update(pod for pod in before if pod not in self.held)
+        self.ghosts.update(pod for pod in before if before[pod] != self.held.get(pod))  # their claims may name what was dropped
         for given in reading.found.addresses:
             pod = (given.node, given.owner)
             if given.address.version not in self.held.get(pod, {}):

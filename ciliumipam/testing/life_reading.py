@@ -97,7 +97,7 @@ def read_records(records: Records) -> Found:
             check_disjoint(mine)
             cooling.update({(space, address): until for address, until in cooling_in(records, space, network)})
             for each in mine:
-                counted.add(("address-claims", (node, str(each.holder), each.family, each.first, each.length, each.fence)))
+                counted.add(("address-claims", (node, str(each.holder), each.family, each.first, each.length, each.fence, space)))
                 address = each.network.network_address
                 addresses.append(RawAddress(space, node, str(each.holder), each.label, piece.label, network, address, each.fence))
     named = _claimed_addresses(records)
@@ -133,7 +133,7 @@ def _claimed(records: Records, wanted: str) -> dict[tuple[Any, ...], int]:
 
 def _claimed_addresses(records: Records) -> set[tuple[Any, ...]]:
     return {
-        (name.partition("/")[0], piece.holder, piece.family, piece.network, piece.length, piece.fence)
+        (name.partition("/")[0], piece.holder, piece.family, piece.network, piece.length, piece.fence, piece.space)
         for (kind, name), page in records.items()
         if kind == "address-claims"
         for pieces in page.claims.values()

@@ -78,7 +78,7 @@ def cooling_in(records: Records, space: str, network: Any) -> Iterator[tuple[Any
     for (kind, name), page in records.items():
         if kind == "address-page" and (name == root or name.startswith(f"{root}+")):
             covered = ip_network(name.rpartition("+")[2].rpartition("@")[2])
-            for index, slot in enumerate(page.slots):
+            for index, slot in _taken(page):
                 if hasattr(slot, "until"):
                     yield covered.network_address + index, slot.until
 
@@ -109,6 +109,22 @@ def _network(family: int, first: int, length: int) -> Any:
     return ip_network((first, length)) if family == 4 else ip_network((first.to_bytes(16, "big"), length))
 
 
+_TAKEN: dict[int, tuple[Any, list[tuple[int, Any]]]] = {}
+
+
+def _taken(page: Any) -> list[tuple[int, Any]]:
+    """The slots of a page that are not free, with their places.
+
+    A page never changes, and most of them are looked at again and again: so what was found is kept with the page, by which page it is.
+    """
+    known = _TAKEN.get(id(page))
+    if known is None or known[0] is not page:
+        if len(_TAKEN) > 2048:  # any number: some hundred lives of pages
+            _TAKEN.clear()
+        known = _TAKEN[id(page)] = (page, [(index, slot) for index, slot in enumerate(page.slots) if type(slot) is not int])  # a number is free
+    return known[1]
+
+
 def _walk(records: Records, kind: str, root: str, space: str, family: int, first: int, length: int, fence: int) -> Iterator[Piece]:
     """What is held or cools below one page, if the page counts under the fence that its link names."""
     own = _name(family, first, length)
@@ -119,7 +135,7 @@ def _walk(records: Records, kind: str, root: str, space: str, family: int, first
     below = length + (len(page.slots) - 1).bit_length()
     size = 1 << (_BITS[family] - below)
     behind = 0
-    for index, slot in [(index, slot) for index, slot in enumerate(page.slots) if not isinstance(slot, int)]:  # a number is a free one
+    for index, slot in _taken(page):
         if index < behind:
             continue
         start = first + index * size
@@ -128,7 +144,7 @@ def _walk(records: Records, kind: str, root: str, space: str, family: int, first
             span = max(1, (1 << (_BITS[slot.family] - slot.length)) // size)
             assert slot.family == family, f"{slot} lies in a page of the other family"
             assert slot.network == start, f"{slot} does not begin where its run begins"
-            assert slot.space == (space if kind == "block-page" else DEFAULT), f"{slot} lies in a page of the space {space!r}"
+            assert slot.space == space, f"{slot} lies in a page of the space {space!r}"
             assert all(other == slot for other in page.slots[index : index + span]), f"{slot} does not fill its run"
             yield Piece(space, family, start, slot.length, slot.fence, slot.holder, slot.label, 0.0)
             behind = index + span
@@ -179,8 +195,7 @@ def judge(records: dict[tuple[str, str], Any], blocks_per_node: int) -> Iterable
                         raise AssertionError(f"{piece} is marked as {mark}, but no claim names it")
     for kind, holdings in (("block-claims", blocks), ("address-claims", [address for _, address in addresses])):
         for each in holdings:
-            space = each.space if kind == "block-claims" else DEFAULT
-            if (each.node, each.holder, each.family, each.first, each.fence, space) not in claims[kind]:
+            if (each.node, each.holder, each.family, each.first, each.fence, each.space) not in claims[kind]:
                 raise AssertionError(f"{each} counts, but no claim names it")
     for each in (*blocks, *(address for _, address in addresses)):
         yield Told(each.family, each.first, each.fence, each.holder, each.node, DEFAULT if each.node else each.space)
