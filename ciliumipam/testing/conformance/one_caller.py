@@ -145,7 +145,8 @@ class OneCaller(Promises):
             assert isinstance(found.record, Page)
             assert len(found.record.slots) == 256
             assert [n for n in range(256) if found.record.slots[n] != page.slots[n]] == []
-            assert deep_types(found.record) == deep_types(page)
+            same_types = deep_types(found.record) == deep_types(page)  # compared here: pytest would search for minutes how they differ
+            assert same_types, "its values have other types than what was put"
 
     def test_4_what_was_returned_never_changes(self, store: Store) -> None:
         first = store.put(A, numbered(1), expect=ABSENT)
