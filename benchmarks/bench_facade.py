@@ -24,8 +24,8 @@ from time import perf_counter, process_time
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, Store
 from ciliumipam.codec import Codec
 from ciliumipam.journal import JournaledIpam
+from ciliumipam.journal.replay import replay
 from ciliumipam.records import Kind
-from ciliumipam.replay import replay
 
 Row = tuple[str, float, str]
 

@@ -18,7 +18,8 @@ The flow, in the order in which to read it::
     store            where records are kept
 
 Beside the flow: `manifest` reads and writes what users write, `plan_file` keeps plans, `transfer` copies stores, `audit` gives a second
-opinion, `observer`, `meter` and `prometheus` tell how it goes, `journal` writes down all that it follows from and `replay` does it again, `cli` is the command, `testing` the kit.
+opinion, `observer`, `meter` and `prometheus` tell how it goes, `journal` writes down all that it follows from and does it again, `cli` is
+the command, `testing` the kit.
 """
 
 from ciliumipam._version import __version__

@@ -36,7 +36,7 @@ from ciliumipam.errors import (
     UnsupportedVersionError,
 )
 from ciliumipam.journal import JournaledIpam
-from ciliumipam.journal_lines import (
+from ciliumipam.journal.lines import (
     change_to_text,
     digest,
     read_change,
@@ -44,8 +44,8 @@ from ciliumipam.journal_lines import (
     request_to_document,
     to_line,
 )
+from ciliumipam.journal.replay import Replayed, records, replay
 from ciliumipam.records import KINDS, Entry, Key, Kind, Record, Revision
-from ciliumipam.replay import Replayed, records, replay
 from ciliumipam.requests import (
     Drain,
     ExistingBlock,
@@ -790,7 +790,7 @@ def test_a_journal_that_can_be_written_no_more_ends_loudly_and_no_call_is_affect
     ipam.apply([whole()], [Node("n")])
     write = os.write
     with monkeypatch.context() as patch:
-        patch.setattr("ciliumipam.journal.os.write", lambda to, data: write(to, data[:100]))
+        patch.setattr("ciliumipam.journal.recording.os.write", lambda to, data: write(to, data[:100]))
         assert str(ipam.allocate("n", "o")[0].address) == "10.0.0.1"
     assert str(ipam.allocate("n", "p")[0].address) == "10.0.0.2"
     assert [str(each.address) for each in ipam.execute(ipam.plan(Allocate("n", ("q",))))] == ["10.0.0.3"]
@@ -815,7 +815,7 @@ def test_a_bug_of_the_journal_ends_the_journal_only(
     def fail(*_: object) -> str:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(f"ciliumipam.journal.{broken}", fail)
+    monkeypatch.setattr(f"ciliumipam.journal.recording.{broken}", fail)
 
     assert str(ipam.plan(Allocate("n", ("o",))).result[0].address) == "10.0.0.1"
     assert str(ipam.allocate("n", "o")[0].address) == "10.0.0.1"
@@ -1012,7 +1012,7 @@ def test_bad_arguments_of_replay_are_sentences(cli: Callable[..., Answer], told:
 
 def test_the_command_says_that_a_journal_could_not_be_written(cli: Callable[..., Answer], file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("apply", "-f", SEED, "--journal", "/dev/full").err.endswith(": /dev/full: No space left on device\n")
-    monkeypatch.setattr("ciliumipam.journal.told_to_document", lambda *_: 1 / 0)
+    monkeypatch.setattr("ciliumipam.journal.recording.told_to_document", lambda *_: 1 / 0)
 
     answer = cli("apply", "-f", SEED, "--journal", file)
 

@@ -13,9 +13,9 @@ from ciliumipam.cli.style import Style, write_document
 from ciliumipam.cli.tables import write_table
 from ciliumipam.cli.text import plain, say, say_some
 from ciliumipam.errors import InvalidRequestError
+from ciliumipam.journal.replay import Divergence, Replayed, records
+from ciliumipam.journal.replay import replay as replay_journal
 from ciliumipam.names import counted
-from ciliumipam.replay import Divergence, Replayed, records
-from ciliumipam.replay import replay as replay_journal
 from ciliumipam.store import ABSENT
 from ciliumipam.transfer import Copied, copy
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from ciliumipam.errors import InvalidJournalError, InvalidRequestError, IpamError
 from ciliumipam.executor import Executor
 from ciliumipam.ipam import Ipam
-from ciliumipam.journal_lines import (
+from ciliumipam.journal.lines import (
     Line,
     digest,
     dumps,
@@ -32,10 +32,10 @@ from ciliumipam.journal_lines import (
     read_request,
     told_to_document,
 )
+from ciliumipam.journal.replay_store import Answer, Script, Wrote, read_answers, replay_store, show_answer, show_write
 from ciliumipam.plan_file import plan_from_document
 from ciliumipam.records import Entry, Key
 from ciliumipam.repair_tasks import Repair
-from ciliumipam.replay_store import Answer, Script, Wrote, read_answers, replay_store, show_answer, show_write
 from ciliumipam.requests import Plan, Request
 from ciliumipam.store import Store
 from ciliumipam.tasks import Task

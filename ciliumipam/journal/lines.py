@@ -1,6 +1,6 @@
 """What the lines of a journal say, both ways: JSON that a person can read, one line for each time that an `Ipam` decided.
 
-`journal` writes them and `replay` reads them. Records are in the codec's form, and where a record replaces one that is known, only
+`recording` writes them and `replay` reads them. Records are in the codec's form, and where a record replaces one that is known, only
 what changed in it; requests, plans, outcomes and addresses are in the form of `plan_file`. Every line ends in a checksum: a journal
 accuses the code of a divergence, so it must be sure that nobody changed the journal. A line without that end is one that a process
 was killed in: nobody had been told of that call yet.

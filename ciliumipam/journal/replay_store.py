@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from ciliumipam.journal_lines import CODEC, dumps, read_change, read_key, read_raised, read_revision
+from ciliumipam.journal.lines import CODEC, dumps, read_change, read_key, read_raised, read_revision
 from ciliumipam.records import Entry, Key, Kind, Page, Record, Revision
 from ciliumipam.store import ABSENT, Expect, Listing, Store, Write
 

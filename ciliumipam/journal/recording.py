@@ -32,7 +32,7 @@ from typing import TypeVar
 from ciliumipam._version import __version__
 from ciliumipam.errors import StoreRefusedError
 from ciliumipam.ipam import Ipam
-from ciliumipam.journal_lines import (
+from ciliumipam.journal.lines import (
     FORMAT,
     change_to_text,
     digest,
