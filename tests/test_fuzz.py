@@ -18,8 +18,10 @@ from ciliumipam import release_tasks as releasing
 from ciliumipam.audit import audit
 from ciliumipam.cli.main import main
 from ciliumipam.errors import StaleFenceError
-from ciliumipam.testing.churn import Step, Stores, World
+from ciliumipam.testing.churn import World
+from ciliumipam.testing.churn_calls import Step
 from ciliumipam.testing.churn_steps import KINDS, Steps
+from ciliumipam.testing.churn_stores import Stores
 from ciliumipam.testing.faults import Crash, FaultyStore, Script, crash_after
 from ciliumipam.testing.fuzz import fuzz, replay, shrink
 

@@ -14,8 +14,9 @@ from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from ciliumipam.testing.churn import Stores, World
+from ciliumipam.testing.churn import World
 from ciliumipam.testing.churn_steps import KINDS, Steps
+from ciliumipam.testing.churn_stores import Stores
 
 chances = st.randoms(use_true_random=False)
 

@@ -333,7 +333,8 @@ def test_a_race_that_nothing_prevents_is_found() -> None:
     report = torture(LocksNothing(), seed=1, steps=20_000, ranges=["10.0.0.0/24"], shrink_calls=5_000)
 
     assert report.fault is not None
-    assert report.fault.broken in {"duplicate", "again"}
+    # A call may also fall over what the other one changes under it: which of the three comes first is chance.
+    assert report.fault.broken in {"duplicate", "again", "failed"}
     assert report.fault.seen is not None
     assert sum(isinstance(step, Together) for step in report.fault.steps) >= 1
 

@@ -20,7 +20,7 @@ from ciliumipam.cli.text import plain, say
 from ciliumipam.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from ciliumipam.testing.churn import Stores
+    from ciliumipam.testing.churn_stores import Stores
     from ciliumipam.testing.fuzz import Report
 
 _SHOWN = 0.2
@@ -60,7 +60,7 @@ def _ground(store: str | None, *, full: bool) -> Callable[[], Stores]:
     Raises:
         InvalidRequestError: It is no such place, or there is something already.
     """
-    from ciliumipam.testing.churn import Stores  # noqa: PLC0415 - no other command needs it
+    from ciliumipam.testing.churn_stores import Stores  # noqa: PLC0415 - no other command needs it
 
     if store in (None, "memory:", "two:"):
         if full:

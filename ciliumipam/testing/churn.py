@@ -16,19 +16,14 @@ believes against what would be read, and all counts.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from ipaddress import ip_address
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from ciliumipam.audit import audit
-from ciliumipam.cidr import parse_prefix
 from ciliumipam.errors import IpamError, StalePlanError, StoreError
 from ciliumipam.ipam import Ipam
 from ciliumipam.plan_file import plan_from_document, plan_to_document
@@ -39,7 +34,6 @@ from ciliumipam.requests import (
     Applied,
     Apply,
     Drain,
-    ExistingBlock,
     ForceRelease,
     Grow,
     Migrate,
@@ -50,21 +44,18 @@ from ciliumipam.requests import (
     Request,
 )
 from ciliumipam.store import Store
-from ciliumipam.store.memory import MemoryStore
-from ciliumipam.store.sqlite import SqliteStore
+from ciliumipam.testing.churn_calls import Step, existing_blocks, perform, to_request, to_told
+from ciliumipam.testing.churn_counts import judge_counts
+from ciliumipam.testing.churn_stores import Stores
 from ciliumipam.testing.faults import Crash, FaultyStore, Script, Surroundings
 from ciliumipam.testing.ipam_oracle import IpamOracle
 from ciliumipam.testing.life_reading import read_records
-from ciliumipam.testing.oracle_values import Existing, HeldBlock, Reading, Told
+from ciliumipam.testing.oracle_values import HeldBlock, Reading, Told
 from ciliumipam.testing.pool_oracle import OraclePool
-from ciliumipam.testing.pool_values import Values, build, nodes_of
-
-Step: TypeAlias = dict[str, Any]
-"""What is done, in what JSON can hold; "do" names it."""
+from ciliumipam.testing.pool_values import Values, build
 
 _OF_BLOCKS = (Apply, Grow, Drain, Migrate, RemoveNode, RemovePool)
 _READS_BLOCKS = (Apply, Grow, Drain, Migrate, RemoveNode)
-
 
 _Fact: TypeAlias = tuple[str, str, Any, int]
 """Node, owner, address and fence."""
@@ -79,49 +70,6 @@ class _Meanwhile:
     stale: bool
     done: bool = False
     ended: frozenset[_Fact] = frozenset()
-
-
-class Stores:
-    """Where a world keeps its records, and how a writer gets at them.
-
-    Args:
-        kind: "memory": one `MemoryStore` for all writers. "two": blocks in one, addresses in another. "sqlite": a file, and a handle
-            of its own for each writer.
-        path: The file, which is new; by default one in a directory that goes with this object.
-        synchronous: As `SqliteStore` has it.
-    """
-
-    def __init__(
-        self,
-        kind: Literal["memory", "two", "sqlite"] = "memory",
-        path: Path | None = None,
-        synchronous: Literal["FULL", "NORMAL"] = "NORMAL",
-    ) -> None:
-        self._shared = {"memory": (MemoryStore(),), "two": (MemoryStore(), MemoryStore()), "sqlite": ()}[kind]
-        self._synchronous = synchronous
-        self._directory = tempfile.mkdtemp() if kind == "sqlite" and path is None else None
-        self._path = Path(self._directory) / "ipam.db" if self._directory is not None else path
-        self._open: list[Store] = []
-
-    def open(self) -> tuple[Store, ...]:
-        """A handle: one store, or one for blocks and one for addresses."""
-        if self._shared or self._path is None:
-            return self._shared
-        self._open.append(SqliteStore(self._path, synchronous=self._synchronous))
-        return (self._open[-1],)
-
-    def drop(self, handle: Iterable[Store]) -> None:
-        """A handle is not needed any more."""
-        for store in handle:
-            if store in self._open:
-                self._open.remove(store)
-                store.close()
-
-    def close(self) -> None:
-        """Nothing of it is needed any more."""
-        self.drop(list(self._open))
-        if self._directory is not None:
-            shutil.rmtree(self._directory)
 
 
 class World:
@@ -222,35 +170,7 @@ class World:
 
     def request(self, step: Step) -> Request:
         """What a step asks of an `Ipam`."""
-        match step["do"]:
-            case "apply":
-                existing = step.get("existing", ())
-                return Apply(
-                    tuple(self._know(values) for values in step.get("pools", ())),
-                    nodes_of(step.get("nodes", {})),
-                    tuple(ExistingBlock(node, parse_prefix(text), pool, since, "a test") for node, text, pool, since in existing),
-                )
-            case "allocate":
-                address = ip_address(step["address"]) if step.get("address") else None
-                return Allocate(step["node"], tuple(step["owners"]), address, step.get("family"), step.get("label", ""))
-            case "release":
-                return Release(step["node"], tuple(step["owners"]), bool(step.get("missing_ok")))
-            case "release fenced":
-                return ReleaseFenced(ip_address(step["address"]), step["fence"], step["space"])
-            case "force release":
-                return ForceRelease(ip_address(step["address"]), step["space"])
-            case "grow":
-                return Grow(step["node"], step["blocks"])
-            case "drain":
-                return Drain(step["kind"], step["name"], bool(step.get("cancel")), step.get("space", "default"))
-            case "migrate":
-                return Migrate(step["node"], step["pool"])
-            case "remove node":
-                return RemoveNode(step["node"], bool(step.get("force")))
-            case "remove pool":
-                return RemovePool(step["pool"])
-            case other:
-                raise ValueError(f"no step is called {other!r}")
+        return to_request(step, self._know)
 
     def _know(self, values: Values) -> PoolSpec:
         """Build a pool, and keep it, draining and not."""
@@ -342,7 +262,7 @@ class World:
         def call(ipam: Ipam) -> Any:
             if doubt:
                 ipam.refresh()  # a removal that broke off is finished by whoever reads everything, as the command does
-            return _perform(ipam, request)
+            return perform(ipam, request)
 
         meanwhile = _Meanwhile(step["meanwhile"], request, stale) if "meanwhile" in step else None
         if meanwhile is not None:
@@ -386,11 +306,11 @@ class World:
             return
         reading = self.read()
         error = answer if isinstance(answer, IpamError) else None
-        told = error if error is not None else _told(answer) if isinstance(answer, Applied) else Told()
+        told = error if error is not None else to_told(answer) if isinstance(answer, Applied) else Told()
         match request:
             case Apply():
                 labels = {node.name: dict(node.labels) for node in request.nodes}
-                oracle.apply([self._twins[spec] for spec in request.pools], labels, _existing(request), told, reading)
+                oracle.apply([self._twins[spec] for spec in request.pools], labels, existing_blocks(request), told, reading)
             case Grow():
                 oracle.grow(request.node, request.blocks, told, reading)
             case Drain():
@@ -431,7 +351,7 @@ class World:
             case Apply():
                 given = {spec.name: self._twins[spec] for spec in request.pools}
                 labels = {node.name: dict(node.labels) for node in request.nodes}
-                adopting = [(each.node, each.network) for each in _existing(request)]
+                adopting = [(each.node, each.network) for each in existing_blocks(request)]
                 oracle.learn(reading, pools=given, nodes=labels, carving=True, adopting=adopting)
             case Allocate() | Release():
                 pods = [(request.node, owner) for owner in request.owners]
@@ -553,7 +473,7 @@ class World:
         assert not errors, f"the audit finds {errors}"
         fresh = Ipam(*self._inner, clock=lambda: self._now)
         self._judge_beliefs(fresh)
-        self._judge_counts(fresh)
+        judge_counts(fresh, oracle)
 
     def _judge_beliefs(self, fresh: Ipam) -> None:
         """What each writer knows is sound, and is what would be read, where nobody else wrote since."""
@@ -567,66 +487,9 @@ class World:
                 for node in fresh.nodes():
                     assert ipam.explain(node.node.name) == fresh.explain(node.node.name), f"writer {by} explains {node.node.name} otherwise"
 
-    def _judge_counts(self, fresh: Ipam) -> None:
-        """The counts add up, and what is shown is what the records say."""
-        oracle = self.oracle
-        known = {(node, block): oracle.counts(block) for node, mine in oracle.blocks.items() for block in mine}
-        shown = {(each.node, HeldBlock(each.pool, each.prefix, each.fence, each.space)): each for each in fresh.blocks()}
-        assert shown.keys() == known.keys(), f"shown are {sorted(map(str, shown))}, acknowledged {sorted(map(str, known))}"
-        for place, block in shown.items():
-            closed = place[0] in oracle.limbo  # what cools in a block that is being given back cools with it
-            assert closed or tuple(block.utilization) == known[place], f"{block}: {known[place]}"
-            assert (block.orphan, block.draining) == (oracle.is_orphan(place[1]), oracle.drains(place[1])), f"{block} is not what it says"
-        told = {(each.node, each.owner, each.address, each.fence) for each in fresh.allocations()}
-        assert told == {(*pod, each.address, each.fence) for pod, facts in oracle.held.items() for each in facts.values()}, "addresses differ"
-        for status in fresh.pools():
-            name, space = status.spec.name, status.spec.address_space
-            assert status.orphans == sum(block.pool == name and oracle.is_orphan(block) for _, block in known), f"orphans of {name}"
-            waiting = [each[1] for each in oracle.cooling_blocks if each[0] == space and oracle.pools[name].covers(each[1])]
-            for family, counts in status.spaces.items():
-                cooling = sum(network.num_addresses for network in waiting if network.version == family)
-                assert counts.cooling == cooling, f"{name} says that {counts.cooling} addresses cool, but it is {cooling}"
-
 
 def _shown(ipam: Ipam) -> tuple[object, ...]:
     return ipam.pools(), ipam.nodes(), ipam.blocks(), ipam.allocations()
 
 
-def _perform(ipam: Ipam, request: Request) -> Any:
-    """Make the call that a request stands for."""
-    match request:
-        case Apply():
-            return ipam.apply(request.pools, request.nodes, request.existing)
-        case Allocate(node, owners, address, family, label):
-            return ipam.allocate(node, *owners, address=address, family=family, label=label)
-        case Release(node, owners, missing_ok):
-            return ipam.release(node, *owners, missing_ok=missing_ok)
-        case ReleaseFenced(address, fence, space):
-            return ipam.release_fenced(address, fence, space)
-        case ForceRelease(address, space):
-            return ipam.force_release(address, space)
-        case Grow(node, blocks):
-            return ipam.grow(node, blocks)
-        case Drain():
-            return ipam.drain(request.kind, request.name, cancel=request.cancel, space=request.space)
-        case Migrate(node, pool):
-            return ipam.migrate(node, pool)
-        case RemoveNode(name, force):
-            return ipam.remove_node(name, force=force)
-        case RemovePool(name):
-            return ipam.remove_pool(name)
-
-
-def _told(answer: Applied) -> Told:
-    return Told(
-        frozenset(refusal.node for refusal in answer.refusals),
-        tuple((each.existing.node, each.existing.prefix.to_network()) for each in answer.conflicts),
-        frozenset((each.node, each.block) for each in answer.blockers),
-    )
-
-
-def _existing(request: Apply) -> Sequence[Existing]:
-    return [Existing(each.node, each.prefix.to_network(), each.pool, each.since) for each in request.existing]
-
-
-__all__ = ["Step", "Stores", "World"]
+__all__ = ["World"]

@@ -11,7 +11,8 @@ from ipaddress import ip_address
 from random import Random
 from typing import Any
 
-from ciliumipam.testing.churn import Step, World
+from ciliumipam.testing.churn import World
+from ciliumipam.testing.churn_calls import Step
 from ciliumipam.testing.faults import READ_FAULTS, Fault, Script
 from ciliumipam.testing.pool_values import FIELDS, LABELS, POOLS, pool_values, some
 

@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple, TypeAlias
 
-from ciliumipam.testing.churn import Step, Stores, World
+from ciliumipam.testing.churn import World
+from ciliumipam.testing.churn_calls import Step
 from ciliumipam.testing.churn_steps import Steps
+from ciliumipam.testing.churn_stores import Stores
 
 LIFE = 500
 """Steps of a life."""
