@@ -452,7 +452,7 @@ class World:
         records = self._records()
         known = {name: record for (kind, name), record in records.items() if kind == "node"}
         return Reading(
-            {name: self._twins[record.spec] for (kind, name), record in records.items() if kind == "pool"},
+            {name: replace(self._twins[record.spec], since=record.since) for (kind, name), record in records.items() if kind == "pool"},
             {name: dict(record.node.labels) for name, record in known.items()},
             frozenset(name for name, record in known.items() if record.draining),
             read_records(records),
