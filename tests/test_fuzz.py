@@ -310,7 +310,8 @@ def test_a_pool_that_a_call_left_over_an_older_ones_space_serves_nobody() -> Non
     world = do(
         {"do": "time", "seconds": 1.0},
         {"do": "apply", "by": 0, "pools": [{**POOL, "name": "a"}, moved], "nodes": {}, "faults": "none, crash before"},
-        {"do": "apply", "by": 1, "pools": [], "nodes": {"n2": {}}},
+        {"do": "apply", "by": 1},
+        {"do": "apply", "by": 2, "nodes": {"n2": {}}},
     )
 
     assert world.read().pools.keys() == {"a", "p"}
