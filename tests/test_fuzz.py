@@ -318,6 +318,17 @@ def test_a_pool_that_a_call_left_over_an_older_ones_space_serves_nobody() -> Non
     assert {block.pool for block in world.oracle.blocks["n2"]} == {"p"}
 
 
+def test_what_was_being_adopted_is_finished_though_no_pool_is_left_meanwhile() -> None:
+    existing = [["n2", "10.9.0.0/28", None, 5.0]]
+    world = do(
+        {"do": "apply", "by": 0, "nodes": {"n2": {"a": "b"}}, "existing": existing, "faults": "2*none, crash before"},
+        {"do": "remove pool", "by": 1, "pool": "p"},
+        {"do": "apply", "by": 1, "pools": [POOL]},
+    )
+
+    assert [(block.pool, str(block.network)) for block in world.oracle.blocks["n2"]] == [("", "10.9.0.0/28")]
+
+
 def test_a_claim_on_an_address_of_another_address_space_is_not_filled() -> None:
     """What a block's fences say is of its own space: where a node gets the same prefix in another one, they begin anew."""
     store = MemoryStore()

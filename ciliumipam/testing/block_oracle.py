@@ -494,6 +494,8 @@ class BlockOracle:
         assert (answer is None) == (name in self.pools), f"pool {name}: {answer!r}"
         assert answer is None or isinstance(answer, NotFoundError), repr(answer)
         self.pools.pop(name, None)
+        # without a pool nothing that was carved is finished, but what was being adopted is
+        self.unapplied = self.unapplied and bool(self.pools or self._begun)
 
 
 def _place(network: Network) -> tuple[int, int, int]:

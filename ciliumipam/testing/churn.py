@@ -321,7 +321,6 @@ class World:
                 oracle.remove_node(request.name, force=request.force, answer=error)
             case RemovePool():
                 oracle.remove_pool(request.name, error)
-                oracle.unapplied = oracle.unapplied and bool(oracle.pools)
         self._match(reading)
 
     def _judge_addresses(self, request: Allocate | Release | ReleaseFenced | ForceRelease, answer: Any, *, stale: bool) -> None:
