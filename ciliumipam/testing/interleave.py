@@ -12,6 +12,7 @@ what was acknowledged to callers:
 3. Whatever counts is named by its holder's claim, so that it can be found and released.
 4. A call ends as the scenario allows, however the others stand, and within a bounded number of steps of its own.
 5. When all calls have ended and none gave up, nothing is held that no caller was told of: a call that fails leaves nothing.
+6. Whatever begins to be held does so under a later fence than all that was ever held of its addresses, in blocks of any length.
 
 An actor is a deterministic function of the answers that it got. So its state is named by these answers, found by running its
 program along them, and remembered; a state of the whole is the records, the actors' names and what is under way.
@@ -29,7 +30,7 @@ from ciliumipam.records import ClaimPage, Entry, Key, Record, Revision
 from ciliumipam.session import Answer, Get, Operation, Pause, Put, Scan, Written
 from ciliumipam.store import ABSENT, Listing
 from ciliumipam.testing.actors import EVENTS, Aims, Begins, Ended, Event, Program, Scenario, call
-from ciliumipam.testing.raw import Told, judge
+from ciliumipam.testing.raw import Counted, Told, counted_addresses, counted_blocks, judge
 
 
 class Violation(AssertionError):  # noqa: N818 - as users of a checker say it
@@ -84,6 +85,7 @@ class _State(NamedTuple):
         aimed: What somebody set out to end.
         ended: What somebody who set out to end it has returned from.
         before: Per actor, `ended` when its present call began.
+        used: What was ever held, but for what lies in a piece that was held later.
     """
 
     world: tuple[int, ...]
@@ -96,6 +98,7 @@ class _State(NamedTuple):
     aimed: frozenset[Told]
     ended: frozenset[Told]
     before: tuple[frozenset[Told], ...]
+    used: frozenset[Counted]
 
 
 class Checker:
@@ -122,6 +125,7 @@ class Checker:
         self._before: frozenset[Told] = frozenset()
         self._live: list[tuple[_Node, Program] | None] = [None] * len(scenario.actors)
         self._verdicts: dict[tuple[int, ...], frozenset[Told]] = {}
+        self._held: dict[tuple[int, ...], frozenset[Counted]] = {}
 
     # --------------------------------------------------------------------------------------------------- walking
 
@@ -148,8 +152,12 @@ class Checker:
                 outcomes = zip(self.scenario.actors, state.nodes, strict=True)
                 ends = " ".join(f"{actor.name}={self._nodes[number].outcome}" for actor, number in outcomes)
                 walked.ends[ends] = walked.ends.get(ends, 0) + 1
-            for label, after in moves:
+            for label, moved in moves:
                 walked.steps += 1
+                try:
+                    after = moved._replace(used=self._use(state.used, state.world, moved.world))
+                except AssertionError as error:
+                    raise Violation(f"{self._trace(seen, state, str(error))}\n  {label}") from error
                 if after not in seen:
                     seen[after] = (state, label)
                     stack.append(after)
@@ -168,6 +176,8 @@ class Checker:
 
     def _start(self) -> _State:
         world: dict[Key, tuple[Record | None, int]] = {}
+        numbers: tuple[int, ...] = ()
+        used: frozenset[Counted] = frozenset()
         for number, make in enumerate(self.scenario.setup):
             task = make(f"setup{number}")
             program = call(lambda _, task=task: task)()  # type: ignore[misc]  # bound at once
@@ -182,10 +192,12 @@ class Checker:
             except StopIteration as stop:
                 if stop.value != "done":
                     raise AssertionError(f"{self.scenario.name}: the setup ended with {task.failed}") from task.failed
-        entries = {self._key(key): self._entry(key, record, revision) for key, (record, revision) in world.items()}
+            entries = {self._key(key): self._entry(key, record, revision) for key, (record, revision) in world.items()}
+            before, numbers = numbers, tuple(entries[index] for index in range(len(self._keys)))
+            used = self._use(used, before, numbers)
         count = len(self.scenario.actors)
         return _State(
-            world=tuple(entries[index] for index in range(len(self._keys))),
+            world=numbers,
             nodes=tuple(self._root(number) for number in range(count)),
             at=((),) * count,
             under_way=(),
@@ -195,6 +207,7 @@ class Checker:
             aimed=frozenset(),
             ended=frozenset(),
             before=(frozenset(),) * count,
+            used=used,
         )
 
     def _alone(self, world: dict[Key, tuple[Record | None, int]], operation: Operation) -> Answer:
@@ -420,6 +433,29 @@ class Checker:
                 raise AssertionError(f"{told} was told to a caller and is not held")
         return counted
 
+    def _counted(self, world: tuple[int, ...]) -> frozenset[Counted]:
+        """Every block and every address that counts."""
+        pages = tuple(number for number in world if self._entries[number].key.kind in ("block-page", "address-page"))
+        held = self._held.get(pages)
+        if held is None:
+            entries = [self._entries[number] for number in pages]
+            records: dict[tuple[str, str], Any] = {(each.key.kind, each.key.name): each.record for each in entries if each.record is not None}
+            blocks = counted_blocks(records)
+            held = self._held[pages] = frozenset((*blocks, *(each for block in blocks for each in counted_addresses(records, block))))
+        return held
+
+    def _use(self, used: frozenset[Counted], before: tuple[int, ...], after: tuple[int, ...]) -> frozenset[Counted]:
+        """What has ever been held, after a step; what begins to be held with it must have a fence of its own."""
+        if after == before:
+            return used
+        for each in sorted(self._counted(after) - self._counted(before)):
+            over = {other for other in used if _overlap(each, other)}
+            for other in over:
+                if other.fence >= each.fence:
+                    raise AssertionError(f"{each} has no later fence than {other}, which was held before")
+            used = frozenset((*(other for other in used if other not in over or not _covers(each, other)), each))
+        return used
+
     def _check_end(self, seen: dict[_State, tuple[_State, str] | None], state: _State) -> None:
         """When every call has ended, and none gave up, no address is held that nobody was told of: calls are all or nothing."""
         if any(self._nodes[number].outcome == "RetriesExhaustedError" for number in state.nodes):
@@ -427,6 +463,14 @@ class Checker:
         for each in self._check(state) - self._before - state.told:
             if each.node:
                 raise Violation(self._trace(seen, state, f"{each} is held when all calls have ended, and nobody was told"))
+
+
+def _overlap(one: Counted, other: Counted) -> bool:
+    return (one.space, one.family) == (other.space, other.family) and one.first <= other.last and other.first <= one.last
+
+
+def _covers(one: Counted, other: Counted) -> bool:
+    return one.first <= other.first and other.last <= one.last
 
 
 def _as_entry(entry: _Entry) -> Entry | None:
