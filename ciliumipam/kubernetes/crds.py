@@ -10,6 +10,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from ciliumipam.kubernetes.rules import (
+    block_length,
+    cidr_rules,
+    disjoint,
+    grouping,
+    label_key,
+    label_keys,
+    label_value,
+    limits,
+    other_lengths,
+    reserved_inside,
+    reserved_rules,
+    selector_form,
+    subdomain,
+    value_count,
+)
 from ciliumipam.kubernetes.schema import Schema, column, fields, flag, listed, mapped, rule, text, whole
 from ciliumipam.requirement import LABEL_OPERATORS, TERM_OPERATORS
 
@@ -24,82 +40,105 @@ _LONGEST_RECORD = 1_500_000
 
 
 def definition(
-    plural: str, kind: str, spec: Schema, *, short: tuple[str, ...], about: str, status: Schema | None, columns: tuple[Schema, ...]
+    about: str,
+    spec: Schema,
+    *,
+    kind: str,
+    short: tuple[str, ...],
+    columns: tuple[Schema, ...],
+    status: Schema | None = None,
+    group: str = GROUP,
+    versions: tuple[str, ...] = (VERSION,),
+    namespaced: bool = False,
 ) -> dict[str, Any]:
-    """A cluster-scoped definition of `ciliumipam.io`."""
+    """A definition whose versions are one form under several names. The first of them is stored."""
     schema = fields(
         about,
         required=("spec",),
-        apiVersion={"type": "string", "description": f"{API_VERSION}."},
-        kind={"type": "string", "description": f"{kind}."},
-        metadata={"type": "object", "description": "Name, labels and annotations, as of every object."},
         spec=spec,
         **({"status": status} if status else {}),
     )
+    plural = f"{kind.lower()}s"
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{GROUP}", "labels": dict(MANAGED)},
+        "metadata": {"name": f"{plural}.{group}", "labels": dict(MANAGED)},
         "spec": {
-            "group": GROUP,
-            "scope": "Cluster",
+            "group": group,
+            "scope": "Namespaced" if namespaced else "Cluster",
             "names": {
                 "plural": plural,
                 "singular": kind.lower(),
                 "kind": kind,
                 "listKind": f"{kind}List",
                 "shortNames": list(short),
-                "categories": ["ciliumipam"],
+                "categories": [group.partition(".")[0]],
             },
             "versions": [
                 {
-                    "name": VERSION,
+                    "name": version,
                     "served": True,
-                    "storage": True,
+                    "storage": version == versions[0],
                     "schema": {"openAPIV3Schema": schema},
                     "additionalPrinterColumns": list(columns),
                 }
                 | ({"subresources": {"status": {}}} if status else {})
+                for version in versions
             ],
         },
     }
 
 
-def _requirement(operators: tuple[str, ...]) -> Schema:
-    return fields(
+def cidr(about: str, *more: Schema) -> Schema:
+    """One CIDR."""
+    return text(about, 49, rules=(*cidr_rules(), *more))
+
+
+def _requirements(operators: tuple[str, ...], most: int) -> Schema:
+    about = f"Conditions on labels that must all hold: {', '.join(operators)}."
+    values = text("A value.", 63, rules=(label_value(),))
+    one = fields(
         "One condition on a label.",
         required=("key", "operator"),
-        key=text("Key of the label.", 317),
-        operator=text(f"How the label's value is compared: one of {', '.join(operators)}.", 0, one_of=operators),
-        values=listed("Values of the label: at least one for In and NotIn, none for Exists and DoesNotExist.", text("A value.", 63), 64),
+        rules=value_count(ordered="Gt" in operators),
+        key=text("Key of the label.", 317, rules=(label_key(),)),
+        operator=text(f"How the label's value is compared: {', '.join(operators)}.", 0, one_of=operators),
+        values=listed("Values of the label: at least one for In and NotIn, none for Exists and DoesNotExist.", values, 16),
+    )
+    return listed(about, one, most)
+
+
+def label_selector(about: str) -> Schema:
+    """A LabelSelector."""
+    value = text("Value of the label.", 63, rules=(label_value(),))
+    return fields(
+        about,
+        matchLabels=mapped("Labels that a node must have, with these values.", value, 16, rules=(label_keys(),)),
+        matchExpressions=_requirements(LABEL_OPERATORS, 16),
     )
 
 
 def _selector() -> Schema:
+    name = fields(
+        "One condition on the node's name.",
+        required=("key", "operator", "values"),
+        key=text("metadata.name.", 0, one_of=("metadata.name",)),
+        operator=text("In or NotIn.", 0, one_of=("In", "NotIn")),
+        values=listed("Exactly one name of a node.", text("The name.", 253, rules=(subdomain("node name"),)), 1, least=1),
+    )
     term = fields(
         "Conditions that must all hold. One without any condition selects nothing.",
-        matchExpressions=listed("Conditions on labels.", _requirement(TERM_OPERATORS), 16),
-        matchFields=listed(
-            "Conditions on the node's name.",
-            fields(
-                "One condition on the node's name.",
-                required=("key", "operator"),
-                key=text("metadata.name.", 0, one_of=("metadata.name",)),
-                operator=text("In or NotIn.", 0, one_of=("In", "NotIn")),
-                values=listed("Exactly one name of a node.", text("The name.", 253), 1),
-            ),
-            16,
-        ),
+        matchExpressions=_requirements(TERM_OPERATORS, 16),
+        matchFields=listed("Conditions on the node's name.", name, 16),
     )
-    return fields(
-        "Which nodes: a LabelSelector with matchLabels and matchExpressions, where {} is every node; or nodeSelectorTerms.",
-        matchLabels=mapped("Labels that a node must have, with these values.", text("Value of the label.", 63), 16),
-        matchExpressions=listed("Conditions on labels that must all hold.", _requirement(LABEL_OPERATORS), 16),
-        nodeSelectorTerms=listed("Terms of which one must hold. They stand alone, without matchLabels and matchExpressions.", term, 16),
+    schema = label_selector(
+        "Which nodes: a LabelSelector with matchLabels and matchExpressions, where {} is every node; or nodeSelectorTerms."
     )
+    terms = listed("Terms of which one must hold. They stand alone, without matchLabels and matchExpressions.", term, 8)
+    return schema | {"properties": schema["properties"] | {"nodeSelectorTerms": terms}, "x-kubernetes-validations": list(selector_form())}
 
 
-_LENGTHS = {
+LENGTHS = {
     "ipv4": whole("Prefix length of IPv4 blocks, as 24 in 10.0.1.0/24.", 1, 32),
     "ipv6": whole("Prefix length of IPv6 blocks, as 64 in fd00:0:0:1::/64.", 1, 128),
 }
@@ -127,36 +166,56 @@ _CONDITION = fields(
 _POOL_SPEC = fields(
     "What the pool is. Every field may be changed at any time; what nodes hold they keep.",
     required=("cidrs", "nodeSelector"),
+    rules=(
+        disjoint("self.cidrs", ".cidrs"),
+        *block_length(4, "self.cidrs", "self.blockLength.ipv4", "self.blockLength"),
+        *block_length(6, "self.cidrs", "self.blockLength.ipv6", "self.blockLength"),
+        *other_lengths(4),
+        *other_lengths(6),
+        reserved_inside(),
+        limits(),
+        grouping(),
+    ),
     cidrs=listed(
         "The addresses of the pool: CIDRs without host bits that do not overlap. With CIDRs of both families a node gets a block of each.",
-        text("A CIDR, as 10.0.0.0/16 or fd00::/48.", 49),
+        cidr("A CIDR, as 10.0.0.0/16 or fd00::/48."),
         128,
-        least=1,
+        rules=(rule("size(self) > 0", "the pool has no CIDR; give at least one, as in 10.0.0.0/16"),),
     ),
     nodeSelector=_selector(),
     blockLength=fields(
         "Prefix lengths of the blocks that nodes get. By default 24 for IPv4; for IPv6 64, or 120 where a CIDR is narrower than that.",
-        **_LENGTHS,
+        **LENGTHS,
     ),
     blockLengths=listed(
         "Other block lengths for some nodes. The first entry that selects a node counts.",
         fields(
             "Block lengths for some nodes.",
             required=("nodeSelector",),
+            rules=(
+                rule(
+                    "has(self.ipv4) || has(self.ipv6)",
+                    "neither an IPv4 nor an IPv6 length is given; give one, or leave the entry out",
+                ),
+            ),
             nodeSelector=_selector(),
-            **_LENGTHS,
+            **LENGTHS,
         ),
         16,
     ),
     reserved=listed(
         "Addresses of the pool that are never handed out.",
-        text("An address, a CIDR, or two addresses and a dash, as 10.0.0.1-10.0.0.10.", 128),
+        text("An address, a CIDR, or two addresses and a dash, as 10.0.0.1-10.0.0.10.", 96, rules=reserved_rules()),
         128,
     ),
     allowFirst=flag("Whether the first address of a block is handed out. Default: false. Blocks of one or two addresses use all."),
     allowLast=flag("Whether the last address of a block is handed out. Default: false. Blocks of one or two addresses use all."),
     priority=whole("Of several pools that select a node, the one with the highest serves it. Default: 0.", -(1 << 31), (1 << 31) - 1),
-    addressSpace=text("CIDRs of pools of one address space may not overlap; those of different ones may. Default: default.", 253),
+    addressSpace=text(
+        "CIDRs of pools of one address space may not overlap; those of different ones may. Default: default.",
+        253,
+        rules=(subdomain("address space"),),
+    ),
     blocksPerNode=whole("How many blocks of a family a node gets at once. Default: 1.", 1, 65536),
     maxBlocksPerNode=whole("How many blocks of a family a node may hold at the most. Default: no limit.", 1, 65536),
     overflow=flag("Whether a node that finds this pool full is served by the next pool that selects it. Default: false."),
@@ -175,7 +234,7 @@ _POOL_SPEC = fields(
         0,
         one_of=("lowest", "sparse", "grouped"),
     ),
-    groupBy=text("Key of the label by which nodes are grouped, for the carving grouped only.", 317),
+    groupBy=text("Key of the label by which nodes are grouped, for the carving grouped only.", 317, rules=(label_key(empty=True),)),
 )
 
 _POOL_STATUS = fields(
@@ -192,11 +251,10 @@ _POOL_STATUS = fields(
 )
 
 CIDR_POOL = definition(
-    "cidrpools",
-    "CIDRPool",
+    "A pool: CIDRs, the nodes that may have blocks of them, and how the blocks are cut.",
     _POOL_SPEC,
+    kind="CIDRPool",
     short=("cpool",),
-    about="A pool: CIDRs, the nodes that may have blocks of them, and how the blocks are cut.",
     status=_POOL_STATUS,
     columns=(
         column("CIDRs", "string", ".spec.cidrs", "The addresses of the pool."),
@@ -211,8 +269,7 @@ CIDR_POOL = definition(
 )
 
 CIDR_LEDGER = definition(
-    "cidrledgers",
-    "CIDRLedger",
+    "A record of the ledger that says which node holds which block. Written by ciliumipam; do not edit or delete it.",
     fields(
         "One record.",
         required=("kind", "name", "record"),
@@ -229,9 +286,8 @@ CIDR_LEDGER = definition(
         ),
         record=text("The record as text, a slot on each line.", _LONGEST_RECORD, least=2),
     ),
+    kind="CIDRLedger",
     short=("cledger",),
-    about="A record of the ledger that says which node holds which block. Written by ciliumipam; do not edit or delete it.",
-    status=None,
     columns=(
         column("Kind", "string", ".spec.kind", "What it is a record of."),
         column("Record", "string", ".spec.name", "The record's name."),
