@@ -38,8 +38,9 @@ def text(about: str, most: int, *, least: int = 0, one_of: tuple[str, ...] = (),
 
 
 def whole(about: str, least: int, most: int) -> Schema:
-    """A whole number."""
-    return {"type": "integer", "format": "int64", "description": about, "minimum": least, "maximum": most}
+    """A whole number. A bound that no float is equal to is left to the format, since the server compares floats."""
+    bound = {"maximum": most} if int(float(most)) == most else {}
+    return {"type": "integer", "format": "int64", "description": about, "minimum": least} | bound
 
 
 def flag(about: str) -> Schema:
