@@ -283,7 +283,6 @@ CIDR_LEDGER = definition(
         name=text(
             "The record's name among those of its kind. Never changes.",
             1024,
-            least=1,
             rules=(rule("self == oldSelf", "the name of a record never changes"),),
         ),
         record=text("The record as text, a slot on each line.", _LONGEST_RECORD, least=2),
