@@ -1,0 +1,1 @@
+"""Kubernetes (extra `kubernetes`): the store, the operator, and what they say."""
