@@ -94,7 +94,7 @@ def cidr(about: str, *more: Schema) -> Schema:
     return text(about, 49, rules=(*cidr_rules(), *more))
 
 
-def _requirements(operators: tuple[str, ...], most: int) -> Schema:
+def _requirements(operators: tuple[str, ...], most: int, most_values: int) -> Schema:
     about = f"Conditions on labels that must all hold: {', '.join(operators)}."
     values = text("A value.", 63, rules=(label_value(),))
     one = fields(
@@ -103,22 +103,22 @@ def _requirements(operators: tuple[str, ...], most: int) -> Schema:
         rules=value_count(ordered="Gt" in operators),
         key=text("Key of the label.", 317, rules=(label_key(),)),
         operator=text(f"How the label's value is compared: {', '.join(operators)}.", 0, one_of=operators),
-        values=listed("Values of the label: at least one for In and NotIn, none for Exists and DoesNotExist.", values, 16),
+        values=listed("Values of the label: at least one for In and NotIn, none for Exists and DoesNotExist.", values, most_values),
     )
     return listed(about, one, most)
 
 
-def label_selector(about: str) -> Schema:
+def label_selector(about: str, most_values: int = 128) -> Schema:
     """A LabelSelector."""
     value = text("Value of the label.", 63, rules=(label_value(),))
     return fields(
         about,
         matchLabels=mapped("Labels that a node must have, with these values.", value, 16, rules=(label_keys(),)),
-        matchExpressions=_requirements(LABEL_OPERATORS, 16),
+        matchExpressions=_requirements(LABEL_OPERATORS, 16, most_values),
     )
 
 
-def _selector() -> Schema:
+def _selector(most_terms: int, most_expressions: int, most_values: int) -> Schema:
     name = fields(
         "One condition on the node's name.",
         required=("key", "operator", "values"),
@@ -128,13 +128,14 @@ def _selector() -> Schema:
     )
     term = fields(
         "Conditions that must all hold. One without any condition selects nothing.",
-        matchExpressions=_requirements(TERM_OPERATORS, 16),
-        matchFields=listed("Conditions on the node's name.", name, 16),
+        matchExpressions=_requirements(TERM_OPERATORS, most_expressions, most_values),
+        matchFields=listed("Conditions on the node's name.", name, most_expressions),
     )
     schema = label_selector(
-        "Which nodes: a LabelSelector with matchLabels and matchExpressions, where {} is every node; or nodeSelectorTerms."
+        "Which nodes: a LabelSelector with matchLabels and matchExpressions, where {} is every node; or nodeSelectorTerms.",
+        most_values,
     )
-    terms = listed("Terms of which one must hold. They stand alone, without matchLabels and matchExpressions.", term, 8)
+    terms = listed("Terms of which one must hold. They stand alone, without matchLabels and matchExpressions.", term, most_terms)
     return schema | {"properties": schema["properties"] | {"nodeSelectorTerms": terms}, "x-kubernetes-validations": list(selector_form())}
 
 
@@ -182,7 +183,7 @@ _POOL_SPEC = fields(
         128,
         rules=(rule("size(self) > 0", "the pool has no CIDR; give at least one, as in 10.0.0.0/16"),),
     ),
-    nodeSelector=_selector(),
+    nodeSelector=_selector(16, 16, 128),
     blockLength=fields(
         "Prefix lengths of the blocks that nodes get. By default 24 for IPv4; for IPv6 64, or 120 where a CIDR is narrower than that.",
         **LENGTHS,
@@ -198,7 +199,7 @@ _POOL_SPEC = fields(
                     "neither an IPv4 nor an IPv6 length is given; give one, or leave the entry out",
                 ),
             ),
-            nodeSelector=_selector(),
+            nodeSelector=_selector(8, 8, 32),
             **LENGTHS,
         ),
         16,
@@ -206,7 +207,7 @@ _POOL_SPEC = fields(
     reserved=listed(
         "Addresses of the pool that are never handed out.",
         text("An address, a CIDR, or two addresses and a dash, as 10.0.0.1-10.0.0.10.", 96, rules=reserved_rules()),
-        128,
+        100,
     ),
     allowFirst=flag("Whether the first address of a block is handed out. Default: false. Blocks of one or two addresses use all."),
     allowLast=flag("Whether the last address of a block is handed out. Default: false. Blocks of one or two addresses use all."),

@@ -271,15 +271,16 @@ def label_value() -> Schema:
 def value_count(*, ordered: bool) -> tuple[Schema, ...]:
     """How many values the operator of a requirement takes, and which it takes where it compares numbers."""
     count = "(has(self.values) ? self.values.size() : 0)"
-    small = "v.matches('^0*[0-9]{1,18}$')"
-    large = "v.matches('^0*[0-9]{19}$') && v.substring(v.size() - 19) <= '9223372036854775807'"
+    value = "self.values[0]"
+    small = f"{value}.matches('^0*[0-9]{{1,18}}$')"
+    large = f"{value}.matches('^0*[0-9]{{19}}$') && {value}.substring({value}.size() - 19) <= '{(1 << 63) - 1}'"
     rules = (
         ("In", "NotIn", f"{count} > 0", "%s needs at least one value", ("self.operator",)),
         ("Exists", "DoesNotExist", f"{count} == 0", "%s takes no values, found %d", ("self.operator", count)),
         ("Gt", "Lt", f"{count} == 1", "%s needs exactly one value, found %d", ("self.operator", count)),
         (
-            *("Gt", "Lt", f"{count} != 1 || self.values.all(v, {small} || {large})"),
-            *("%s compares with a whole number of 64 bits, found '%s'", ("self.operator", "self.values[0]")),
+            *("Gt", "Lt", f"{count} != 1 || {small} || {large}"),
+            *("%s compares with a whole number of 64 bits, found '%s'", ("self.operator", value)),
         ),
     )
     return tuple(
