@@ -70,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     _of_looking(words)
     _of_blocks(words)
     _of_stores(words)
+    _of_clusters(words)
     _of_testing(words)
     return parser
 
@@ -223,6 +224,24 @@ def _of_stores(words: _Words) -> None:
     replay.add_argument("--to", dest="target", metavar="sqlite:PATH", help="write the records as they were then into this new store")
     completion = words.command("completion", "print what a shell has to read so that it completes words")
     completion.add_argument("shell", choices=SHELLS)
+
+
+def _of_clusters(words: _Words) -> None:
+    crds = words.command("crds", "print the definitions of CIDRPool and CIDRLedger for Kubernetes, or install them")
+    crds.add_argument(
+        "--install", action="store_true", help="install them, or bring them up to date, in the cluster of --store kubernetes:[CONTEXT]"
+    )
+    crds.add_argument(
+        "--cilium",
+        action=argparse.BooleanOptionalAction,
+        help="also CiliumNodeConfig and CiliumNode (default: with --install, where a cluster has neither of somebody else's; else not)",
+    )
+    deploy = words.command("deploy", "print manifests that run the operator: two replicas, and no more rights than they need")
+    deploy.usage = "ciliumipam deploy --image IMAGE [--namespace NAMESPACE] [--service-monitor] [-o STYLE] [-- OPTION ...]"
+    deploy.add_argument("--image", metavar="IMAGE", required=True, help="an image with ciliumipam in it")
+    deploy.add_argument("--namespace", metavar="NAMESPACE", help="where it runs (default: ciliumipam)")
+    deploy.add_argument("--service-monitor", action="store_true", help="also a ServiceMonitor for the Prometheus operator")
+    deploy.add_argument("options", metavar="OPTION", nargs="*", help="after --, further options of `ciliumipam operator`")
 
 
 def _of_testing(words: _Words) -> None:
