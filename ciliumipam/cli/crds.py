@@ -49,7 +49,7 @@ def deploy(arguments: Namespace) -> int:
     """Print manifests that run the operator."""
     namespace = validate_name("namespace", arguments.namespace or NAMESPACE)
     _print(
-        arguments, manifests(arguments.image, namespace, options=arguments.options, service_monitor=arguments.service_monitor)
+        arguments, manifests(arguments.image, namespace, options=arguments.command_line, service_monitor=arguments.service_monitor)
     )
     return codes.DONE
 
