@@ -146,10 +146,10 @@ LENGTHS = {
 
 _SPACE = fields(
     "Blocks of one family. A count above 9223372036854775807 is told as that number.",
-    blocks=whole("Blocks that the CIDRs make, at the pool's block length.", 0, (1 << 63) - 1),
-    held=whole("Blocks that nodes hold. Their lengths may differ from the present one.", 0, (1 << 63) - 1),
-    available=whole("Blocks that could be carved now.", 0, (1 << 63) - 1),
-    cooling=whole("Addresses of blocks that were given back and wait for the reuse delay.", 0, (1 << 63) - 1),
+    blocks=whole("Blocks that the CIDRs make, at the pool's block length.", 0),
+    held=whole("Blocks that nodes hold. Their lengths may differ from the present one.", 0),
+    available=whole("Blocks that could be carved now.", 0),
+    cooling=whole("Addresses of blocks that were given back and wait for the reuse delay.", 0),
     largestFree=whole("Prefix length of the largest free prefix. Absent where nothing is free.", 0, 128),
 )
 
@@ -158,7 +158,7 @@ _CONDITION = fields(
     required=("type", "status", "lastTransitionTime", "reason", "message"),
     type=text("Ready, Conflicting, Exhausted or Draining.", 316, least=1),
     status=text("Whether it holds: True, False or Unknown.", 0, one_of=("True", "False", "Unknown")),
-    observedGeneration=whole("The metadata.generation that it tells of.", 0, (1 << 63) - 1),
+    observedGeneration=whole("The metadata.generation that it tells of.", 0),
     lastTransitionTime={"type": "string", "format": "date-time", "description": "When its status last changed."},
     reason=text("Why, as one word for programs.", 1024, least=1),
     message=text("Why, as a sentence for people.", 32768),
@@ -228,7 +228,7 @@ _POOL_SPEC = fields(
         "maximum": 315_360_000,
     },
     addressPolicy=text("How addresses of a block are picked: next, lowest or random. Default: next.", 0, one_of=("next", "lowest", "random")),
-    seed=whole("What random starts from. Default: 0.", 0, (1 << 63) - 1),
+    seed=whole("What random starts from. Default: 0.", 0),
     carving=text(
         "How blocks are picked: lowest; sparse leaves the neighbours free; grouped keeps nodes with one value of the label groupBy in one"
         " prefix. Default: lowest.",
@@ -240,7 +240,7 @@ _POOL_SPEC = fields(
 
 _POOL_STATUS = fields(
     "What became of the pool. Written by the operator.",
-    observedGeneration=whole("The metadata.generation that was last looked at.", 0, (1 << 63) - 1),
+    observedGeneration=whole("The metadata.generation that was last looked at.", 0),
     conditions={
         **listed("Whether the pool serves, and why not.", _CONDITION, 16),
         "x-kubernetes-list-type": "map",
@@ -248,7 +248,7 @@ _POOL_STATUS = fields(
     },
     ipv4=_SPACE,
     ipv6=_SPACE,
-    orphans=whole("Blocks that came from the pool and that it no longer covers.", 0, (1 << 63) - 1),
+    orphans=whole("Blocks that came from the pool and that it no longer covers.", 0),
 )
 
 CIDR_POOL = definition(

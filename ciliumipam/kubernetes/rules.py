@@ -194,7 +194,7 @@ def reserved_inside() -> Schema:
     first, last = (part.replace("self", "r") for part in (_FIRST, _LAST))
     inside = "self.cidrs.exists(c, cidr(c).containsIP({}))"
     outside = (
-        f"r.contains('-') ? isIP({first}) && isIP({last}) && !({inside.format(first)} && {inside.format(last)})"
+        f"r.contains('-') ? isIP({first}) && isIP({last}) && {first}.contains(':') == {last}.contains(':') && !({inside.format(first)} && {inside.format(last)})"
         " : r.contains('/') ? isCIDR(r) && !self.cidrs.exists(c, cidr(c).containsCIDR(r))"
         " && self.cidrs.filter(c, cidr(r).containsCIDR(c)).size() < 2"
         f" : isIP(r) && !{inside.format('r')}"

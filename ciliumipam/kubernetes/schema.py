@@ -37,9 +37,10 @@ def text(about: str, most: int, *, least: int = 0, one_of: tuple[str, ...] = (),
     return schema | {"maxLength": most} | ({"minLength": least} if least else {}) | _rules(rules)
 
 
-def whole(about: str, least: int, most: int) -> Schema:
-    """A whole number."""
-    return {"type": "integer", "format": "int64", "description": about, "minimum": least, "maximum": most}
+def whole(about: str, least: int, most: int | None = None) -> Schema:
+    """A whole number of 64 bits. The server compares with a limit as a float, so one near 2^63 cannot be given."""
+    schema: Schema = {"type": "integer", "format": "int64", "description": about, "minimum": least}
+    return schema if most is None else schema | {"maximum": most}
 
 
 def flag(about: str) -> Schema:
