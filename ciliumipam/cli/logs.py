@@ -32,7 +32,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
 
 
 class _Text(logging.Formatter):
-    """`2026-01-01T12:00:00.000Z INFO node=n-1 waits: ...`"""
+    """`2026-01-01T12:00:00.000Z INFO node=n-1 waits: ...`, a line each."""
 
     def format(self, record: logging.LogRecord) -> str:
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info and record.exc_info[0] else ""

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ciliumipam.cli import codes
+from ciliumipam.cli.cluster import sources
 from ciliumipam.cli.logs import log_to_stderr
 from ciliumipam.cli.store import Cluster, parse_place
 from ciliumipam.cli.text import say
@@ -20,6 +21,7 @@ from ciliumipam.errors import InvalidRequestError
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.health import HealthServer
 from ciliumipam.kubernetes.lease import Lease
+from ciliumipam.kubernetes.lightkube_transport import connect
 from ciliumipam.kubernetes.operator import Operator
 from ciliumipam.kubernetes.reporter import Reporter
 from ciliumipam.kubernetes.service import OperatorService
@@ -44,8 +46,6 @@ def operator(arguments: Namespace) -> int:
     metrics = _metrics()
     instance = f"{socket.gethostname()[:100]}_{token_hex(4)}"
 
-    from ciliumipam.kubernetes.lightkube_transport import connect  # noqa: PLC0415 - an extra, and slow to load
-
     with closing(connect(place.context)) as transport, ExitStack() as stack:
 
         def make(reporter: Reporter) -> Operator:
@@ -54,7 +54,7 @@ def operator(arguments: Namespace) -> int:
                 write_to="node" if arguments.write_to == "node" else "cilium",
                 grace=arguments.grace,
                 threads=arguments.threads,
-                sources=arguments.pools_from,
+                sources=arguments.pools_from or sources(),
                 reporter=reporter,
                 observer=metrics.observer if metrics is not None else UNOBSERVED,
             )
@@ -73,13 +73,11 @@ def operator(arguments: Namespace) -> int:
 
 def _metrics() -> OperatorMetrics | None:
     try:
-        from prometheus_client import CollectorRegistry  # noqa: PLC0415 - an extra
-
         from ciliumipam.kubernetes.metrics import OperatorMetrics  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         say("no metrics without prometheus-client: pip install 'ciliumipam[prometheus]'")
         return None
-    return OperatorMetrics(CollectorRegistry())
+    return OperatorMetrics()
 
 
 @contextmanager

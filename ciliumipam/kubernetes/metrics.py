@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from ciliumipam.kubernetes.reporter import Reporter, Round, Subject, WriteOutcome
 from ciliumipam.ipam import Ipam
+from ciliumipam.kubernetes.reporter import Reporter, Round, Subject, WriteOutcome
 from ciliumipam.prometheus import SECONDS, PrometheusObserver, StateCollector
 from ciliumipam.requests import PoolStatus
 
@@ -17,7 +17,7 @@ class OperatorMetrics(Reporter):
     """Counts what the operator does, and what its `Ipam` does and knows. Thread-safe.
 
     Args:
-        registry: Where the metrics are registered; each registry takes one of these.
+        registry: Where the metrics are registered, by default in one of their own; each registry takes one of these.
 
     Raises:
         ValueError: The registry has metrics of these names.
@@ -26,7 +26,9 @@ class OperatorMetrics(Reporter):
         observer: For the `Ipam` of the operator.
     """
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = CollectorRegistry() if registry is None else registry
+
         def counter(name: str, what: str, labels: Sequence[str] = ()) -> Counter:
             return Counter(f"ciliumipam_operator_{name}", what, labels, registry=registry)
 

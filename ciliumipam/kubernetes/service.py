@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from threading import Event, Thread
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from ciliumipam.errors import IpamError
 from ciliumipam.kubernetes.api import Api
@@ -21,19 +21,13 @@ from ciliumipam.kubernetes.objects import POOLS
 from ciliumipam.kubernetes.operator import Operator
 from ciliumipam.kubernetes.report import ClusterReporter
 from ciliumipam.kubernetes.reporter import Reporter, Reporters, Round
-from ciliumipam.ipam import Ipam
+
+if TYPE_CHECKING:
+    from ciliumipam.kubernetes.metrics import OperatorMetrics
 
 LOG: Final = logging.getLogger("ciliumipam.operator")
 PATIENCE: Final = 900.0
 """Seconds after which an operator that has ended no round, well or not, counts as stuck."""
-
-
-class Metrics(Reporter, Protocol):
-    """Who shows metrics; `metrics.OperatorMetrics` is one."""
-
-    def show(self, ipam: Ipam | None) -> None:
-        """Tell from now on how the pools and nodes of an `Ipam` stand; None ends it."""
-        ...
 
 
 class OperatorService(Reporter):
@@ -55,7 +49,7 @@ class OperatorService(Reporter):
         instance: str,
         *,
         lease: Lease | None = None,
-        metrics: Metrics | None = None,
+        metrics: OperatorMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api, self._make, self._lease, self._metrics, self._clock = api, make, lease, metrics, clock
@@ -89,20 +83,20 @@ class OperatorService(Reporter):
         """Whether everything that should run runs."""
         thread = self._thread
         if thread is None:
-            return Health(True, f"standby{self._leader()}")
+            return Health(is_well=True, says=f"standby{self._leader()}")
         if not thread.is_alive() and not self._ends.is_set():
-            return Health(False, "the operator has ended by itself; its log says why")
+            return Health(is_well=False, says="the operator has ended by itself; its log says why")
         silence = self._clock() - self._pulse
         if silence > PATIENCE:
-            return Health(False, f"the operator has ended no round for {silence:.0f} s")
-        return Health(True, "leader")
+            return Health(is_well=False, says=f"the operator has ended no round for {silence:.0f} s")
+        return Health(is_well=True, says="leader")
 
     def readyz(self) -> Health:
         """Whether it knows the cluster, or stands by for the one that does."""
         if self._thread is not None:
-            return Health(True, "leader") if self._knows else Health(False, "leader: it has not come to the end of a round yet")
+            return Health(is_well=True, says="leader") if self._knows else Health(is_well=False, says="leader: it has not come to the end of a round yet")
         known = self._lease is not None and self._lease.holder
-        return Health(True, f"standby{self._leader()}") if known else Health(False, "nobody leads yet, as far as is known")
+        return Health(is_well=True, says=f"standby{self._leader()}") if known else Health(is_well=False, says="nobody leads yet, as far as is known")
 
     def round_done(self, done: Round) -> None:
         """Take the pulse; with the first round that came to its end the state is known, and can be shown."""
