@@ -67,7 +67,7 @@ class OperatorService(Reporter):
         Raises:
             IpamError: The cluster cannot be asked, lacks our definitions, or refuses. Told at the start, so that nobody waits for it.
         """
-        self._api.get(POOLS, "none")
+        self._api.list(POOLS)
         self._cluster.start()
         try:
             if self._lease is None:
