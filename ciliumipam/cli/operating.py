@@ -16,7 +16,6 @@ from ciliumipam.cli import codes
 from ciliumipam.cli.cluster import sources
 from ciliumipam.cli.logs import log_to_stderr
 from ciliumipam.cli.store import Cluster, parse_place
-from ciliumipam.cli.text import say
 from ciliumipam.errors import InvalidRequestError
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.health import HealthServer
@@ -24,7 +23,7 @@ from ciliumipam.kubernetes.lease import Lease
 from ciliumipam.kubernetes.lightkube_transport import connect
 from ciliumipam.kubernetes.operator import Operator
 from ciliumipam.kubernetes.reporter import Reporter
-from ciliumipam.kubernetes.service import OperatorService
+from ciliumipam.kubernetes.service import LOG, OperatorService
 from ciliumipam.names import validate_name
 from ciliumipam.observer import UNOBSERVED
 
@@ -65,7 +64,7 @@ def operator(arguments: Namespace) -> int:
             exposition = metrics.exposition if metrics is not None else None
             server = HealthServer(address, port, healthz=service.healthz, readyz=service.readyz, metrics=exposition)
             stack.enter_context(closing(server))
-            say(f"health and metrics on port {server.port}")
+            LOG.info("listening port=%d", server.port)
         with _stopped_by_signals() as stop:
             service.run(stop)
     return codes.DONE
@@ -75,7 +74,7 @@ def _metrics() -> OperatorMetrics | None:
     try:
         from ciliumipam.kubernetes.metrics import OperatorMetrics  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
-        say("no metrics without prometheus-client: pip install 'ciliumipam[prometheus]'")
+        LOG.warning("there are no metrics without prometheus-client: pip install 'ciliumipam[prometheus]'")
         return None
     return OperatorMetrics()
 
@@ -88,7 +87,7 @@ def _stopped_by_signals() -> Iterator[Event]:
     def handle(number: int, _: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
-        say(f"{signal.Signals(number).name}: finishing what is under way")
+        LOG.info("signal=%s: finishing what is under way", signal.Signals(number).name)
         stop.set()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
