@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+from ciliumipam.cidr import parse_prefix
 from ciliumipam.codec import Codec
-from ciliumipam.errors import ConflictError, InvalidManifestError, IpamError, NotInstalledError, StoreError, StoreRefusedError
+from ciliumipam.errors import ConflictError, InvalidManifestError, IpamError, NotInstalledError, StoreRefusedError
 from ciliumipam.kubernetes.answers import Resource
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES, Guard, mark_key
@@ -31,10 +32,8 @@ from ciliumipam.kubernetes.publish import DRAINING, NodeObject, read_cilium_node
 from ciliumipam.ledger import ROOT_FENCE, block_ledger, fence_of, locate
 from ciliumipam.manifest import read_manifest
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
-from ciliumipam.cidr import parse_prefix
 from ciliumipam.records import (
     ADDRESS_KINDS,
-    KINDS,
     Entry,
     Holding,
     Key,
@@ -155,8 +154,8 @@ class Cluster:
         return (self.ledger, self.nodes, self.cilium_nodes, *self.pool_objects.values())
 
     def refresh(self) -> None:
-        """Read everything now: the nodes first, so that what is found in the ledger is not older."""
-        for mirror in (self.nodes, self.cilium_nodes, *self.pool_objects.values(), self.ledger):
+        """Read everything now: the ledger last, so that what is found there is not older than the nodes."""
+        for mirror in self._mirrors()[::-1]:
             mirror.refresh()
 
     # -------------------------------------------------------------------------------------------------- looking
@@ -202,11 +201,10 @@ class Cluster:
         """All pools. Of two objects that name one pool the older counts."""
         found = Pools({}, [], [])
         objects: list[tuple[PoolObject, str]] = []
-        for source, mirror in self.pool_objects.items():
+        for mirror in self.pool_objects.values():
             for known in mirror.all().values():
                 assert isinstance(known.value, PoolObject)  # noqa: S101 - reading one never fails
                 objects.append((known.value, known.revision))
-            del source
         for each, revision in sorted(objects, key=lambda item: (item[0].since, item[0].manifest["kind"] != "CIDRPool", item[0].uid)):
             if each.spec is None and not each.problem:
                 continue
@@ -289,8 +287,8 @@ class ClusterStore:
             if known is not None:
                 self.cluster.ledger.forget(object_name(key), known.revision)
 
-    def _learn(self, key: Key, entry: Entry) -> None:
-        self.cluster.ledger.learn_value(object_name(key), entry.revision, (key, entry))
+    def _learn(self, key: Key, entry: Entry, *, own: bool = True) -> None:
+        self.cluster.ledger.learn_value(object_name(key), entry.revision, (key, entry), own=own)
 
     # ---------------------------------------------------------------------------------------------------- reading
 
@@ -313,7 +311,7 @@ class ClusterStore:
             return known.value[1] if known is not None and not isinstance(known.value, IpamError) else None
         entry = self._store.get(key)
         if entry is not None:
-            self._learn(key, entry)
+            self._learn(key, entry, own=False)
         return entry
 
     def _fetch(self, resource: Resource, mirror: Mirror[NodeObject], name: str) -> None:
@@ -335,9 +333,8 @@ class ClusterStore:
         """Every record of a kind: as far as it is followed, or as of now."""
         cluster = self.cluster
         if kind == "node":
-            if not cluster.following:
-                cluster.nodes.refresh()
-                cluster.cilium_nodes.refresh()
+            for objects in (cluster.nodes, cluster.cilium_nodes) if not cluster.following else ():
+                objects.refresh()
             leaving = self._leaving()
             nodes = ((name, cluster.node_entry(name, state)) for name, state in cluster.node_states().items() if name not in leaving)
             found = [(Key("node", name), entry) for name, entry in nodes if entry is not None]
@@ -408,7 +405,7 @@ class ClusterStore:
                 continue  # on the core Node is enough
             value = "true" if record.draining else None
             patch = {"metadata": {"resourceVersion": known.revision, "annotations": {DRAINING: value}}}
-            mirror.learn(self.cluster.api.patch(resource, key.name, patch))
+            mirror.learn(self.cluster.api.patch(resource, key.name, patch), own=True)
         after = self.cluster.node_entry(key.name, self.cluster.node_states()[key.name])
         assert after is not None  # noqa: S101 - it has an object
         return after.revision
@@ -475,4 +472,4 @@ class ClusterStore:
         return self.page(key)
 
 
-__all__ = ["DEFAULT_SOURCES", "KINDS", "SOURCES", "Cluster", "ClusterStore", "NodeState", "PoolObject", "Pools", "StoreError"]
+__all__ = ["DEFAULT_SOURCES", "SOURCES", "Cluster", "ClusterStore", "NodeState", "PoolObject", "Pools"]
