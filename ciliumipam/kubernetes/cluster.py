@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -45,7 +46,7 @@ from ciliumipam.records import (
     Revision,
     Split,
 )
-from ciliumipam.store import ABSENT, Expect, Listing, Store
+from ciliumipam.store import ABSENT, Expect, Listing, Store, Write
 
 SOURCES: Final[Mapping[str, tuple[Resource, ...]]] = {
     "CIDRPool": (POOLS,),
@@ -270,12 +271,14 @@ class ClusterStore:
         store: The ledger, and the pools that are CIDRPools.
         cluster: What is known; of one that is not following everything is listed when it is asked for.
         clock: Seconds since the epoch.
+        threads: How many writes that need no order are done at once.
     """
 
-    def __init__(self, store: Store, cluster: Cluster, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, cluster: Cluster, *, clock: Callable[[], float] = time.time, threads: int = 8) -> None:
         """Nothing is asked yet."""
         self.cluster = cluster
         self._store = store
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cluster store")
         self.guard = Guard(cluster.api, store, clock, self._learn_mark)
 
     def _learn_mark(self, node: str, entry: Entry | None) -> None:
@@ -301,8 +304,8 @@ class ClusterStore:
             state = cluster.node_states().get(key.name)
             return cluster.node_entry(key.name, state) if state is not None and key.name not in self._leaving() else None
         if key.kind == "pool":
-            for mirror in cluster.pool_objects.values():
-                mirror.refresh()
+            for objects in cluster.pool_objects.values():
+                objects.refresh()
             return cluster.pools().entries.get(key.name)
         if key.kind in ADDRESS_KINDS and cluster.following:
             # Nothing is decided by an address here but that a block may be closed, and closing it compares the page. There are 64
@@ -376,6 +379,12 @@ class ClusterStore:
             self.guard.forget(ended)
         return revision
 
+    def put_together(self, writes: Sequence[Write]) -> list[Revision]:
+        """Do writes at once, in any order."""
+        started = [self._threads.submit(self.put, write.key, write.record, expect=write.expect) for write in writes]
+        wait(started)
+        return [each.result() for each in started]
+
     def _put_pool(self, key: Key, record: Record, expect: Expect) -> Revision:
         known = self.cluster.pool_object(key.name)
         if known is not None and known.manifest["kind"] != "CIDRPool":
@@ -425,6 +434,7 @@ class ClusterStore:
 
     def close(self) -> None:
         """Close the store below."""
+        self._threads.shutdown()
         self._store.close()
 
     # --------------------------------------------------------------------------------------------------- guarding

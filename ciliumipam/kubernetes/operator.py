@@ -124,7 +124,7 @@ class Operator:
             raise InvalidRequestError(f"grace {grace}, threads {threads}, resync {resync}, debounce {debounce}: none can be negative, threads and resync not 0")
         self._api = Api(transport)
         self.cluster = Cluster(self._api, sources=sources)
-        self._store = ClusterStore(KubernetesStore(transport, api=self._api), self.cluster, clock=clock)
+        self._store = ClusterStore(KubernetesStore(transport, api=self._api), self.cluster, clock=clock, threads=threads)
         self.ipam = Ipam(self._store, clock=clock, observer=observer)
         self._write_to, self._grace, self._threads = write_to, grace, threads
         self._resync, self._debounce = resync, debounce
