@@ -431,7 +431,12 @@ def test_two_operators_at_once(world: World, running: Callable[..., Any]) -> Non
         listed, revision = world.api.list(CILIUM_NODES)
         now = {obj["metadata"]["name"]: obj["spec"].get("ipam", {}).get("podCIDRs", []) for obj in listed}
         events = world.api.watch(CILIUM_NODES, revision)
-        closer = Thread(target=lambda: (stop.wait(), events.close()))
+
+        def close() -> None:
+            stop.wait()
+            events.close()
+
+        closer = Thread(target=close)
         closer.start()
         for event in events:
             name = event.object["metadata"]["name"]
@@ -510,3 +515,107 @@ def test_an_operator_that_wakes_with_an_old_decision_publishes_nothing_of_it(
     assert told.written == ["conflict"]
     assert world.cidrs("a") == []
     assert world.cidrs("b") == ["10.0.0.0/24"]
+
+
+def test_a_page_of_a_newer_version_is_left_alone_and_everything_else_goes_on(world: World, running: Callable[..., Any]) -> None:
+    world.pool("p", "10.0.0.0/8", blockLength={"ipv4": 24})
+    with running(grace=0.2):
+        world.node("a")
+        eventually(lambda: world.cidrs("a") == ["10.0.0.0/24"])
+    (page,) = [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "block-page" and "10.0.0.0/24" in obj["spec"]["record"]]
+    page["spec"]["record"] = page["spec"]["record"].replace('"format":1', '"format":2').replace("slots", "places")
+    newer = world.api.replace(LEDGERS, page)
+
+    with running(grace=0.2) as (operator, told, _):
+        world.node("b")
+        eventually(lambda: world.cidrs("b") == ["10.0.64.0/24"], why=lambda: (world.cidrs("b"), told.waits))
+        eventually(lambda: "has format 2, this version reads up to 1" in told.waits.get("a", ""), why=lambda: told.waits)
+        world.delete_node("a")
+        world.node("c")
+        eventually(lambda: world.cidrs("c") == ["10.0.65.0/24"])
+        world.delete_node("b")
+        eventually(lambda: "b" in dict(told.gone))
+
+        assert "a" not in dict(told.gone)
+        assert all(done.error is None for done in told.rounds)
+        assert operator.cluster.ledger_now().unreadable
+    assert world.api.get(LEDGERS, newer["metadata"]["name"]) == newer
+
+
+def test_a_node_is_not_gone_while_one_of_its_objects_is_there(world: World, running: Callable[..., Any]) -> None:
+    world.pool("p", "10.0.0.0/24")
+    with running(grace=0.05, resync=0.1) as (operator, told, _):
+        world.node("a")
+        eventually(lambda: world.cidrs("a") == ["10.0.0.0/24"])
+        world.api.delete(CILIUM_NODES, "a")
+        rounds = len(told.rounds)
+        eventually(lambda: len(told.rounds) > rounds + 5)
+
+        assert [str(block.prefix) for block in operator.ipam.held()["a"]] == ["10.0.0.0/24"]
+        assert "there is no CiliumNode to write it to yet" in told.waits["a"]
+        assert told.gone == []
+
+
+def test_an_operator_that_sees_no_object_of_a_node_asks_the_server_before_it_takes_anything(
+    world: World, running: Callable[..., Any], connected: Callable[[], Transport]
+) -> None:
+    world.pool("p", "10.0.0.0/24")
+    with running():
+        world.node("a")
+        eventually(lambda: world.cidrs("a") == ["10.0.0.0/24"])
+    blind = Operator(connected(), grace=0.0)
+    blind.cluster.refresh()
+    for mirror in (blind.cluster.nodes, blind.cluster.cilium_nodes):
+        known = mirror.get("a")
+        assert known is not None
+        mirror.forget("a", known.revision)
+    blind.cluster.following = True  # what it knows is old from here on
+
+    blind.sync_once()
+
+    assert world.held() == {"a": ["10.0.0.0/24"]}
+    assert world.cidrs("a") == ["10.0.0.0/24"]
+    assert [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "node"] == []
+
+
+def test_a_mark_that_a_crash_left_is_carried_through(world: World, running: Callable[..., Any]) -> None:
+    world.pool("p", "10.0.0.0/24")
+    with running():
+        world.node("a")
+        eventually(lambda: world.cidrs("a") == ["10.0.0.0/24"])
+    store = ClusterStore(KubernetesStore(world.transport), Cluster(world.api))
+    world.delete_node("a")
+    held = Ipam(store).held()["a"]
+    assert store.guard.release("a", held) == ""  # and here it crashed
+    world.node("a")
+
+    with running(grace=3600) as (_, told, _wire):
+        eventually(lambda: world.cidrs("a") == ["10.0.0.0/24"], why=lambda: told.waits)
+
+        assert told.gone == [("a", ("10.0.0.0/24",))]
+    assert [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "node"] == []
+
+
+def test_a_node_is_drained_by_its_annotation_alone(world: World, running: Callable[..., Any]) -> None:
+    world.pool("p", "10.0.0.0/16")
+    world.node("a")
+    with world.ipam() as ipam:
+        ipam.drain("node", "a")
+    found = world.api.get(NODES, "a")
+    assert found is not None
+    assert found["metadata"]["annotations"] == {"ciliumipam.io/draining": "true"}
+    with running() as (_, told, _wire):
+        eventually(lambda: "ciliumipam.io/draining" in told.waits.get("a", ""))
+        assert world.cidrs("a") == []
+        with world.ipam() as ipam:
+            ipam.drain("node", "a", cancel=True)
+        eventually(lambda: world.cidrs("a") == ["10.0.0.0/24"])
+
+
+def test_labels_of_the_core_node_count_and_change_what_waits(world: World, running: Callable[..., Any]) -> None:
+    world.pool("p", "10.0.0.0/16", selector={"matchLabels": {"rack": "r1"}})
+    with running() as (_, told, _wire):
+        world.node("a")
+        eventually(lambda: "rack" in world.error("a"), why=lambda: told.waits)
+        world.api.patch(NODES, "a", {"metadata": {"labels": {"rack": "r1"}}})
+        eventually(lambda: world.cidrs("a") == ["10.0.0.0/24"])
