@@ -619,3 +619,26 @@ def test_labels_of_the_core_node_count_and_change_what_waits(world: World, runni
         eventually(lambda: "rack" in world.error("a"), why=lambda: told.waits)
         world.api.patch(NODES, "a", {"metadata": {"labels": {"rack": "r1"}}})
         eventually(lambda: world.cidrs("a") == ["10.0.0.0/24"])
+
+
+def test_an_operator_with_an_old_view_of_the_ledger_publishes_nothing_of_it(
+    world: World, running: Callable[..., Any], connected: Callable[[], Transport]
+) -> None:
+    world.pool("p", "10.0.0.0/24")
+    with running(grace=0.1):
+        world.node("a")
+        eventually(lambda: world.cidrs("a") == ["10.0.0.0/24"])
+        old = Operator(connected())
+        old.cluster.refresh()
+        world.delete_node("a")
+        world.node("b")
+        eventually(lambda: world.cidrs("b") == ["10.0.0.0/24"])
+        world.node("a")
+        for mirror in (old.cluster.nodes, old.cluster.cilium_nodes):
+            mirror.refresh()
+        old.cluster.following = True  # it sees the new objects, and the ledger as it was when a had its block
+
+        old.sync_once()
+
+        assert world.cidrs("a") == []
+        assert world.cidrs("b") == ["10.0.0.0/24"]
