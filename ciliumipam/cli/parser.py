@@ -80,8 +80,8 @@ def _everywhere() -> _Command:
     shared = everywhere.add_argument_group("global options, before or after the command")
     shared.add_argument(
         "--store",
-        metavar="sqlite:PATH",
-        help="the file to work on (default: $CILIUMIPAM_STORE, else ipam.db in ciliumipam in the user's state directory)",
+        metavar="sqlite:PATH|kubernetes:[CONTEXT]",
+        help="the file or cluster to work on (default: $CILIUMIPAM_STORE, else ipam.db in ciliumipam in the user's state directory)",
     )
     style = shared.add_argument(
         "-o",
@@ -215,8 +215,8 @@ def _of_stores(words: _Words) -> None:
     _journal(check)
     words.command("export", "print everything as manifests, which `apply` reads back")
     copy = words.command("copy", "copy everything into another, empty store, and verify it")
-    copy.add_argument("--from", dest="source", metavar="sqlite:PATH", required=True, help="the store to read")
-    copy.add_argument("--to", dest="target", metavar="sqlite:PATH", required=True, help="the store to fill, which may be new")
+    copy.add_argument("--from", dest="source", metavar="STORE", required=True, help="the store to read")
+    copy.add_argument("--to", dest="target", metavar="STORE", required=True, help="the store to fill, which may be new")
     replay = words.command("replay", "do again what a journal tells of, and stop where anything comes out differently")
     replay.add_argument("file", metavar="FILE", help="a journal that --journal or a JournaledIpam wrote")
     replay.add_argument("--until", type=int, metavar="LINE", help="only up to this line")
