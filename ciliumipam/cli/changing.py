@@ -59,6 +59,8 @@ def apply(arguments: Namespace) -> int:
         with writing(arguments.store, create=True) as store, deciding(store, arguments.journal) as ipam:
             progress.tell(f"applying {len(request.pools)} pools and {len(request.nodes)} nodes")
             applied = ipam.apply(request.pools, request.nodes, request.existing)
+    if in_cluster(arguments.store) and any(change.kind == "block" for change in applied.changes):
+        say("the ledgers have it; the operator writes it on the nodes")
     return _print_outcome(arguments, applied)
 
 
