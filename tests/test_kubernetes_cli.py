@@ -310,8 +310,8 @@ def test_commands_that_read_work_for_whoever_may_only_read(cluster: ScratchContr
         subprocess.Popen([sys.executable, "-m", "ciliumipam", *words], env=environment(kubeconfig), stdout=-1, stderr=-1, text=True)
         for words in READING
     ]
-    for words, process in zip(READING, running, strict=True):
-        out, err = process.communicate(timeout=PATIENCE)
+    said = [process.communicate(timeout=PATIENCE) for process in running]
+    for words, process, (out, err) in zip(READING, running, said, strict=True):
         assert process.returncode == 0, (words, err)
         assert out, words
 
