@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ciliumipam.errors import ConflictError, IpamError, NotFoundError, NotInstalledError, RevisionExpiredError, StoreRefusedError
+from ciliumipam.errors import (
+    ConflictError,
+    IpamError,
+    NotFoundError,
+    NotInstalledError,
+    RevisionExpiredError,
+    StoreRefusedError,
+)
 from ciliumipam.kubernetes.transport import Response
 from ciliumipam.names import shorten
 

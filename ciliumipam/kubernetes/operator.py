@@ -42,7 +42,7 @@ from ciliumipam.errors import (
 from ciliumipam.ipam import Ipam
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.cluster import DEFAULT_SOURCES, Cluster, ClusterStore, NodeState, Pools
-from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES
+from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES, mark_key
 from ciliumipam.kubernetes.mirror import Known
 from ciliumipam.kubernetes.publish import NodeObject, Publication, claims, error_patch, publish_cilium, publish_node
 from ciliumipam.kubernetes.reporter import Reporter, Round, Subject, WriteOutcome
@@ -124,7 +124,7 @@ class Operator:
             raise InvalidRequestError(f"grace {grace}, threads {threads}, resync {resync}, debounce {debounce}: none can be negative, threads and resync not 0")
         self._api = Api(transport)
         self.cluster = Cluster(self._api, sources=sources)
-        self._store = ClusterStore(KubernetesStore(transport, api=self._api), self.cluster, clock=clock)
+        self._store = ClusterStore(KubernetesStore(transport, api=self._api), self.cluster, clock=clock, threads=threads)
         self.ipam = Ipam(self._store, clock=clock, observer=observer)
         self._write_to, self._grace, self._threads = write_to, grace, threads
         self._resync, self._debounce = resync, debounce
@@ -257,7 +257,7 @@ class Operator:
     def _decide(self, states: Mapping[str, NodeState], applied: Applied, *, fresh: bool = False) -> _Decided:
         """What to write, and why nodes wait."""
         held = self.ipam.held()
-        leaving = self.cluster.leaving()
+        ledger = self.cluster.ledger_now()
         given = {(change.detail.split(" ")[2], change.name) for change in applied.changes if change.action in ("carve", "adopt")}
         refused: dict[str, list[str]] = {}
         for refusal in applied.refusals:
@@ -265,7 +265,10 @@ class Operator:
         decided = _Decided([], {}, doubtful=False)
         doubtful = False
         for name, state in states.items():
-            if name in leaving:
+            if sealed := ledger.why_sealed(name):
+                decided.reasons[name] = f"nothing is decided about it: {sealed}"
+                continue
+            if mark_key(name) in ledger.entries:
                 decided.reasons[name] = "its blocks of an earlier life are being taken back; it gets new ones after that"
                 continue
             blocks = held.get(name, ())
@@ -357,18 +360,19 @@ class Operator:
     def _take_back(self, states: Mapping[str, NodeState], threads: ThreadPoolExecutor) -> None:
         """Take the blocks of nodes that are gone."""
         now = self._timer()
-        leaving = self.cluster.leaving()
+        ledger = self.cluster.ledger_now()
+        leaving = {key.name for key in ledger.entries if key.kind == "node" and not ledger.why_sealed(key.name)}
         held = self.ipam.held(closing=True)
-        gone = held.keys() - states.keys()
+        gone = {name for name in held.keys() - states.keys() if not ledger.why_sealed(name)}
         for name in [name for name in self._absent if name not in gone]:
             del self._absent[name]
         for name in sorted(gone - self._absent.keys()):
             self._absent[name] = now
             _LOG.info("node=%s gone blocks=%s back_in=%.0fs", name, ",".join(block.piece for block in held[name]), self._grace)
-        due = {name for name in gone if now - self._absent[name] >= self._grace} | leaving.keys()
+        due = {name for name in gone if now - self._absent[name] >= self._grace} | leaving
         if not due:
             return
-        if leaving.keys() - held.keys():  # somebody's mark: whether nothing is held there must be read after it
+        if leaving - held.keys():  # somebody's mark: whether nothing is held there must be read after it
             self.cluster.ledger.refresh()
             self.ipam.refresh()
             held = self.ipam.held(closing=True)
