@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from ciliumipam.codec import FORMAT, Codec
 from ciliumipam.errors import CorruptRecordError, StoreRefusedError, UnsupportedVersionError
 from ciliumipam.kubernetes.api import WRITE
-from ciliumipam.kubernetes.objects import KIND, LARGEST_RECORD, SINCE, key_of, object_name, pool_record, to_entry, to_object
+from ciliumipam.kubernetes.objects import (
+    KIND,
+    LARGEST_RECORD,
+    SINCE,
+    key_of,
+    object_name,
+    pool_record,
+    to_entry,
+    to_object,
+)
 from ciliumipam.names import validate_name
 from ciliumipam.records import KINDS, ClaimPage, Entry, Holding, Key, NodeRecord, Page, PoolRecord, Record, Revision
 from ciliumipam.testing.record_strategies import EXAMPLES, TIMES, deep_types, keyed_records, numbered
@@ -25,7 +34,9 @@ PAGE = Key("block-page", "10.0.0.0/10")
 
 def as_stored(obj: dict[str, Any], revision: str = "7") -> dict[str, Any]:
     """What an API server returns of an object: JSON, and a whole number where a float was one."""
-    stored: dict[str, Any] = json.loads(json.dumps(obj), parse_float=lambda text: int(float(text)) if float(text).is_integer() else float(text))
+    stored: dict[str, Any] = json.loads(
+        json.dumps(obj), parse_float=lambda text: int(float(text)) if float(text).is_integer() else float(text)
+    )
     stored["metadata"] |= {"resourceVersion": revision, "creationTimestamp": "2026-01-02T03:04:05Z", "uid": "u"}
     return stored
 
@@ -54,7 +65,11 @@ def test_the_name_of_an_object_is_readable(key: Key) -> None:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(KINDS[1:]), st.text(st.characters(codec="utf-8"), max_size=300) | st.text("ab-./", max_size=6)), min_size=2, unique=True)
+    st.lists(
+        st.tuples(st.sampled_from(KINDS[1:]), st.text(st.characters(codec="utf-8"), max_size=300) | st.text("ab-./", max_size=6)),
+        min_size=2,
+        unique=True,
+    )
 )
 def test_distinct_keys_have_distinct_objects_whatever_they_are(pairs: list[tuple[Any, str]]) -> None:
     names = [object_name(Key(kind, name)) for kind, name in pairs]
@@ -63,7 +78,9 @@ def test_distinct_keys_have_distinct_objects_whatever_they_are(pairs: list[tuple
     assert [validate_name("name", name) for name in names] == names
 
 
-@pytest.mark.parametrize("key", [Key("node", "\ud800"), Key("block-page", "x" * 1025), Key("pool", "A"), Key("pool", ""), Key("pool", "a/b")], ids=ascii)
+@pytest.mark.parametrize(
+    "key", [Key("node", "\ud800"), Key("block-page", "x" * 1025), Key("pool", "A"), Key("pool", ""), Key("pool", "a/b")], ids=ascii
+)
 def test_a_key_that_no_object_can_have_is_refused(key: Key) -> None:
     with pytest.raises(StoreRefusedError):
         object_name(key)
@@ -109,8 +126,14 @@ def test_every_write_has_a_token_of_its_own() -> None:
 
 def test_over_a_pool_that_is_there_only_what_is_ours_is_written() -> None:
     key, record = EXAMPLES[0]
-    theirs = {"labels": {"team": "net"}, "annotations": {"note": "x", WRITE: "old"}, "finalizers": ["a/b"], "managedFields": [{}], "resourceVersion": "5"}
-    present = {"metadata": {"name": "green", **theirs}, "spec": {"cidrs": ["10.9.0.0/16"], "priority": 4}, "status": {"orphans": 1}}
+    theirs = {
+        "labels": {"team": "net"},
+        "annotations": {"note": "x", WRITE: "old"},
+        "finalizers": ["a/b"],
+        "managedFields": [{}],
+        "resourceVersion": "5",
+    }
+    present: dict[str, Any] = {"metadata": {"name": "green", **theirs}, "spec": {"cidrs": ["10.9.0.0/16"], "priority": 4}, "status": {"orphans": 1}}
 
     obj = to_object(key, record, Codec(), present)
 
@@ -168,7 +191,9 @@ def test_a_copy_of_a_record_is_found_by_its_name() -> None:
 
 @pytest.mark.parametrize("labels", [{}, {KIND: "node"}])
 def test_a_record_with_another_label_is_found(labels: dict[str, str]) -> None:
-    with pytest.raises(CorruptRecordError, match=r"kubectl label --overwrite cidrledger block-page.10-0-0-0-10--\w+ ciliumipam.io/kind=block-page"):
+    with pytest.raises(
+        CorruptRecordError, match=r"kubectl label --overwrite cidrledger block-page.10-0-0-0-10--\w+ ciliumipam.io/kind=block-page"
+    ):
         key_of(with_record("", labels=labels))
 
 
@@ -215,10 +240,21 @@ def largest(kind: str) -> Record:
     names = [f"n-{number:03}-{'n' * 247}" for number in range(256)]
     label = f"{'n' * 63}/{'p' * 253}"
     if kind == "block-page":
-        return Page(9999, 255, tuple(Holding(4, 0x64400000 + (n << 14), 18, 99999, names[n], "g" * 253, 1732354000.123456) for n in range(256)))
+        return Page(
+            9999, 255, tuple(Holding(4, 0x64400000 + (n << 14), 18, 99999, names[n], "g" * 253, 1732354000.123456) for n in range(256))
+        )
     if kind == "address-page":
-        return Page(9999, 255, tuple(Holding(6, 0xFD00_1111_2222_3333_4444_5555_6666_7700 + n, 128, 99999, names[n], label, 1732354000.123456) for n in range(256)))
-    return ClaimPage({name: (Holding(4, 0x64400000 + (n << 14), 18, 99999, name, "g" * 253, 1732354000.123456),) for n, name in enumerate(names)})
+        return Page(
+            9999,
+            255,
+            tuple(
+                Holding(6, 0xFD00_1111_2222_3333_4444_5555_6666_7700 + n, 128, 99999, names[n], label, 1732354000.123456)
+                for n in range(256)
+            ),
+        )
+    return ClaimPage(
+        {name: (Holding(4, 0x64400000 + (n << 14), 18, 99999, name, "g" * 253, 1732354000.123456),) for n, name in enumerate(names)}
+    )
 
 
 def stored_bytes(kind: Any, record: Record) -> int:
@@ -229,7 +265,11 @@ def usual(kind: str) -> Record:
     """The same with names as they are."""
     if kind == "address-page":
         owners = [f"cbr0/{n:064x}/eth0" for n in range(256)]
-        return Page(1, 255, tuple(Holding(4, 0x0A000100 + n, 32, 7, owners[n], f"default/web-6d4cf56db6-x{n:04}", 1732354000.25) for n in range(256)))
+        return Page(
+            1,
+            255,
+            tuple(Holding(4, 0x0A000100 + n, 32, 7, owners[n], f"default/web-6d4cf56db6-x{n:04}", 1732354000.25) for n in range(256)),
+        )
     nodes = [f"ip-10-0-{n >> 4}-{n}.eu-west-1.compute.internal" for n in range(256)]
     held = [Holding(4, 0x0A000000 + (n << 8), 24, 3, node, "default-pool", 1732354000.25) for n, node in enumerate(nodes)]
     return ClaimPage({each.holder: (each,) for each in held}) if kind == "block-claims" else Page(1, 255, tuple(held))
@@ -237,7 +277,8 @@ def usual(kind: str) -> Record:
 
 def test_a_full_page_has_the_bytes_that_the_documentation_says() -> None:
     told = {
-        kind: (stored_bytes(kind, usual(kind)), stored_bytes(kind, largest(kind))) for kind in ("block-page", "address-page", "block-claims")
+        kind: (stored_bytes(kind, usual(kind)), stored_bytes(kind, largest(kind)))
+        for kind in ("block-page", "address-page", "block-claims")
     }
 
     assert told == {"block-page": (25_833, 144_664), "address-page": (37_885, 167_278), "block-claims": (37_349, 210_719)}

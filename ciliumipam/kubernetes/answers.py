@@ -101,11 +101,15 @@ def error_of(call: Call, response: Response) -> IpamError:
     if status == 404:
         return _missing(call, response)
     if status == 401:
-        return StoreRefusedError(str(call), f"the API server does not accept the credentials (401 {message}): log in again, or use another context")
+        return StoreRefusedError(
+            str(call), f"the API server does not accept the credentials (401 {message}): log in again, or use another context"
+        )
     if status == 403:
         return StoreRefusedError(str(call), _forbidden(call, message))
     if status == 400 and "strict decoding error" in message:
-        return StoreRefusedError(str(call), f"the definition of {call.resource} in the cluster is of another version: {message}; {_INSTALL}")
+        return StoreRefusedError(
+            str(call), f"the definition of {call.resource} in the cluster is of another version: {message}; {_INSTALL}"
+        )
     return StoreRefusedError(str(call), f"the API server refuses it ({status}): {message}")
 
 
@@ -130,6 +134,8 @@ def _missing(call: Call, response: Response) -> IpamError:
 def _forbidden(call: Call, message: str) -> str:
     if " cannot " not in message:  # a quota, an admission webhook
         return f"the API server forbids it: {message}"
+    if "system:anonymous" in message:
+        return f"the API server does not know who asks: {message}; check the credentials of the kubeconfig"
     plural = f"{call.resource.plural}/{call.subresource}" if call.subresource else call.resource.plural
     rule = f'apiGroups: ["{call.resource.group}"], resources: ["{plural}"], verbs: ["{call.verb}"]'
     return f"not permitted: {message}; the RBAC rule that lacks: {rule}"

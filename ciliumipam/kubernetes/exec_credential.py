@@ -50,7 +50,9 @@ class ExecProgram:
         """
         self._version = str(spec.get("apiVersion"))
         if self._version not in _VERSIONS:
-            raise ExecError(f"exec.apiVersion is {self._version}; {' and '.join(_VERSIONS)} are known: update the program and the kubeconfig")
+            raise ExecError(
+                f"exec.apiVersion is {self._version}; {' and '.join(_VERSIONS)} are known: update the program and the kubeconfig"
+            )
         command = str(spec.get("command") or "")
         if not command:
             raise ExecError("exec.command is empty")
@@ -82,10 +84,18 @@ class ExecProgram:
         name = self._command[0]
         try:
             done = subprocess.run(  # noqa: S603 - it is what the kubeconfig says
-                self._command, env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE, check=False
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_PATIENCE,
+                check=False,
             )
         except FileNotFoundError:
-            raise ExecError(f"the program {name} of the kubeconfig was not found{'; ' + self._hint if self._hint else ': install it'}") from None
+            raise ExecError(
+                f"the program {name} of the kubeconfig was not found{'; ' + self._hint if self._hint else ': install it'}"
+            ) from None
         except subprocess.TimeoutExpired:
             raise ExecError(f"{name} gave no credential within {_PATIENCE:g} s") from None
         except (OSError, UnicodeDecodeError) as error:

@@ -58,7 +58,9 @@ def choose(context: str | None = None, *, account: Path = _ACCOUNT) -> Chosen:
     paths = [path for path in asked if path.exists()]
     if not paths:
         where = ", ".join(map(str, asked))
-        raise StoreRefusedError(_OPERATION, f"there is no kubeconfig: looked for {where}, and this is no pod with a service account; set KUBECONFIG")
+        raise StoreRefusedError(
+            _OPERATION, f"there is no kubeconfig: looked for {where}, and this is no pod with a service account; set KUBECONFIG"
+        )
     return _context(paths, context)
 
 

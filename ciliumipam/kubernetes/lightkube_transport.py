@@ -1,4 +1,4 @@
-"""The default `Transport`: lightkube's TLS and credentials over its HTTP client, by the requests that Kubernetes understands.
+"""The default `Transport`: lightkube's credentials over its HTTP client, and requests that are no more than Kubernetes wants.
 
 Requests go to the client's own transport without the layers for cookies, redirects and cached environments above it, since an API server
 has none of these and they cost more than the rest. HTTP/1.1 only: with HTTP/2 and several threads that library loses connections.
@@ -6,10 +6,12 @@ has none of these and they cost more than the rest. HTTP/1.1 only: with HTTP/2 a
 
 from __future__ import annotations
 
+import base64
 import ssl
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from socket import SHUT_RDWR, socket
 from threading import Lock
 from typing import Any, Final, Self
@@ -18,8 +20,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 import msgspec
-from lightkube.config.client_adapter import user_auth, verify_cluster
-from lightkube.config.models import Cluster, User
+from lightkube.config.client_adapter import user_auth
+from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
 
 from ciliumipam.errors import StoreRefusedError
@@ -52,22 +54,21 @@ class LightkubeTransport:
 
     def __init__(self, chosen: Chosen) -> None:
         """Read the credentials; nothing is asked yet."""
-        cluster = msgspec.convert(dict(chosen.cluster), Cluster, strict=False)
         fields = {key: value for key, value in chosen.user.items() if key != "exec"}
         user = msgspec.convert(fields, User)
         if fields.get("as-user-extra"):
             raise ConfigError("as-user-extra is not supported: leave it out, or use a context without it")
-        self._tls = verify_cluster(cluster, user, lambda name: name)
+        self._tls = _tls(chosen.cluster, chosen.user)
         self._auth: httpx2.Auth | None = user_auth(user)
         if "exec" in chosen.user:
             self._auth = _ExecAuth(ExecProgram(chosen.user["exec"], chosen.cluster, chosen.source.parent.absolute()), self._tls)
+        self._server = str(chosen.cluster["server"]).rstrip("/")
         proxy = chosen.cluster.get("proxy-url")
         self._http = httpx2.HTTPTransport(
             verify=self._tls,
             limits=httpx2.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_CONNECTIONS, keepalive_expiry=30.0),
-            proxy=str(proxy) if proxy else _environment_proxy(cluster.server),
+            proxy=str(proxy) if proxy else _environment_proxy(self._server),
         )
-        self._server = cluster.server.rstrip("/")
         self._name = chosen.cluster.get("tls-server-name")
         self._headers = [("host", httpx2.URL(self._server).netloc.decode()), ("user-agent", "ciliumipam"), ("accept", "application/json")]
         self._headers += [(header, str(chosen.user[field])) for field, header in _FIELDS.items() if chosen.user.get(field)]
@@ -130,9 +131,7 @@ class LightkubeTransport:
         if self._closed:
             raise httpx2.UnsupportedProtocol("the connection has been closed")
         url = f"{self._server}{path}?{urlencode(query)}" if query else self._server + path
-        extensions: dict[str, Any] = {
-            "timeout": {"connect": min(timeout, _CONNECT), "read": silence, "write": timeout, "pool": timeout}
-        }
+        extensions: dict[str, Any] = {"timeout": {"connect": min(timeout, _CONNECT), "read": silence, "write": timeout, "pool": timeout}}
         if self._name:
             extensions["sni_hostname"] = self._name
         request = httpx2.Request(method, url, headers=headers, content=content, extensions=extensions)
@@ -243,14 +242,47 @@ class _ExecAuth(httpx2.Auth):
             request.headers["Authorization"] = f"Bearer {credential.token}"
         with self._lock:
             if credential.certificate and credential.certificate != self._loaded:
-                with tempfile.NamedTemporaryFile() as file:
-                    file.write(f"{credential.certificate}\n{credential.key}\n".encode())
-                    file.flush()
-                    try:
-                        self._tls.load_cert_chain(file.name)
-                    except OSError as error:
-                        raise ExecError(f"its certificate cannot be used: {error}") from error
+                try:
+                    _load(self._tls, f"{credential.certificate}\n{credential.key}\n".encode())
+                except OSError as error:
+                    raise ExecError(f"its certificate cannot be used: {error}") from error
                 self._loaded = credential.certificate
+
+
+def _tls(cluster: Mapping[str, Any], user: Mapping[str, Any]) -> ssl.SSLContext:
+    """Whom we trust, and our certificate if we have one. Data comes before files, as in kubectl."""
+    data = _decoded(cluster, "certificate-authority-data")
+    file = cluster.get("certificate-authority")
+    context = ssl.create_default_context(cafile=None if data else file, cadata=data.decode("ascii") or None)
+    if cluster.get("insecure-skip-tls-verify"):
+        if data or file:
+            raise ValueError("insecure-skip-tls-verify does not go with a certificate authority: leave one of them out")
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    certificate, key = _decoded(user, "client-certificate-data"), _decoded(user, "client-key-data")
+    certificate = certificate or _contents(user, "client-certificate")
+    key = key or _contents(user, "client-key")
+    if certificate or key:
+        _load(context, certificate + b"\n" + key)
+    return context
+
+
+def _decoded(fields: Mapping[str, Any], name: str) -> bytes:
+    try:
+        return base64.b64decode(fields.get(name) or "", validate=True)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _contents(fields: Mapping[str, Any], name: str) -> bytes:
+    return Path(fields[name]).read_bytes() if fields.get(name) else b""
+
+
+def _load(context: ssl.SSLContext, pem: bytes) -> None:
+    """Use a certificate and its key. Python reads them from files only; this one nobody else can read, and it is gone at once."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(pem)
+        file.flush()
+        context.load_cert_chain(file.name)
 
 
 def _environment_proxy(server: str) -> str | None:

@@ -70,7 +70,9 @@ def object_name(key: Key) -> str:
     if _MARK not in plain and _is_subdomain(plain):
         return plain
     if len(key.name) > _LONGEST_NAME:
-        raise StoreRefusedError(f"find {key.kind} {shorten(key.name)}", f"its name has {len(key.name)} characters, allowed are {_LONGEST_NAME}")
+        raise StoreRefusedError(
+            f"find {key.kind} {shorten(key.name)}", f"its name has {len(key.name)} characters, allowed are {_LONGEST_NAME}"
+        )
     try:
         digest = sha256(key.name.encode()).hexdigest()[:_DIGEST]
     except UnicodeEncodeError:
@@ -185,4 +187,17 @@ def _is_subdomain(text: str) -> bool:
     return True
 
 
-__all__ = ["KIND", "LARGEST_RECORD", "LEDGERS", "POOLS", "SINCE", "key_of", "labels_of", "object_name", "pool_record", "resource_of", "to_entry", "to_object"]
+__all__ = [
+    "KIND",
+    "LARGEST_RECORD",
+    "LEDGERS",
+    "POOLS",
+    "SINCE",
+    "key_of",
+    "labels_of",
+    "object_name",
+    "pool_record",
+    "resource_of",
+    "to_entry",
+    "to_object",
+]

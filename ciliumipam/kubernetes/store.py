@@ -2,8 +2,8 @@
 
 A revision is the object's resourceVersion, which one etcd never gives twice. Where etcd is restored from a backup it does, unless it is
 told to go on from higher ones (`etcdutl snapshot restore --bump-revision 1000000000 --mark-compacted`). Without that, a writer that read
-before the restore could take what another wrote after it for what it has read. So start every writer anew after a restore. A watch finds
-out by itself: `RevisionExpiredError`.
+before the restore could take what another wrote after it for what it has read. So start every writer anew after a restore. A watch that
+is ahead of the server raises `RevisionExpiredError`; one that the server has overtaken before it came back cannot tell.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ class Fault(Enum):
 
 _ANSWERS = {
     Fault.BROKEN: Response(502, {"content-type": "text/html"}, "<html>Bad Gateway</html>"),
-    Fault.TIMED_OUT: Response(504, {"retry-after": "1"}, {"kind": "Status", "reason": "Timeout", "message": "etcdserver: request timed out"}),
+    Fault.TIMED_OUT: Response(
+        504, {"retry-after": "1"}, {"kind": "Status", "reason": "Timeout", "message": "etcdserver: request timed out"}
+    ),
     Fault.SHED: Response(429, {"retry-after": "1"}, {"kind": "Status", "reason": "TooManyRequests", "message": "too many requests"}),
     Fault.AWAY: Response(503, {"retry-after": "1"}, "no healthy upstream"),
 }
