@@ -14,13 +14,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ciliumipam.errors import InvalidManifestError
-from ciliumipam.kubernetes.cilium_crds import CILIUM_NODE_CONFIG, PAIR
+from ciliumipam.kubernetes.cilium_crds import CILIUM_NODE, CILIUM_NODE_CONFIG, PAIR
 from ciliumipam.kubernetes.crds import CIDR_POOL
 from ciliumipam.kubernetes.install import OURS, install
 from ciliumipam.kubernetes.kubeconfig import Chosen
 from ciliumipam.kubernetes.lightkube_transport import LightkubeTransport
 from ciliumipam.manifest import pool_to_manifest, read_manifest
 from ciliumipam.pool import PoolSpec
+from ciliumipam.selector import NodeSelector
 from ciliumipam.testing.control_plane import ControlPlane
 from ciliumipam.testing.strategies import pools
 
@@ -53,17 +54,17 @@ def talking(plane: ControlPlane, user: str = "") -> Iterator[LightkubeTransport]
 
 
 def refusal(transport: LightkubeTransport, path: str, obj: Mapping[str, Any]) -> list[Told]:
-    """Why the server would refuse to create an object; nothing if it would not. Nothing is created."""
+    """Why the server would refuse to create an object, sorted; nothing if it would not. Nothing is created."""
     answer = transport.request("POST", path, query={"dryRun": "All", "fieldValidation": "Strict"}, body=obj)
     if answer.status == 201:
         return []
     assert answer.status in (400, 422), answer
     causes = answer.body.get("details", {}).get("causes") or [{"field": "", "message": answer.body["message"]}]
-    return [
+    return sorted(
         Told(each.get("field", ""), re.sub(r'^Invalid value: (?:"[^"]*": )?', "", each["message"]))
         for each in causes
         if "some validation rules were not checked" not in each["message"]
-    ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +356,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any], list[Told]]]:
 def test_the_server_refuses_what_is_wrong_in_these_words(
     server: LightkubeTransport, path: str, obj: dict[str, Any], expected: list[Told]
 ) -> None:
-    assert refusal(server, path, obj) == expected
+    assert refusal(server, path, obj) == sorted(expected)
     with pytest.raises(InvalidManifestError):
         read_manifest(obj, "manifest")
 
@@ -495,6 +496,8 @@ def test_server_and_library_agree_on_what_is_a_pool(server: LightkubeTransport, 
 
 @settings(max_examples=200)
 @given(pools())
+@example(PoolSpec(name="mapped", cidrs=["::ffff:a00:0/120"], selector=NodeSelector.everything(), reserved=["::ffff:a00:1", "::ffff:a00:3-::ffff:a00:9"]))
+@example(PoolSpec(name="mapped", cidrs=["::/80"], selector=NodeSelector.everything(), reserved=["::fffe:ffff:ffff-::ffff:0:1"]))
 def test_the_server_takes_every_pool_that_the_library_makes(server: LightkubeTransport, spec: PoolSpec) -> None:
     assert refusal(server, POOLS, pool_to_manifest(spec)) == []
 
@@ -520,3 +523,187 @@ def test_server_and_library_agree_on_what_is_a_pool_in_the_form_of_the_seed(
     said, refused = problems(obj), refusal(server, CONFIGS, obj)
 
     assert bool(refused) == bool(said), (said, refused)
+
+
+def test_the_largest_pool_is_judged_within_the_cost_that_a_server_allows(server: LightkubeTransport) -> None:
+    def expressions(count: int, values: int) -> list[dict[str, Any]]:
+        key = f"{'a' * 249}.com/{'b' * 63}"
+        return [{"key": key, "operator": "In", "values": [f"{'v' * 60}{number:03}" for number in range(values)]}] * count
+
+    spec: dict[str, Any] = {
+        "cidrs": [f"10.{n}.0.0/24" for n in range(64)] + [f"fd00:0:0:{n:x}::/64" for n in range(64)],
+        "blockLength": {"ipv4": 24, "ipv6": 64},
+        "reserved": [f"fd00:0:0:{n % 64:x}:ffff:ffff:ffff:f000-fd00:0:0:{n % 64:x}:ffff:ffff:ffff:ff00" for n in range(100)],
+        "nodeSelector": {"nodeSelectorTerms": [{"matchExpressions": expressions(16, 128)}] * 2},
+        "blockLengths": [{"ipv4": 24, "nodeSelector": {"nodeSelectorTerms": [{"matchExpressions": expressions(8, 32)}]}}] * 16,
+    }
+    wrong = spec | {"cidrs": [*spec["cidrs"][:-1], "10.0.0.0/25"], "reserved": [*spec["reserved"][:-1], "10.99.0.9-10.0.0.9"]}
+
+    assert refusal(server, POOLS, pool_object(spec)) == []
+    assert {each.field for each in refusal(server, POOLS, pool_object(wrong))} == {
+        *("spec.cidrs", "spec.blockLength.ipv4", "spec.blockLengths", "spec.reserved", "spec.reserved[99]")
+    }
+
+
+@settings(max_examples=30)
+@given(pools(), pools())
+def test_every_pool_may_become_every_other_one(server: LightkubeTransport, before: PoolSpec, after: PoolSpec) -> None:
+    created = server.request("POST", POOLS, body=pool_object(before.to_dict(), "changing"))
+    assert created.status == 201, created.body
+    try:
+        obj = created.body | {"spec": after.to_dict()}
+        changed = server.request("PUT", f"{POOLS}/changing", query={"dryRun": "All", "fieldValidation": "Strict"}, body=obj)
+
+        assert changed.status == 200, changed.body
+    finally:
+        server.request("DELETE", f"{POOLS}/changing")
+
+
+def test_a_ledger_record_stays_what_it_is_a_record_of(server: LightkubeTransport) -> None:
+    spec = {"kind": "block-page", "name": "default/4/10.0.0.0", "record": "{}"}
+    obj = {"apiVersion": "ciliumipam.io/v1alpha1", "kind": "CIDRLedger", "metadata": {"name": "a-page"}, "spec": spec}
+    created = server.request("POST", LEDGERS, query={"fieldValidation": "Strict"}, body=obj)
+    assert created.status == 201, created.body
+    try:
+        for change, sentence in (
+            ({"kind": "block-claims"}, 'spec.kind: Invalid value: "block-claims": the kind of a record never changes'),
+            ({"name": "other"}, 'spec.name: Invalid value: "other": the name of a record never changes'),
+        ):
+            answer = server.request("PUT", f"{LEDGERS}/a-page", body=created.body | {"spec": spec | change})
+            assert (answer.status, answer.body["message"].partition(" is invalid: ")[2]) == (422, sentence)
+        assert server.request("PUT", f"{LEDGERS}/a-page", body=created.body | {"spec": spec | {"record": "[]"}}).status == 200
+    finally:
+        server.request("DELETE", f"{LEDGERS}/a-page")
+
+
+# ------------------------------------------------------------------------------------------------ what people see
+
+
+def test_the_manifests_of_the_seed_are_taken_unchanged_by_kubectl(server: LightkubeTransport, control_plane: ControlPlane) -> None:
+    files = sorted(SEED.glob("*config*.yaml")) or sorted(SEED.glob("*.yaml"))
+    arguments = [part for file in files for part in ("-f", str(file))]
+    try:
+        assert sorted(control_plane.kubectl("apply", "--validate=strict", *arguments).splitlines()) == [
+            *("ciliumnodeconfig.cilium.io/node-1-ipam-config created", "ciliumnodeconfig.cilium.io/node-2-ipam-config created"),
+            *(["node/node-1 created", "node/node-2 created"] if len(files) != 2 or "kind: Node\n" in files[0].read_text() else []),
+        ]
+        listed = control_plane.kubectl("get", "ciliumnodeconfigs", "node-1-ipam-config", "node-2-ipam-config")
+        assert [line.split()[:2] for line in listed.splitlines()] == [
+            ["NAME", "IPV4"],
+            ["node-1-ipam-config", '["10.0.1.0/24"]'],
+            ["node-2-ipam-config", '["10.0.2.0/24"]'],
+        ]
+    finally:
+        control_plane.kubectl("delete", "--ignore-not-found", *arguments)
+
+
+def test_a_node_config_of_cilium_itself_is_taken_by_the_same_definition(server: LightkubeTransport) -> None:
+    own = {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumNodeConfig",
+        "metadata": {"namespace": "kube-system", "name": "cilium-switch"},
+        "spec": {"nodeSelector": {"matchLabels": {"io.cilium.migration/cilium-default": "true"}}, "defaults": {"write-cni-conf": "/x"}},
+    }
+
+    assert refusal(server, "/apis/cilium.io/v2/namespaces/kube-system/ciliumnodeconfigs", own) == []
+
+
+def test_a_cilium_node_keeps_what_agents_write_and_has_a_status_of_its_own(server: LightkubeTransport) -> None:
+    path = "/apis/cilium.io/v2/ciliumnodes"
+    spec = {
+        "addresses": [{"type": "InternalIP", "ip": "192.0.2.1"}],
+        "health": {"ipv4": "10.0.1.9"},
+        "ipam": {
+            "podCIDRs": ["10.0.1.0/24"],
+            "pools": {"requested": [{"pool": "default", "needed": {"ipv4-addrs": 16}}], "allocated": [{"pool": "default", "cidrs": ["10.0.1.0/24"]}]},
+            "pre-allocate": 8,
+        },
+    }
+    obj = {"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": "kept"}, "spec": spec}
+    created = server.request("POST", path, query={"fieldValidation": "Strict"}, body=obj | {"status": {"lost": True}})
+    assert created.status == 201, created.body
+    try:
+        status = {"ipam": {"operator-status": {"error": "no block left"}, "used": {"10.0.1.4": {"owner": "a/b"}}}}
+        patched = server.request(
+            "PATCH", f"{path}/kept/status", body={"status": status}, content_type="application/merge-patch+json"
+        )
+        assert (created.body["spec"], created.body.get("status")) == (spec, None)
+        assert (patched.body["spec"], patched.body["status"]) == (spec, status)
+    finally:
+        server.request("DELETE", f"{path}/kept")
+
+
+def test_kubectl_shows_pools_by_their_short_name_and_category(server: LightkubeTransport, control_plane: ControlPlane) -> None:
+    manifest = pool_object({"cidrs": ["10.77.0.0/16", "fd00:77::/48"], "nodeSelector": {}}, "shown")
+    control_plane.kubectl("apply", "-f", "-", input=json.dumps(manifest))
+    try:
+        status = {
+            "observedGeneration": 1,
+            "conditions": [
+                {
+                    "type": "Ready",
+                    "status": "True",
+                    "observedGeneration": 1,
+                    "lastTransitionTime": "2026-01-01T00:00:00Z",
+                    "reason": "Serving",
+                    "message": "It gives blocks.",
+                }
+            ],
+            "ipv4": {"blocks": 256, "held": 3, "available": 253, "cooling": 0, "largestFree": 17},
+            "ipv6": {"blocks": 65536, "held": 3, "available": 65533, "cooling": 0, "largestFree": 49},
+            "orphans": 0,
+        }
+        path = f"{POOLS}/shown/status"
+        patched = server.request(
+            "PATCH", path, query={"fieldValidation": "Strict"}, body={"status": status}, content_type="application/merge-patch+json"
+        )
+        assert (patched.status, patched.body["status"], patched.body["metadata"]["generation"]) == (200, status, 1)
+
+        for name in ("cpool", "cidrpools", "cidrpool"):
+            shown = control_plane.kubectl("get", name, "shown", "-o", "wide").splitlines()
+            assert [re.split(r"\s{2,}", line.strip())[:8] for line in shown] == [
+                ["NAME", "CIDRS", "READY", "REASON", "IPV4 HELD", "IPV4 FREE", "IPV6 HELD", "IPV6 FREE"],
+                ["shown", '["10.77.0.0/16","fd00:77::/48"]', "True", "Serving", "3", "253", "3", "65533"],
+            ]
+        assert "cidrpool.ciliumipam.io/shown" in control_plane.kubectl("get", "ciliumipam", "-o", "name").splitlines()
+    finally:
+        control_plane.kubectl("delete", "cidrpool", "shown")
+
+
+def silent_fields(schema: Mapping[str, Any], path: str) -> Iterator[str]:
+    if not schema.get("description"):
+        yield path
+    for name, inner in schema.get("properties", {}).items():
+        yield from silent_fields(inner, f"{path}.{name}")
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), Mapping):
+            yield from silent_fields(schema[key], f"{path}[]")
+
+
+def test_kubectl_explains_every_field(server: LightkubeTransport, control_plane: ControlPlane) -> None:
+    for definition in (*OURS, *PAIR):
+        names = definition["spec"]["names"]
+        schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        assert [*silent_fields(schema, names["kind"])] == []
+        for path in ("", ".spec"):
+            explained = control_plane.kubectl("explain", f"{names['plural']}{path}")
+            inner = schema["properties"]["spec"] if path else schema
+            assert " ".join(inner["description"].split()) in " ".join(explained.split())
+    explained = control_plane.kubectl("explain", "cpool.spec.reserved")
+    assert explained.splitlines()[:10] == [
+        "GROUP:      ciliumipam.io",
+        "KIND:       CIDRPool",
+        "VERSION:    v1alpha1",
+        "",
+        "FIELD: reserved <[]string>",
+        "",
+        "",
+        "DESCRIPTION:",
+        "    Addresses of the pool that are never handed out.",
+        "    An address, a CIDR, or two addresses and a dash, as 10.0.0.1-10.0.0.10.",
+    ]
+
+
+def test_the_definitions_are_plain_data_without_shared_parts_that_a_change_could_reach() -> None:
+    for definition in (CIDR_POOL, CILIUM_NODE_CONFIG, CILIUM_NODE):
+        assert json.loads(json.dumps(definition)) == definition
