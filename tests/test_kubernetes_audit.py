@@ -85,6 +85,12 @@ def test_two_nodes_that_say_the_same_are_an_error_also_outside_of_all_pools() ->
     ]
 
 
+def test_the_last_address_of_a_cidr_is_of_it() -> None:
+    (found,) = look(nodes=[core("a", "192.168.0.0/31"), core("b", "192.168.0.1/32")])
+
+    assert found[1] == "Node b"
+
+
 def test_what_two_nodes_hold_in_two_address_spaces_is_in_order() -> None:
     blocks = [block("a", "10.0.7.0/24"), block("b", "10.0.7.0/24", "other")]
 
