@@ -290,9 +290,36 @@ def status(pages: Pages, ledger: Ledger, fence: int, holding: Holding) -> Status
         slot = spot.page.slots[index]  # as it counts: a page that is missing or void begins at the fence of its link
         if fence_of(slot) >= holding.fence:
             return Status.DEAD
+        if counts and type(slot) is Split and _is_used_up(pages, ledger, spot, index, slot.fence, holding.fence):
+            return Status.DEAD
         if counts and not blocked and type(slot) is not int:
             blocked = type(slot) is Holding or (type(slot) is Split and _is_split_in_use(pages, ledger, spot, index, slot.fence))
     return Status.BLOCKED if blocked else Status.PENDING
+
+
+def _is_used_up(pages: Pages, ledger: Ledger, spot: Spot, index: int, link: int, fence: int) -> bool:
+    below = ledger.slot_network(spot.network, spot.level, index)
+    return _shows(pages, ledger, ledger.next_levels[spot.level], below, link, fence)
+
+
+def _shows(pages: Pages, ledger: Ledger, level: int, network: int, link: int, fence: int) -> bool:
+    """Whether a page that a slot is split into, or one below it, shows that a fence of a larger piece was used up.
+
+    Where a page was closed, that was perhaps done for that very piece, before it is filled: then its slots have no later fence.
+    """
+    raw = pages.page(ledger.key(network, level))
+    if raw is None:
+        return False
+    if raw.fence > link:
+        return any(fence_of(slot) > fence for slot in raw.slots)
+    for index, slot in enumerate(raw.slots):
+        if fence_of(slot) >= fence:
+            return True
+        if type(slot) is Split:
+            below = ledger.slot_network(network, level, index)
+            if _shows(pages, ledger, ledger.next_levels[level], below, slot.fence, fence):
+                return True
+    return False
 
 
 def _is_split_in_use(pages: Pages, ledger: Ledger, spot: Spot, index: int, fence: int) -> bool:
@@ -305,8 +332,7 @@ def fill(draft: Drafts, ledger: Ledger, fence: int, holding: Holding) -> None:
     spot = draft.locate(ledger, fence, holding.network, holding.length)
     if spot is None or spot.covered_by is not None:
         raise AssertionError(f"{holding.piece} is not pending")
-    for link in spot.links:
-        _put_run(draft, ledger, link.level, link.network, link.page, link.slot, link.slot + 1, Split(link.fence))
+    _put_links(draft, ledger, spot)
     is_address = holding.length == ledger.width and spot.level == ledger.levels[-1]
     cursor = spot.stop % len(spot.page.slots) if is_address else spot.page.cursor
     _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, holding, cursor)
@@ -326,19 +352,16 @@ def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding, last: int,
         until: When somebody may get it again, in seconds since the epoch; None is at once.
     """
     spot = locate(draft, ledger, fence, holding.network, holding.length)
-    if spot is None:
+    if spot is None or spot.covered_by is not None:
         return
-    if not spot.links:
-        ended = last if until is None else Cooling(last, until)
-        _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, ended)
-        return
-    key = ledger.key(spot.network, spot.level)
-    raw = draft.page(key) or Page(0, 0, (0,) * ledger.sizes[spot.level])
-    slots = list(raw.slots)
-    for index in range(spot.start, spot.stop):
-        slot = slots[index]
-        slots[index] = max(fence_of(slot), last, _close_slot(draft, ledger, spot.level, spot.network, index, slot, force=True))
-    draft.put_page(key, raw._replace(slots=tuple(slots)), spot.level, None)
+    _put_links(draft, ledger, spot)
+    ended = last if until is None else Cooling(last, until)
+    _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, ended)
+
+
+def _put_links(draft: Drafts, ledger: Ledger, spot: Spot) -> None:
+    for link in spot.links:
+        _put_run(draft, ledger, link.level, link.network, link.page, link.slot, link.slot + 1, Split(link.fence))
 
 
 def close(
@@ -358,27 +381,26 @@ def close(
     elif raw.fence > fence:
         return _last(draft, ledger, level, network, fence)
     void = raw.fence < fence
-    last = fence
+    # one more than the last: whoever claimed something here and has not filled it yet did so under that fence at most
+    end = max(fence, *map(fence_of, raw.slots)) + 1
     for index, slot in enumerate(raw.slots):
         if type(slot) is Holding and not (force or void):
             raise AssertionError(f"closing {key}, in which {slot.piece} is held")
-        last = max(last, fence_of(slot), _close_slot(draft, ledger, level, network, index, slot, force=force or void, until=until))
-    # one more than the last: whoever claimed something here and has not filled it yet did so under that fence at most
-    slots: tuple[Slot, ...] = (last + 1,) * len(raw.slots)
+        if type(slot) is Split:  # not one more again: a larger piece that is pending has no earlier fence than what is closed for it
+            end = max(end, _close_slot(draft, ledger, level, network, index, slot, force=force or void, until=until))
+    slots: tuple[Slot, ...] = (end,) * len(raw.slots)
     if ledger.kind == "address-page":
         # what cools says so on: whoever finishes a release that somebody began finds there how long the block has to
         ends = [slot.until if type(slot) is Cooling else until if type(slot) is Holding else None for slot in raw.slots]
-        slots = tuple([Cooling(last + 1, end) if end is not None else last + 1 for end in ends])
+        slots = tuple([Cooling(end, time) if time is not None else end for time in ends])
     draft.put_page(key, Page(fence + 1, 0, slots), level, None, closing=True)
-    return last + 1
+    return end
 
 
 def _close_slot(
-    draft: Drafts, ledger: Ledger, level: int, network: int, index: int, slot: Slot, *, force: bool, until: float | None = None
+    draft: Drafts, ledger: Ledger, level: int, network: int, index: int, slot: Split, *, force: bool, until: float | None = None
 ) -> int:
-    """Close what a slot is split into, if it is; the last fence that was used there."""
-    if type(slot) is not Split:
-        return 0
+    """Close what a slot is split into; the last fence that was used up there."""
     below = ledger.slot_network(network, level, index)
     return close(draft, ledger, ledger.next_levels[level], below, slot.fence, force=force, until=until)
 
@@ -401,11 +423,12 @@ def _put_run(
     raised = raw is not None and raw.fence != fence
     if raised and raw is not None:
         for index, slot in enumerate(raw.slots):
-            _close_slot(draft, ledger, level, network, index, slot, force=True)
+            if type(slot) is Split:
+                _close_slot(draft, ledger, level, network, index, slot, force=True)
     if type(value) is not Split:
-        for index in range(start, stop):
-            if type(slots[index]) is Split:
-                _close_slot(draft, ledger, level, network, index, slots[index], force=False)
+        for index, slot in enumerate(slots[start:stop], start):
+            if type(slot) is Split:
+                _close_slot(draft, ledger, level, network, index, slot, force=False)
     changed = list(slots)
     changed[start:stop] = [value] * (stop - start)
     where = None if raised or raw is None else tuple(range(start, stop))

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ciliumipam.errors import ConflictError, IpamError, NotFoundError, RevisionExpiredError, StoreRefusedError
+from ciliumipam.errors import (
+    ConflictError,
+    IpamError,
+    NotFoundError,
+    NotInstalledError,
+    RevisionExpiredError,
+    StoreRefusedError,
+)
 from ciliumipam.kubernetes.transport import Response
 from ciliumipam.names import shorten
 
@@ -116,7 +123,7 @@ def _missing(call: Call, response: Response) -> IpamError:
     if not isinstance(details, dict) or not details.get("name"):
         what = f"{call.resource}{'/' + call.subresource if call.subresource else ''} of version {call.resource.version}"
         advice = f"; {_INSTALL}" if call.resource.group else ""
-        return StoreRefusedError(str(call), f"the API server has no {what}{advice}")
+        return NotInstalledError(str(call), f"the API server has no {what}{advice}")
     if details["name"] != call.name or call.verb == "create":
         return StoreRefusedError(str(call), message_of(response))
     if call.verb == "patch" and not call.revision:

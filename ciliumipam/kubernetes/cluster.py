@@ -14,27 +14,36 @@ then names the revision that it was decided over. `get` always asks the server, 
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+from ciliumipam.cidr import parse_prefix
 from ciliumipam.codec import Codec
-from ciliumipam.errors import ConflictError, InvalidManifestError, IpamError, NotInstalledError, StoreError, StoreRefusedError
+from ciliumipam.errors import (
+    ConflictError,
+    InvalidManifestError,
+    IpamError,
+    NotInstalledError,
+    StoreError,
+    StoreRefusedError,
+)
 from ciliumipam.kubernetes.answers import Resource
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES, Guard, mark_key
 from ciliumipam.kubernetes.mirror import Known, Mirror
-from ciliumipam.kubernetes.objects import LEDGERS, POOLS, SINCE, object_name, to_entry
+from ciliumipam.kubernetes.objects import LEDGERS, POOLS, SINCE, key_of, object_name, to_entry
 from ciliumipam.kubernetes.publish import DRAINING, NodeObject, read_cilium_node, read_node
+from ciliumipam.kubernetes.sealed import Ledger, Unreadable, ledger_of
 from ciliumipam.ledger import ROOT_FENCE, block_ledger, fence_of, locate
 from ciliumipam.manifest import read_manifest
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
-from ciliumipam.cidr import parse_prefix
 from ciliumipam.records import (
     ADDRESS_KINDS,
-    KINDS,
     Entry,
     Holding,
     Key,
@@ -46,7 +55,7 @@ from ciliumipam.records import (
     Revision,
     Split,
 )
-from ciliumipam.store import ABSENT, Expect, Listing, Store
+from ciliumipam.store import ABSENT, Expect, Listing, Store, Write
 
 SOURCES: Final[Mapping[str, tuple[Resource, ...]]] = {
     "CIDRPool": (POOLS,),
@@ -61,6 +70,7 @@ SOURCES: Final[Mapping[str, tuple[Resource, ...]]] = {
 """The kinds of objects that are read as pools, each with its versions in the order in which they are looked for."""
 DEFAULT_SOURCES: Final = ("CIDRPool", "CiliumNodeConfig")
 
+_LOG = logging.getLogger(__name__)
 _POOL_METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "annotations")
 
 
@@ -122,14 +132,19 @@ class Cluster:
         self.nodes: Mirror[NodeObject] = Mirror(api, (NODES,), read_node, self._changed)
         self.cilium_nodes: Mirror[NodeObject] = Mirror(api, (CILIUM_NODES,), read_cilium_node, self._changed)
         self.pool_objects = {name: Mirror(api, SOURCES[name], _read_pool, self._changed) for name in SOURCES if name in sources}
-        self.ledger: Mirror[tuple[Key, Entry]] = Mirror(api, (LEDGERS,), self._read_ledger, self._changed)
+        self.ledger: Mirror[tuple[Key, Entry | Unreadable]] = Mirror(api, (LEDGERS,), self._read_ledger, self._changed)
         self._entries: dict[str, tuple[NodeObject | None, NodeObject | None, Entry]] = {}
 
     def _changed(self) -> None:
         self._tell()
 
-    def _read_ledger(self, obj: Mapping[str, Any]) -> tuple[Key, Entry]:
-        return to_entry(obj, self._codec)
+    def _read_ledger(self, obj: Mapping[str, Any]) -> tuple[Key, Entry | Unreadable]:
+        key = key_of(obj)
+        try:
+            return to_entry(obj, self._codec)
+        except StoreError as error:
+            _LOG.error("ledger=%s cannot be read: %s", obj["metadata"]["name"], error)
+            return key, Unreadable(error, Revision(obj["metadata"]["resourceVersion"]))
 
     # ------------------------------------------------------------------------------------------------ following
 
@@ -155,8 +170,8 @@ class Cluster:
         return (self.ledger, self.nodes, self.cilium_nodes, *self.pool_objects.values())
 
     def refresh(self) -> None:
-        """Read everything now: the nodes first, so that what is found in the ledger is not older."""
-        for mirror in (self.nodes, self.cilium_nodes, *self.pool_objects.values(), self.ledger):
+        """Read everything now: the ledger last, so that what is found there is not older than the nodes."""
+        for mirror in self._mirrors()[::-1]:
             mirror.refresh()
 
     # -------------------------------------------------------------------------------------------------- looking
@@ -168,18 +183,11 @@ class Cluster:
 
     def leaving(self) -> dict[str, Entry]:
         """The nodes that are marked as leaving (see `guard`)."""
-        return {key.name: entry for key, entry in self.records() if key.kind == "node"}
+        return {key.name: entry for key, entry in self.ledger_now().entries.items() if key.kind == "node"}
 
-    def records(self) -> Iterator[tuple[Key, Entry]]:
-        """Every record of the ledger.
-
-        Raises:
-            StoreError: One of them cannot be read.
-        """
-        for known in self.ledger.all().values():
-            if isinstance(known.value, IpamError):
-                raise known.value
-            yield known.value
+    def ledger_now(self) -> Ledger:
+        """Every record of the ledger. An object that is not the one of its key is none. O(records)."""
+        return ledger_of(known.value for known in self.ledger.all().values() if not isinstance(known.value, IpamError))
 
     def node_entry(self, name: str, state: NodeState) -> Entry | None:
         """A node as a record. Its revision follows from what it says, so that a heartbeat is no change."""
@@ -202,11 +210,10 @@ class Cluster:
         """All pools. Of two objects that name one pool the older counts."""
         found = Pools({}, [], [])
         objects: list[tuple[PoolObject, str]] = []
-        for source, mirror in self.pool_objects.items():
+        for mirror in self.pool_objects.values():
             for known in mirror.all().values():
                 assert isinstance(known.value, PoolObject)  # noqa: S101 - reading one never fails
                 objects.append((known.value, known.revision))
-            del source
         for each, revision in sorted(objects, key=lambda item: (item[0].since, item[0].manifest["kind"] != "CIDRPool", item[0].uid)):
             if each.spec is None and not each.problem:
                 continue
@@ -272,12 +279,14 @@ class ClusterStore:
         store: The ledger, and the pools that are CIDRPools.
         cluster: What is known; of one that is not following everything is listed when it is asked for.
         clock: Seconds since the epoch.
+        threads: How many writes that need no order are done at once.
     """
 
-    def __init__(self, store: Store, cluster: Cluster, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, cluster: Cluster, *, clock: Callable[[], float] = time.time, threads: int = 8) -> None:
         """Nothing is asked yet."""
         self.cluster = cluster
         self._store = store
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cluster store")
         self.guard = Guard(cluster.api, store, clock, self._learn_mark)
 
     def _learn_mark(self, node: str, entry: Entry | None) -> None:
@@ -289,8 +298,8 @@ class ClusterStore:
             if known is not None:
                 self.cluster.ledger.forget(object_name(key), known.revision)
 
-    def _learn(self, key: Key, entry: Entry) -> None:
-        self.cluster.ledger.learn_value(object_name(key), entry.revision, (key, entry))
+    def _learn(self, key: Key, entry: Entry, *, own: bool = True) -> None:
+        self.cluster.ledger.learn_value(object_name(key), entry.revision, (key, entry), own=own)
 
     # ---------------------------------------------------------------------------------------------------- reading
 
@@ -303,17 +312,18 @@ class ClusterStore:
             state = cluster.node_states().get(key.name)
             return cluster.node_entry(key.name, state) if state is not None and key.name not in self._leaving() else None
         if key.kind == "pool":
-            for mirror in cluster.pool_objects.values():
-                mirror.refresh()
+            for objects in cluster.pool_objects.values():
+                objects.refresh()
             return cluster.pools().entries.get(key.name)
         if key.kind in ADDRESS_KINDS and cluster.following:
             # Nothing is decided by an address here but that a block may be closed, and closing it compares the page. There are 64
             # claim pages a node, nearly always none of them is there, and a thousand nodes may leave at once.
             known = cluster.ledger.get(object_name(key))
-            return known.value[1] if known is not None and not isinstance(known.value, IpamError) else None
+            found = known.value[1] if known is not None and not isinstance(known.value, IpamError) else None
+            return found if isinstance(found, Entry) else None
         entry = self._store.get(key)
         if entry is not None:
-            self._learn(key, entry)
+            self._learn(key, entry, own=False)
         return entry
 
     def _fetch(self, resource: Resource, mirror: Mirror[NodeObject], name: str) -> None:
@@ -335,11 +345,15 @@ class ClusterStore:
         """Every record of a kind: as far as it is followed, or as of now."""
         cluster = self.cluster
         if kind == "node":
-            if not cluster.following:
-                cluster.nodes.refresh()
-                cluster.cilium_nodes.refresh()
-            leaving = self._leaving()
-            nodes = ((name, cluster.node_entry(name, state)) for name, state in cluster.node_states().items() if name not in leaving)
+            for objects in (cluster.nodes, cluster.cilium_nodes) if not cluster.following else ():
+                objects.refresh()
+            ledger = cluster.ledger_now() if cluster.following else ledger_of(self._store.scan("node").entries)
+            hidden = {key.name for key in ledger.entries if key.kind == "node"}
+            nodes = (
+                (name, cluster.node_entry(name, state))
+                for name, state in cluster.node_states().items()
+                if name not in hidden and not ledger.why_sealed(name)
+            )
             found = [(Key("node", name), entry) for name, entry in nodes if entry is not None]
         elif kind == "pool":
             if not cluster.following:
@@ -347,7 +361,7 @@ class ClusterStore:
                     mirror.refresh()
             found = [(Key("pool", name), entry) for name, entry in cluster.pools().entries.items()]
         elif cluster.following:
-            found = [item for item in cluster.records() if item[0].kind == kind]
+            found = [item for item in cluster.ledger_now().entries.items() if item[0].kind == kind]
         else:
             listing = self._store.scan(kind)
             for key, entry in listing.entries:
@@ -379,6 +393,12 @@ class ClusterStore:
             self.guard.forget(ended)
         return revision
 
+    def put_together(self, writes: Sequence[Write]) -> list[Revision]:
+        """Do writes at once, in any order."""
+        started = [self._threads.submit(self.put, write.key, write.record, expect=write.expect) for write in writes]
+        wait(started)
+        return [each.result() for each in started]
+
     def _put_pool(self, key: Key, record: Record, expect: Expect) -> Revision:
         known = self.cluster.pool_object(key.name)
         if known is not None and known.manifest["kind"] != "CIDRPool":
@@ -408,7 +428,7 @@ class ClusterStore:
                 continue  # on the core Node is enough
             value = "true" if record.draining else None
             patch = {"metadata": {"resourceVersion": known.revision, "annotations": {DRAINING: value}}}
-            mirror.learn(self.cluster.api.patch(resource, key.name, patch))
+            mirror.learn(self.cluster.api.patch(resource, key.name, patch), own=True)
         after = self.cluster.node_entry(key.name, self.cluster.node_states()[key.name])
         assert after is not None  # noqa: S101 - it has an object
         return after.revision
@@ -428,6 +448,7 @@ class ClusterStore:
 
     def close(self) -> None:
         """Close the store below."""
+        self._threads.shutdown()
         self._store.close()
 
     # --------------------------------------------------------------------------------------------------- guarding
@@ -458,8 +479,8 @@ class ClusterStore:
         known = self.cluster.ledger.get(object_name(key))
         if known is None or isinstance(known.value, IpamError):
             return None
-        record = known.value[1].record
-        return record if isinstance(record, Page) else None
+        entry = known.value[1]
+        return entry.record if isinstance(entry, Entry) and isinstance(entry.record, Page) else None
 
     def _page(self, key: Key, expect: Expect) -> Page | None:
         """The page that a write replaces."""
@@ -475,4 +496,4 @@ class ClusterStore:
         return self.page(key)
 
 
-__all__ = ["DEFAULT_SOURCES", "KINDS", "SOURCES", "Cluster", "ClusterStore", "NodeState", "PoolObject", "Pools", "StoreError"]
+__all__ = ["DEFAULT_SOURCES", "SOURCES", "Cluster", "ClusterStore", "NodeState", "PoolObject", "Pools"]

@@ -96,8 +96,8 @@ def _wait(api: Api, transport: Transport, definition: Definition, end: float) ->
     name, spec = _name(definition), definition["spec"]
     why = "it is not established"
     while time.monotonic() < end:
-        found = api.get(DEFINITIONS, name) or {}
-        conditions = {each["type"]: each for each in found.get("status", {}).get("conditions", ())}
+        status = (api.get(DEFINITIONS, name) or {}).get("status") or {}
+        conditions = {each["type"]: each for each in status.get("conditions") or ()}
         accepted, established = conditions.get("NamesAccepted", {}), conditions.get("Established", {})
         if accepted.get("status") == "False":
             raise StoreRefusedError(f"install {name}", f"its names are taken: {accepted.get('message')}")

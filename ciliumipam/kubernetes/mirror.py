@@ -47,7 +47,7 @@ class Mirror(Generic[T]):
         resources: The resource; of several versions the first that is installed.
         read: What to keep of an object. What it raises is kept in its place: one that cannot be read stops no other.
         on_change: Called without an argument after something that `read` returns has changed; from the mirror's thread, or from that
-            of who calls `learn`. It must return at once.
+            of who calls `learn`, `forget` or `refresh`. It must return at once.
 
     Attributes:
         synced: Set once everything has been read.
@@ -83,16 +83,21 @@ class Mirror(Generic[T]):
 
     # ---------------------------------------------------------------------------------------------- being told
 
-    def learn(self, obj: Mapping[str, Any]) -> None:
-        """Take over an object as the server just answered it, unless something newer is known."""
-        self.learn_value(name_of(obj), *self._understood(obj))
+    def learn(self, obj: Mapping[str, Any], *, own: bool = False) -> None:
+        """Take over an object as the server just answered it, unless something newer is known.
 
-    def learn_value(self, name: str, revision: str, value: T | IpamError) -> None:
+        Args:
+            obj: The object.
+            own: Whether it became so by a write of this process, which needs not be told of it.
+        """
+        self.learn_value(name_of(obj), *self._understood(obj), own=own)
+
+    def learn_value(self, name: str, revision: str, value: T | IpamError, *, own: bool = False) -> None:
         """The same for what is known without reading it out of an answer."""
         with self._lock:
             gone = self._gone.get(name, self._listed)
             late = name not in self._known and gone != "" and not newer(revision, gone)  # an answer that the watch overtook
-        if not late and self._take(name, Known(revision, value)):
+        if not late and self._take(name, Known(revision, value)) and not own:
             self._on_change()
 
     def forget(self, name: str, revision: str) -> None:
@@ -173,12 +178,16 @@ class Mirror(Generic[T]):
         self._thread = Thread(target=self._run, name=f"mirror of {self._resources[0].plural}", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread, and wait until it has ended."""
+    def end(self) -> None:
+        """Let the thread end."""
         self._stopped.set()
         watch = self._watch
         if watch is not None:
             watch.close()
+
+    def stop(self) -> None:
+        """End the thread, and wait until it has ended."""
+        self.end()
         if self._thread is not None:
             self._thread.join()
 

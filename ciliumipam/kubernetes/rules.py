@@ -32,6 +32,16 @@ def _literal(text: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------ CIDRs
 
+_MAPPED = "^::ffff:[0-9a-f]{1,4}:[0-9a-f]{1,4}"
+
+
+def _is_address(text: str) -> str:
+    return f"(isIP({text}) || {text}.matches('{_MAPPED}$'))"
+
+
+def _is_cidr(text: str) -> str:
+    return f"(isCIDR({text}) || {text}.matches('{_MAPPED}/[0-9]{{2,3}}$'))"
+
 
 def _of(family: Family, cidr: str) -> str:
     return f"{cidr}.contains(':')" if family == 6 else f"!{cidr}.contains(':')"
@@ -44,7 +54,7 @@ def cidr_rules() -> tuple[Schema, ...]:
     lacks = "'%s' is not a usable CIDR: it has no length; write %s/%d for a single address"
     return (
         rule(
-            "isCIDR(self)",
+            _is_cidr("self"),
             "it is not a usable CIDR: write address/length, as in 10.0.0.0/16 or fd00::/48",
             says=f"isIP(self) ? {_told(lacks, 'self', 'self', width)} : {_told(write, 'self')}",
         ),
@@ -151,7 +161,7 @@ def reserved_rules() -> tuple[Schema, ...]:
     told = "'%s' is neither an address (10.0.1.7) nor a range (10.0.1.10-10.0.1.20) nor a CIDR (10.0.1.0/28)"
     return (
         rule(
-            f"{_IS_RANGE} ? {_ENDS} : self.contains('/') ? isCIDR(self) : isIP(self)",
+            f"{_IS_RANGE} ? {_is_address(_FIRST)} && {_is_address(_LAST)} : self.contains('/') ? {_is_cidr('self')} : {_is_address('self')}",
             "it is neither an address nor a range nor a CIDR",
             says=_told(told, "self"),
         ),

@@ -12,6 +12,7 @@ what was acknowledged to callers:
 3. Whatever counts is named by its holder's claim, so that it can be found and released.
 4. A call ends as the scenario allows, however the others stand, and within a bounded number of steps of its own.
 5. When all calls have ended and none gave up, nothing is held that no caller was told of: a call that fails leaves nothing.
+6. Whatever begins to be held does so under a later fence than all that was ever held of its addresses, in blocks of any length.
 
 An actor is a deterministic function of the answers that it got. So its state is named by these answers, found by running its
 program along them, and remembered; a state of the whole is the records, the actors' names and what is under way.
@@ -29,7 +30,7 @@ from ciliumipam.records import ClaimPage, Entry, Key, Record, Revision
 from ciliumipam.session import Answer, Get, Operation, Pause, Put, Scan, Written
 from ciliumipam.store import ABSENT, Listing
 from ciliumipam.testing.actors import EVENTS, Aims, Begins, Ended, Event, Program, Scenario, call
-from ciliumipam.testing.raw import Told, judge
+from ciliumipam.testing.raw import Counted, Told, counted_addresses, counted_blocks, judge
 
 
 class Violation(AssertionError):  # noqa: N818 - as users of a checker say it
@@ -84,6 +85,7 @@ class _State(NamedTuple):
         aimed: What somebody set out to end.
         ended: What somebody who set out to end it has returned from.
         before: Per actor, `ended` when its present call began.
+        used: What was ever held, but for what lies in a piece that was held later.
     """
 
     world: tuple[int, ...]
@@ -96,6 +98,7 @@ class _State(NamedTuple):
     aimed: frozenset[Told]
     ended: frozenset[Told]
     before: tuple[frozenset[Told], ...]
+    used: frozenset[Counted]
 
 
 class Checker:
@@ -122,6 +125,7 @@ class Checker:
         self._before: frozenset[Told] = frozenset()
         self._live: list[tuple[_Node, Program] | None] = [None] * len(scenario.actors)
         self._verdicts: dict[tuple[int, ...], frozenset[Told]] = {}
+        self._held: dict[tuple[int, ...], frozenset[Counted]] = {}
 
     # --------------------------------------------------------------------------------------------------- walking
 
@@ -148,8 +152,12 @@ class Checker:
                 outcomes = zip(self.scenario.actors, state.nodes, strict=True)
                 ends = " ".join(f"{actor.name}={self._nodes[number].outcome}" for actor, number in outcomes)
                 walked.ends[ends] = walked.ends.get(ends, 0) + 1
-            for label, after in moves:
+            for label, moved in moves:
                 walked.steps += 1
+                try:
+                    after = self._note_used(state, moved)
+                except AssertionError as error:
+                    raise Violation(self._trace(seen, state, str(error)) + f"\n  {label}") from error
                 if after not in seen:
                     seen[after] = (state, label)
                     stack.append(after)
@@ -183,9 +191,10 @@ class Checker:
                 if stop.value != "done":
                     raise AssertionError(f"{self.scenario.name}: the setup ended with {task.failed}") from task.failed
         entries = {self._key(key): self._entry(key, record, revision) for key, (record, revision) in world.items()}
+        numbers = tuple(entries[index] for index in range(len(self._keys)))
         count = len(self.scenario.actors)
         return _State(
-            world=tuple(entries[index] for index in range(len(self._keys))),
+            world=numbers,
             nodes=tuple(self._root(number) for number in range(count)),
             at=((),) * count,
             under_way=(),
@@ -195,6 +204,7 @@ class Checker:
             aimed=frozenset(),
             ended=frozenset(),
             before=(frozenset(),) * count,
+            used=self._counted(numbers),
         )
 
     def _alone(self, world: dict[Key, tuple[Record | None, int]], operation: Operation) -> Answer:
@@ -420,6 +430,31 @@ class Checker:
                 raise AssertionError(f"{told} was told to a caller and is not held")
         return counted
 
+    def _counted(self, world: tuple[int, ...]) -> frozenset[Counted]:
+        """Every block and every address that counts."""
+        pages = tuple(number for number in world if self._entries[number].key.kind in ("block-page", "address-page"))
+        held = self._held.get(pages)
+        if held is None:
+            entries = [self._entries[number] for number in pages]
+            records: dict[tuple[str, str], Any] = {(each.key.kind, each.key.name): each.record for each in entries if each.record is not None}
+            blocks = counted_blocks(records)
+            held = self._held[pages] = frozenset((*blocks, *(each for block in blocks for each in counted_addresses(records, block))))
+        return held
+
+    def _note_used(self, before: _State, after: _State) -> _State:
+        """The state after a step, which knows what has been held by then; what began to be held must have a fence of its own."""
+        if after.world == before.world:
+            return after
+        begun = self._counted(after.world) - self._counted(before.world)
+        used = after.used
+        for each in sorted(begun):
+            over = {other for other in used if _overlap(each, other)}
+            for other in over:
+                if other.fence >= each.fence:
+                    raise AssertionError(f"{each} has no later fence than {other}, which was held before")
+            used = frozenset((*(other for other in used if other not in over or not _covers(each, other)), each))
+        return after._replace(used=used)
+
     def _check_end(self, seen: dict[_State, tuple[_State, str] | None], state: _State) -> None:
         """When every call has ended, and none gave up, no address is held that nobody was told of: calls are all or nothing."""
         if any(self._nodes[number].outcome == "RetriesExhaustedError" for number in state.nodes):
@@ -427,6 +462,14 @@ class Checker:
         for each in self._check(state) - self._before - state.told:
             if each.node:
                 raise Violation(self._trace(seen, state, f"{each} is held when all calls have ended, and nobody was told"))
+
+
+def _overlap(one: Counted, other: Counted) -> bool:
+    return (one.space, one.family) == (other.space, other.family) and one.first <= other.last and other.first <= one.last
+
+
+def _covers(one: Counted, other: Counted) -> bool:
+    return one.first <= other.first and other.last <= one.last
 
 
 def _as_entry(entry: _Entry) -> Entry | None:

@@ -9,7 +9,7 @@ from ciliumipam.block_tasks import ApplyTask, GrowTask
 from ciliumipam.cidr import parse_address, parse_prefix, to_address
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.node import Node
-from ciliumipam.pool import PoolSpec
+from ciliumipam.pool import BlockLengths, PoolSpec
 from ciliumipam.release_tasks import ReleaseAddressTask, ReleaseTask
 from ciliumipam.removal_tasks import RemoveNodeTask
 from ciliumipam.repair_tasks import RepairAddressesTask
@@ -138,6 +138,12 @@ _TWO_POOLS = apply(pool("p", "10.0.0.0/30", v4=30), pool("q", "10.0.1.0/30", v4=
 """One node with the block of a pool, and a second pool with one block as well."""
 
 
+_LENGTHS = pool(
+    "p", "10.0.0.0/25", v4=26, block_lengths=[BlockLengths(NodeSelector.parse("rack=s"), 28)]
+)
+"""A pool that has large blocks for nodes, and small ones for those of a rack."""
+
+
 def scenarios() -> list[Scenario]:
     """All that are walked in every test run."""
     return [
@@ -180,6 +186,14 @@ def _blocks() -> list[Scenario]:
             (
                 actor("A", apply(pool("p", "10.0.0.0/25", v4=25), node("n2")), apart=True),
                 actor("B", apply(pool("p", "10.0.0.0/25", v4=28), node("n3")), apart=True),
+            ),
+        ),
+        Scenario(
+            "a small block is taken and given back while a large one is claimed over it",
+            (apply(_LENGTHS, node("n1", "s")), remove("n1")),
+            (
+                actor("A", apply(node("n2")), attempts=3),
+                actor("B", apply(node("n3", "s")), remove("n3"), may_end=_LATE, attempts=2),
             ),
         ),
         Scenario(
