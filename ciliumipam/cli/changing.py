@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ciliumipam import (
     Allocate,
@@ -28,14 +28,16 @@ from ciliumipam.cli.completion import kind_of
 from ciliumipam.cli.diff import write_diff
 from ciliumipam.cli.input import MAX_PLAN_BYTES, read_documents
 from ciliumipam.cli.progress import Progress
-from ciliumipam.cli.store import deciding, reading, store_path, writing
+from ciliumipam.cli.store import deciding, in_cluster, is_absent, reading, writing
 from ciliumipam.cli.style import Style, write_document
 from ciliumipam.cli.tables import ADDRESSES
 from ciliumipam.cli.text import say, say_some
-from ciliumipam.errors import InvalidManifestError, InvalidRequestError, IpamError
-from ciliumipam.manifest import read_manifests
+from ciliumipam.errors import InvalidManifestError, InvalidRequestError, IpamError, StoreRefusedError
+from ciliumipam.manifest import Item, read_manifests
+from ciliumipam.names import counted, some
 from ciliumipam.plan_file import plan_from_document, plan_to_document
 from ciliumipam.pool import DEFAULT_SPACE
+from ciliumipam.records import Key
 from ciliumipam.requests import Drain, ExistingBlock, Grow, Migrate, Request
 
 # ----------------------------------------------------------------------------------------------- plan and apply
@@ -53,11 +55,13 @@ def apply(arguments: Namespace) -> int:
         return _execute(arguments)
     with Progress() as progress:
         request = _request(arguments, progress)
-        if not store_path(arguments.store).exists():
+        if is_absent(arguments.store):
             Ipam(MemoryStore()).plan(request)  # what is refused must not leave a new, empty file behind
         with writing(arguments.store, create=True) as store, deciding(store, arguments.journal) as ipam:
             progress.tell(f"applying {len(request.pools)} pools and {len(request.nodes)} nodes")
             applied = ipam.apply(request.pools, request.nodes, request.existing)
+    if in_cluster(arguments.store) and any(change.kind == "block" for change in applied.changes):
+        say("the ledgers have it; the operator writes it on the nodes")
     return _print_outcome(arguments, applied)
 
 
@@ -70,11 +74,23 @@ def _request(arguments: Namespace, progress: Progress) -> Apply:
     manifest = read_manifests(documents)
     say_some(f"ignored: {each}" for each in manifest.ignored)
     say_some(f"not adopted: {each}" for each in manifest.refused)
+    if in_cluster(arguments.store):
+        _refuse_nodes(manifest.items)
     return Apply(
         tuple(item for item in manifest.items if isinstance(item, PoolSpec)),
         tuple(item for item in manifest.items if isinstance(item, Node)),
         tuple(item for item in manifest.items if isinstance(item, ExistingBlock)),
     )
+
+
+def _refuse_nodes(items: Iterable[Item]) -> None:
+    """Nodes of a cluster are what its API server says, and so is what they have."""
+    names = list(dict.fromkeys(item.name if isinstance(item, Node) else item.node for item in items if not isinstance(item, PoolSpec)))
+    if names:
+        raise InvalidRequestError(
+            f"the manifests are of {counted(len(names), 'node', 'nodes')} ({some(names)}), and nodes of a cluster are made with kubectl:"
+            " kubectl apply -f FILE; here only pools can be applied to it"
+        )
 
 
 def _execute(arguments: Namespace) -> int:
@@ -83,7 +99,7 @@ def _execute(arguments: Namespace) -> int:
     if more:
         raise InvalidManifestError(source[0], "", "it holds several documents; a plan is one")
     read = plan_from_document(source[1], source[0])
-    if not store_path(arguments.store).exists():
+    if is_absent(arguments.store):
         Ipam(MemoryStore()).execute(read)  # a plan for another store must not leave a new, empty file behind
     with writing(arguments.store, create=True) as store, deciding(store, arguments.journal) as ipam, Progress() as progress:
         progress.tell(f"writing {len(read.steps)} records")
@@ -214,6 +230,8 @@ def delete(arguments: Namespace) -> int:
     is_pool = kind_of(arguments.kind) == "pool"
     if is_pool and arguments.force:
         raise InvalidRequestError("--force is for nodes; removing a pool never takes anything from those who hold it")
+    if not is_pool and in_cluster(arguments.store):
+        _refuse_present(arguments)
     if arguments.dry_run:
         return _plan_delete(arguments, is_pool=is_pool)
     done: list[Change] = []
@@ -227,6 +245,18 @@ def delete(arguments: Namespace) -> int:
                 _print_outcome(arguments, Applied(tuple(done)))
             raise
     return _print_outcome(arguments, Applied(tuple(done)))
+
+
+def _refuse_present(arguments: Namespace) -> None:
+    """Nodes of a cluster go by kubectl, and their blocks with them; what can be deleted here is what they left behind."""
+    with reading(arguments.store) as store:
+        present = [name for name in arguments.names if store.get(Key("node", name)) is not None]
+    if present:
+        name = present[0]
+        raise StoreRefusedError(
+            f"delete node {name}",
+            f"it is an object of the cluster: kubectl delete node {name} (and ciliumnode {name}); the operator takes its blocks back after that",
+        )
 
 
 def _plan_delete(arguments: Namespace, *, is_pool: bool) -> int:

@@ -20,7 +20,9 @@ class _Command(argparse.ArgumentParser):
     """Lets options stand between the words of a command; argparse by itself takes an optional word as absent at the first option."""
 
     takes_command = False
-    """Whether what stands after `--` is a command to start."""
+    """Whether what stands after `--` is not ours: a command to start."""
+    takes_nothing = False
+    """Whether nothing may stand there."""
     _inside = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -32,7 +34,7 @@ class _Command(argparse.ArgumentParser):
         end = args.index("--") if "--" in args else len(args)
         parsed, unknown = self.parse_known_intermixed_args(args[:end], namespace)
         parsed.command_line = args[end + 1 :]
-        if not (parsed.command_line or unknown):
+        if not (parsed.command_line or unknown or self.takes_nothing):
             self.error("the following arguments are required: -- COMMAND")
         return parsed, unknown
 
@@ -53,6 +55,23 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _grace(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86400.0 * 30:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 2592000")
+    return seconds
+
+
+def _threads(text: str) -> int:
+    count = _count(text)
+    if count > 64:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than 64")
+    return count
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser."""
     everywhere = _everywhere()
@@ -70,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     _of_looking(words)
     _of_blocks(words)
     _of_stores(words)
+    _of_clusters(words)
     _of_testing(words)
     return parser
 
@@ -80,8 +100,8 @@ def _everywhere() -> _Command:
     shared = everywhere.add_argument_group("global options, before or after the command")
     shared.add_argument(
         "--store",
-        metavar="sqlite:PATH",
-        help="the file to work on (default: $CILIUMIPAM_STORE, else ipam.db in ciliumipam in the user's state directory)",
+        metavar="sqlite:PATH|kubernetes:[CONTEXT]",
+        help="the file or cluster to work on (default: $CILIUMIPAM_STORE, else ipam.db in ciliumipam in the user's state directory)",
     )
     style = shared.add_argument(
         "-o",
@@ -179,7 +199,7 @@ def _of_looking(words: _Words) -> None:
     )
     completed(name, named)
     get.add_argument("-w", "--watch", action="store_true", help="then show what changes, until interrupted")
-    get.add_argument("--interval", type=_seconds, metavar="SECONDS", help="time between two looks of --watch (default: 2)")
+    get.add_argument("--interval", type=_seconds, metavar="SECONDS", help="time between two looks of --watch (default: 2, in a cluster 10)")
     _node(words.command("explain", "say pool by pool why a node was served or refused"))
     routes = words.command("routes", "what routers announce for a pool's blocks, by group of nodes, and what grouping them saves")
     completed(routes.add_argument("pool", metavar="POOL"), names("pool"))
@@ -215,14 +235,61 @@ def _of_stores(words: _Words) -> None:
     _journal(check)
     words.command("export", "print everything as manifests, which `apply` reads back")
     copy = words.command("copy", "copy everything into another, empty store, and verify it")
-    copy.add_argument("--from", dest="source", metavar="sqlite:PATH", required=True, help="the store to read")
-    copy.add_argument("--to", dest="target", metavar="sqlite:PATH", required=True, help="the store to fill, which may be new")
+    copy.add_argument("--from", dest="source", metavar="STORE", required=True, help="the store to read")
+    copy.add_argument("--to", dest="target", metavar="STORE", required=True, help="the store to fill, which may be new")
     replay = words.command("replay", "do again what a journal tells of, and stop where anything comes out differently")
     replay.add_argument("file", metavar="FILE", help="a journal that --journal or a JournaledIpam wrote")
     replay.add_argument("--until", type=int, metavar="LINE", help="only up to this line")
     replay.add_argument("--to", dest="target", metavar="sqlite:PATH", help="write the records as they were then into this new store")
     completion = words.command("completion", "print what a shell has to read so that it completes words")
     completion.add_argument("shell", choices=SHELLS)
+
+
+def _of_clusters(words: _Words) -> None:
+    crds = words.command("crds", "print the definitions of CIDRPool and CIDRLedger for Kubernetes, or install them")
+    crds.add_argument(
+        "--install", action="store_true", help="install them, or bring them up to date, in the cluster of --store kubernetes:[CONTEXT]"
+    )
+    crds.add_argument(
+        "--cilium",
+        action=argparse.BooleanOptionalAction,
+        help="also CiliumNodeConfig and CiliumNode (default: with --install, where a cluster has neither of somebody else's; else not)",
+    )
+    operator = words.command("operator", "give the nodes of a cluster their blocks, until SIGTERM or SIGINT; exits with 0 then")
+    operator.add_argument(
+        "--write-to",
+        choices=("ciliumnode", "node"),
+        default="ciliumnode",
+        help="where blocks are written: CiliumNode.spec.ipam.podCIDRs (the default), or Node.spec.podCIDRs, which can be set once only",
+    )
+    operator.add_argument(
+        "--grace", type=_grace, default=60.0, metavar="SECONDS", help="how long a node has to be gone before its blocks go back (default: 60)"
+    )
+    operator.add_argument(
+        "--pools-from",
+        action="append",
+        choices=("CIDRPool", "CiliumNodeConfig", "CiliumPodIPPool", "ClusterCIDR"),
+        metavar="KIND",
+        help="objects that are pools: CIDRPool, CiliumNodeConfig, CiliumPodIPPool, ClusterCIDR; repeatable (default: the first two)",
+    )
+    operator.add_argument("--threads", type=_threads, default=8, metavar="N", help="node objects written to at once, 1 to 64 (default: 8)")
+    operator.add_argument(
+        "--no-leader-election", dest="leader_election", action="store_false", help="act at once: safe beside others, and more work for all"
+    )
+    operator.add_argument(
+        "--lease",
+        default="kube-system/ciliumipam-operator",
+        metavar="NAMESPACE/NAME",
+        help="the Lease by which one of several replicas acts (default: kube-system/ciliumipam-operator)",
+    )
+    operator.add_argument("--listen", metavar="ADDRESS:PORT", help="answer /healthz, /readyz and /metrics there, as on :9965 (default: nowhere)")
+    operator.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people (the default) or JSON")
+    deploy = words.command("deploy", "print manifests that run the operator: two replicas, and no more rights than they need; after --, its options")
+    deploy.takes_command = deploy.takes_nothing = True
+    deploy.usage = "ciliumipam deploy --image IMAGE [--namespace NAMESPACE] [--service-monitor] [-o STYLE] [-- OPTION ...]"
+    deploy.add_argument("--image", metavar="IMAGE", required=True, help="an image with ciliumipam in it")
+    deploy.add_argument("--namespace", metavar="NAMESPACE", help="where it runs (default: ciliumipam)")
+    deploy.add_argument("--service-monitor", action="store_true", help="also a ServiceMonitor for the Prometheus operator")
 
 
 def _of_testing(words: _Words) -> None:

@@ -1,0 +1,205 @@
+"""Mirrors, against a server whose every answer may come late: they never go back, and end where the server is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ciliumipam.errors import InvalidNameError, IpamError, NotInstalledError
+from ciliumipam.kubernetes.answers import Resource
+from ciliumipam.kubernetes.api import Api, Objects
+from ciliumipam.kubernetes.mirror import Mirror, newer
+from ciliumipam.kubernetes.object_watch import Event
+
+THINGS = Resource("example.org", "v1", "things", "Thing")
+OLD_THINGS = THINGS._replace(version="v1beta1")
+
+
+def thing(name: str, revision: int, value: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "resourceVersion": str(revision)}, "spec": value}
+
+
+def read(obj: Mapping[str, Any]) -> str:
+    if obj["spec"] == "broken":
+        raise InvalidNameError("thing", obj["metadata"]["name"], "it is broken")
+    return str(obj["spec"])
+
+
+class Server:
+    """What a server has, and has had. It answers listings; what happened after one is played to the mirror by hand."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.things: dict[str, dict[str, Any]] = {}
+        self.events: list[Event] = []
+        self.installed = {THINGS}
+
+    def put(self, name: str, value: str) -> dict[str, Any]:
+        self.count += 1
+        kind = "MODIFIED" if name in self.things else "ADDED"
+        self.things[name] = thing(name, self.count, value)
+        self.events.append(Event(cast("Any", kind), self.things[name]))
+        return self.things[name]
+
+    def delete(self, name: str) -> None:
+        if name in self.things:
+            self.count += 1
+            self.events.append(Event("DELETED", thing(name, self.count, self.things.pop(name)["spec"])))
+
+    def list(self, resource: Resource) -> Objects:
+        if resource not in self.installed:
+            raise NotInstalledError("list", "it is not there")
+        return Objects([*self.things.values()], str(self.count))
+
+
+def mirror_of(server: Server, *resources: Resource) -> tuple[Mirror[str], list[str]]:
+    told: list[str] = []
+    return Mirror(cast("Api", server), resources or (THINGS,), read, lambda: told.append("changed")), told
+
+
+def values(mirror: Mirror[str]) -> dict[str, str | IpamError]:
+    return {name: known.value for name, known in mirror.all().items()}
+
+
+def play(mirror: Mirror[str], event: Event) -> None:
+    """What its thread does with an event of its watch."""
+    if event.type == "DELETED":
+        mirror.forget(event.object["metadata"]["name"], event.object["metadata"]["resourceVersion"])
+    else:
+        mirror.learn(event.object)
+
+
+NAMES = st.sampled_from("ab")
+
+
+@given(st.data())
+def test_whatever_comes_late_a_mirror_never_goes_back_and_ends_where_the_server_is(data: st.DataObject) -> None:
+    server = Server()
+    mirror, _ = mirror_of(server)
+    mirror.refresh()
+    played = 0
+    answers: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for _ in range(data.draw(st.integers(0, 25))):
+        match data.draw(st.sampled_from(["put", "own", "delete", "play", "answer", "refresh"])):
+            case "put":
+                server.put(data.draw(NAMES), data.draw(st.sampled_from("xyz")))
+            case "own":
+                answers.append(server.put(data.draw(NAMES), data.draw(st.sampled_from("xyz"))))
+            case "delete":
+                server.delete(data.draw(NAMES))
+            case "play" if played < len(server.events):
+                play(mirror, server.events[played])
+                played += 1
+            case "answer" if answers:
+                mirror.learn(answers.pop(data.draw(st.integers(0, len(answers) - 1))), own=True)
+            case "refresh":
+                mirror.refresh()  # while its watch is behind
+        for name, known in mirror.all().items():
+            assert int(known.revision) >= seen.get(name, 0)
+            seen[name] = int(known.revision)
+    for event in server.events[played:]:
+        play(mirror, event)
+    for answer in answers:
+        mirror.learn(answer, own=True)
+
+    assert values(mirror) == {name: each["spec"] for name, each in server.things.items()}
+
+
+def test_only_what_matters_is_told_and_nothing_that_this_process_did_itself() -> None:
+    server = Server()
+    mirror, told = mirror_of(server)
+    server.put("a", "x")
+    mirror.refresh()
+    assert told == ["changed"]
+    before = mirror.get("a")
+    assert before is not None
+
+    mirror.learn(server.put("a", "x"))
+    after = mirror.get("a")
+    assert after is not None
+    assert (after.revision, told) == ("2", ["changed"])
+    assert after.value is before.value
+
+    mirror.learn(server.put("a", "y"), own=True)
+    assert told == ["changed"]
+    mirror.learn(server.put("a", "z"))
+    assert told == ["changed"] * 2
+
+
+def test_an_object_that_cannot_be_read_stops_no_other() -> None:
+    server = Server()
+    server.put("bad", "broken")
+    server.put("good", "x")
+    mirror, told = mirror_of(server)
+
+    mirror.refresh()
+
+    found = values(mirror)
+    assert str(found.pop("bad")) == "'bad' is not a valid thing: it is broken"
+    assert found == {"good": "x"}
+    told.clear()
+    mirror.learn(server.put("bad", "broken"))
+    assert told == []
+
+
+def test_a_listing_that_is_overtaken_by_a_write_of_ones_own_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    server.put("changed", "x")
+    mirror, _ = mirror_of(server)
+    mirror.refresh()
+    honest = server.list
+
+    def overtaken(resource: Resource) -> Objects:
+        answer = honest(resource)
+        mirror.learn(server.put("changed", "y"), own=True)
+        mirror.learn(server.put("new", "z"), own=True)
+        return answer
+
+    monkeypatch.setattr(server, "list", overtaken)
+
+    mirror.refresh()
+
+    assert values(mirror) == {"changed": "y", "new": "z"}
+
+
+def test_a_server_that_was_restored_from_an_older_backup_is_believed() -> None:
+    server = Server()
+    for value in "uvwxyz":
+        server.put("a", value)
+    server.put("gone", "x")
+    mirror, _ = mirror_of(server)
+    mirror.refresh()
+    server.count, server.things = 2, {"a": thing("a", 2, "v")}
+
+    mirror.refresh()
+
+    assert values(mirror) == {"a": "v"}
+    mirror.learn(server.put("a", "new"))
+    assert values(mirror) == {"a": "new"}
+
+
+def test_a_resource_that_is_not_installed_is_empty_and_the_first_version_that_is_counts() -> None:
+    server = Server()
+    server.put("a", "x")
+    mirror, _ = mirror_of(server, OLD_THINGS, THINGS)
+
+    mirror.refresh()
+    assert (mirror.installed, values(mirror)) == (THINGS, {"a": "x"})
+
+    server.installed.clear()
+    mirror.refresh()
+    assert (mirror.installed, values(mirror), mirror.synced.is_set()) == (None, {}, True)
+
+    server.installed.add(OLD_THINGS)
+    mirror.refresh()
+    assert (mirror.installed, values(mirror)) == (OLD_THINGS, {"a": "x"})
+
+
+@pytest.mark.parametrize(("left", "right", "expected"), [("10", "9", True), ("9", "10", False), ("9", "9", False), ("x", "9", False)])
+def test_revisions_are_compared_as_numbers(left: str, right: str, expected: bool) -> None:
+    assert newer(left, right) is expected
