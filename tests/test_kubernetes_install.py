@@ -27,7 +27,7 @@ from ciliumipam.kubernetes.lease import Lease
 from ciliumipam.kubernetes.lightkube_transport import LightkubeTransport
 from ciliumipam.kubernetes.objects import LEDGERS, POOLS
 from ciliumipam.kubernetes.operator import Operator
-from ciliumipam.kubernetes.rbac import BOUND, GRANTS, LEASE, Account, Grant, roles
+from ciliumipam.kubernetes.rbac import BOUND, GRANTS, LEASE, Grant, roles
 from ciliumipam.kubernetes.service import OperatorService
 from ciliumipam.kubernetes.transport import Refusal, Response
 from ciliumipam.testing.control_plane import Binaries, ControlPlane, KubectlError, ScratchControlPlane
