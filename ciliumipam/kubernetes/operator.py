@@ -360,6 +360,8 @@ class Operator:
     def _take_back(self, states: Mapping[str, NodeState], threads: ThreadPoolExecutor) -> None:
         """Take the blocks of nodes that are gone."""
         now = self._timer()
+        if self._mirror.installed is None:  # a server that is just starting says so of every custom resource
+            return
         ledger = self.cluster.ledger_now()
         leaving = {key.name for key in ledger.entries if key.kind == "node" and not ledger.why_sealed(key.name)}
         held = self.ipam.held(closing=True)
