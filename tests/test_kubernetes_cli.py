@@ -313,7 +313,7 @@ def test_commands_that_read_work_for_whoever_may_only_read(cluster: ScratchContr
     said = [process.communicate(timeout=PATIENCE) for process in running]
     for words, process, (out, err) in zip(READING, running, said, strict=True):
         assert process.returncode == 0, (words, err)
-        assert out, words
+        assert out or words == ("get", "addresses"), words
 
     assert cluster.kubectl("get", "cidrpools,cidrledgers,nodes,ciliumnodes", "-o", "json") == before
     refused = run(cluster, "drain", "pool", "green", kubeconfig=kubeconfig)

@@ -32,11 +32,12 @@ from ciliumipam.cli.store import deciding, in_cluster, is_absent, reading, writi
 from ciliumipam.cli.style import Style, write_document
 from ciliumipam.cli.tables import ADDRESSES
 from ciliumipam.cli.text import say, say_some
-from ciliumipam.errors import InvalidManifestError, InvalidRequestError, IpamError
+from ciliumipam.errors import InvalidManifestError, InvalidRequestError, IpamError, StoreRefusedError
 from ciliumipam.manifest import Item, read_manifests
 from ciliumipam.names import counted, some
 from ciliumipam.plan_file import plan_from_document, plan_to_document
 from ciliumipam.pool import DEFAULT_SPACE
+from ciliumipam.records import Key
 from ciliumipam.requests import Drain, ExistingBlock, Grow, Migrate, Request
 
 # ----------------------------------------------------------------------------------------------- plan and apply
@@ -229,6 +230,8 @@ def delete(arguments: Namespace) -> int:
     is_pool = kind_of(arguments.kind) == "pool"
     if is_pool and arguments.force:
         raise InvalidRequestError("--force is for nodes; removing a pool never takes anything from those who hold it")
+    if not is_pool and in_cluster(arguments.store):
+        _refuse_present(arguments)
     if arguments.dry_run:
         return _plan_delete(arguments, is_pool=is_pool)
     done: list[Change] = []
@@ -242,6 +245,18 @@ def delete(arguments: Namespace) -> int:
                 _print_outcome(arguments, Applied(tuple(done)))
             raise
     return _print_outcome(arguments, Applied(tuple(done)))
+
+
+def _refuse_present(arguments: Namespace) -> None:
+    """Nodes of a cluster go by kubectl, and their blocks with them; what can be deleted here is what they left behind."""
+    with reading(arguments.store) as store:
+        present = [name for name in arguments.names if store.get(Key("node", name)) is not None]
+    if present:
+        name = present[0]
+        raise StoreRefusedError(
+            f"delete node {name}",
+            f"it is an object of the cluster: kubectl delete node {name} (and ciliumnode {name}); the operator takes its blocks back after that",
+        )
 
 
 def _plan_delete(arguments: Namespace, *, is_pool: bool) -> int:

@@ -48,6 +48,7 @@ def open_cluster(context: str | None, *, read_only: bool) -> Iterator[ClusterSto
         api = Api(transport)
         with closing(ClusterStore(KubernetesStore(transport, api=api), Cluster(api, sources=sources()))) as store:
             yield store
+            store.guard.tidy()  # else nodes that are there would wait for an operator to do it
 
 
 def audit_live(store: ClusterStore) -> Audit:

@@ -66,6 +66,7 @@ class Guard:
         self._is_installed = is_installed
         self._api, self._store, self._clock, self._learn = api, store, clock, learn
         self._released: set[Holding] = set()
+        self._marked: set[str] = set()
 
     def is_released(self, block: Holding) -> bool:
         """Whether this very holding may be ended."""
@@ -100,10 +101,17 @@ class Guard:
             revision = self._store.put(mark_key(node), record, expect=ABSENT)
         except ConflictError:  # somebody else's is as good
             return
+        self._marked.add(node)
         self._learn(node, Entry(record, revision))
+
+    def tidy(self) -> None:
+        """Remove the marks that were made here, of nodes of which everything that may end has ended: for who does not come back."""
+        for node in sorted(self._marked - {block.holder for block in self._released}):
+            self.unmark(node)
 
     def unmark(self, node: str) -> None:
         """Remove the mark of a node that holds nothing any more, or keeps what it holds."""
+        self._marked.discard(node)
         known = self._store.get(mark_key(node))
         if known is not None:
             self._delete(node, known.revision)
