@@ -8,7 +8,7 @@ What is followed may be behind. That does no harm: all of the ledger is one reso
 moment, with this process's own writes on top; and deciding over it is what somebody does who has read, and slept. Whatever is written
 then names the revision that it was decided over. `get` always asks the server, so that a conflict is settled by the truth.
 
-`ciliumipam.guard` says what `put` refuses here and no other store does: taking a block from a node whose objects may list it.
+`guard` says what `put` refuses here and no other store does: taking a block from a node whose objects may list it.
 """
 
 from __future__ import annotations
