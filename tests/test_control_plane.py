@@ -428,8 +428,9 @@ def test_the_command_says_how_to_use_what_it_started_and_ends_all_of_it_when_it_
         assert running.wait(PATIENCE) == 0
 
     assert did.stdout.endswith("created\nok")
-    for log in ("etcd.log", "kube-apiserver.log"):
-        assert (folder / log).exists(), "a folder that was asked for is kept"
+    look = ["kubectl", "get", "namespace", f"{running.pid}-n", "-o", "name"]
+    again = subprocess.run([*COMMAND, "--folder", str(folder), "--", *look], capture_output=True, text=True, check=True)
+    assert again.stdout == f"namespace/{running.pid}-n\n", "a folder that was asked for is kept, and gone on from"
 
 
 def test_the_command_says_in_a_sentence_what_it_lacks(nothing_given: Path, monkeypatch: pytest.MonkeyPatch) -> None:

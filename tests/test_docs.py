@@ -3,7 +3,8 @@
 `python` blocks of one page run in one namespace, from top to bottom; those with `>>>` as doctests; one whose first line is `# name.py`
 is written to that file, for the commands after it. `console` blocks are commands
 after `$ ` with the output that they print, run in a home directory of the page's own; a line `...` stands for any lines, and times
-are compared as times only. `yaml` and `json` blocks parse, and what is a manifest is read as one.
+are compared as times only. A control plane that a page starts runs until the page ends, and what it says to export holds for the
+commands after it. `yaml` and `json` blocks parse, and what is a manifest is read as one.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import doctest
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +24,7 @@ import pytest
 
 from ciliumipam.cli.input import read_documents
 from ciliumipam.manifest import read_manifest
+from ciliumipam.testing.control_plane import Binaries
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -30,6 +34,8 @@ EXEMPT = {
 SHOWN_ONLY = {"text": "a picture or a formula", "mermaid": "a picture"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (\w+\.py)\n")
+SERVERS = "python -m ciliumipam.testing.control_plane"
+EXPORT = re.compile(r"""^export (\w+)='?([^'"\n]*?)'?(:"\$PATH")?$""", re.MULTILINE)
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 
 
@@ -48,7 +54,13 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_block_of_a_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_block_of_a_page_does_what_it_says(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if SERVERS in page.read_text():
+        binaries: Binaries = request.getfixturevalue("server_binaries")  # may skip
+        for name, program in zip(("ETCD", "KUBE_APISERVER", "KUBECTL"), binaries, strict=True):
+            monkeypatch.setenv(f"TEST_ASSET_{name}", str(program))
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -58,9 +70,12 @@ def test_every_block_of_a_page_does_what_it_says(page: Path, tmp_path: Path, mon
         monkeypatch.delenv(name, raising=False)
     namespace: dict[str, Any] = {"__name__": "__page__"}
 
-    for block in blocks(page):
-        if (block.page, block.language) not in EXEMPT and block.language not in SHOWN_ONLY:
-            run(block, namespace, tmp_path)
+    with ExitStack() as servers:
+        for block in blocks(page):
+            if block.text.startswith(f"$ {SERVERS}\n"):
+                start_servers(block, tmp_path, monkeypatch, servers)
+            elif (block.page, block.language) not in EXEMPT and block.language not in SHOWN_ONLY:
+                run(block, namespace, tmp_path)
 
 
 def run(block: Block, namespace: dict[str, Any], home: Path) -> None:
@@ -101,10 +116,35 @@ def run_console(block: Block, home: Path) -> None:
             timeout=120,
         ).stdout
         expected, found = normal("\n".join(lines[count:]), home), normal(told, home)
-        pattern = r"\n".join(r"(?:.*\n)*.*" if line == "..." else re.escape(line) for line in expected.splitlines())
-        assert re.fullmatch(pattern, found), (
+        assert re.fullmatch(pattern_of(expected), found), (
             f"{block.page}:{block.line}: $ {lines[0]}\nshown:\n{expected}\nprinted:\n{found}"
         )
+
+
+def start_servers(block: Block, home: Path, monkeypatch: pytest.MonkeyPatch, until: ExitStack) -> None:
+    """Start the control plane that a block starts, check what it says, and let it run."""
+    command = [sys.executable, *SERVERS.split()[1:]]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=home)
+    until.callback(interrupt, process)
+    assert process.stdout is not None
+    expected = block.text.split("\n", 1)[1]
+    last = expected.splitlines()[-1]
+    told = "".join(iter(process.stdout.readline, f"{last}\n")) + last
+    pattern = pattern_of(normal(expected, home)).replace(r"\.\.\.", ".*")  # ports and folders
+    assert re.fullmatch(pattern, normal(told, home)), f"{block.page}:{block.line}: printed:\n{told}"
+    for name, value, path in EXPORT.findall(told):
+        monkeypatch.setenv(name, f"{value}{os.pathsep}{os.environ['PATH']}" if path else value)
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Press Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def pattern_of(expected: str) -> str:
+    return r"\n".join(r"(?:.*\n)*.*" if line == "..." else re.escape(line) for line in expected.splitlines())
 
 
 def normal(text: str, home: Path) -> str:

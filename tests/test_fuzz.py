@@ -304,6 +304,31 @@ def test_a_block_that_is_taken_back_while_it_is_marked_as_draining_is_not_marked
     assert not any(page.draining for (kind, _), page in world._records().items() if kind == "block-claims")
 
 
+def test_a_pool_that_a_call_left_over_an_older_ones_space_serves_nobody() -> None:
+    """Both may be applied only together; a call that broke off between the two leaves the new pool where the old one still is."""
+    moved = {**POOL, "cidrs": ["10.9.0.0/24"]}
+    world = do(
+        {"do": "time", "seconds": 1.0},
+        {"do": "apply", "by": 0, "pools": [{**POOL, "name": "a"}, moved], "nodes": {}, "faults": "none, crash before"},
+        {"do": "apply", "by": 1},
+        {"do": "apply", "by": 2, "nodes": {"n2": {}}},
+    )
+
+    assert world.read().pools.keys() == {"a", "p"}
+    assert {block.pool for block in world.oracle.blocks["n2"]} == {"p"}
+
+
+def test_what_was_being_adopted_is_finished_though_no_pool_is_left_meanwhile() -> None:
+    existing = [["n2", "10.9.0.0/28", None, 5.0]]
+    world = do(
+        {"do": "apply", "by": 0, "nodes": {"n2": {"a": "b"}}, "existing": existing, "faults": "2*none, crash before"},
+        {"do": "remove pool", "by": 1, "pool": "p"},
+        {"do": "apply", "by": 1, "pools": [POOL]},
+    )
+
+    assert [(block.pool, str(block.network)) for block in world.oracle.blocks["n2"]] == [("", "10.9.0.0/28")]
+
+
 def test_a_claim_on_an_address_of_another_address_space_is_not_filled() -> None:
     """What a block's fences say is of its own space: where a node gets the same prefix in another one, they begin anew."""
     store = MemoryStore()

@@ -329,6 +329,18 @@ def test_a_program_is_told_what_kubernetes_says_it_is_told(tmp_path: Path) -> No
     assert (tmp_path / "rest").read_text() == "get-token eu\n"
 
 
+def test_a_program_may_give_a_certificate(control_plane: ControlPlane, tmp_path: Path) -> None:
+    pem = {"clientCertificateData": control_plane.certificate.read_text(), "clientKeyData": control_plane.private_key.read_text()}
+    (tmp_path / "credential").write_text(json.dumps({"apiVersion": V1, "kind": "ExecCredential", "status": pem}))
+    file = program(tmp_path, "cat credential")
+
+    with pytest.raises(StoreRefusedError, match="does not know who asks"):  # a certificate, but of nobody
+        asked_as({"exec": spec(file)}, control_plane, tmp_path)
+    (tmp_path / "credential").write_text((tmp_path / "credential").read_text().replace("BEGIN CERT", "BEGIN NO CERT"))
+    with pytest.raises(StoreRefusedError, match="no credentials: its certificate cannot be used"):
+        asked_as({"exec": spec(file)}, control_plane, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
 from ciliumipam.cli.main import main
+from ciliumipam.cli.yaml_input import parse_yaml
 from ciliumipam.errors import StoreRefusedError
 from ciliumipam.kubernetes.api import Api, Resource
 from ciliumipam.kubernetes.cilium_crds import PAIR
 from ciliumipam.kubernetes.crds import CIDR_LEDGER, CIDR_POOL, MANAGED
 from ciliumipam.kubernetes.deploy import manifests
+from ciliumipam.kubernetes.guard import CILIUM_NODES
 from ciliumipam.kubernetes.install import DEFINITIONS, OURS, Installed, install
 from ciliumipam.kubernetes.kubeconfig import Chosen
+from ciliumipam.kubernetes.lease import Lease
 from ciliumipam.kubernetes.lightkube_transport import LightkubeTransport
 from ciliumipam.kubernetes.objects import LEDGERS, POOLS
+from ciliumipam.kubernetes.operator import Operator
 from ciliumipam.kubernetes.rbac import BOUND, GRANTS, LEASE, Account, Grant, roles
+from ciliumipam.kubernetes.service import OperatorService
+from ciliumipam.kubernetes.transport import Refusal, Response
 from ciliumipam.testing.control_plane import Binaries, ControlPlane, KubectlError, ScratchControlPlane
-from ciliumipam.cli.yaml_input import parse_yaml
 
 Talk = Callable[[str], LightkubeTransport]
 HERE = "rbac-test"
@@ -162,6 +169,7 @@ def test_the_command_prints_the_definitions_that_are_safe_to_apply_beside_cilium
     [
         (["crds", "--store", "kubernetes:"], "--store goes with --install; without it the definitions are printed"),
         (["crds", "--install", "--store", "sqlite:x.db"], "--store 'sqlite:x.db' is no cluster; write kubernetes:[CONTEXT]"),
+        (["deploy", "--image", "x", "--", "--write-to=pod"], "argument --write-to: invalid choice: 'pod'"),
         (["deploy", "--image", "x", "--namespace", "A"], "'A' is not a valid namespace: allowed are lower-case letters"),
     ],
 )
@@ -196,6 +204,15 @@ def test_the_server_takes_the_manifests_of_the_operator(control_plane: ControlPl
     assert all(line.endswith("(server dry run)") for line in told)
     deployment = next(document for _, document in parse_yaml("printed", printed) if document["kind"] == "Deployment")  # type: ignore[index]  # a manifest
     assert deployment["spec"]["template"]["spec"]["containers"][0]["args"][-1] == "--write-to=node"  # type: ignore[index]  # a manifest
+
+
+def test_the_operator_may_read_the_kinds_of_pools_that_its_options_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for options, expected in (([], set()), (["--", "--pools-from=CIDRPool", "--pools-from=ClusterCIDR"], {"clustercidrs"})):
+        assert main(["deploy", "--image", "x", "-o", "json", *options]) == 0
+        items = json.loads(capsys.readouterr().out)["items"]
+        role = next(each for each in items if each["kind"] == "ClusterRole" and each["metadata"]["name"] == "ciliumipam-operator")
+        known = {name for grant in GRANTS["operator"] for name in grant.resources}
+        assert {name for rule in role["rules"] for name in rule["resources"]} - known == expected
 
 
 def test_a_fault_in_the_manifests_would_be_found(control_plane: ControlPlane) -> None:
@@ -326,6 +343,96 @@ def ask(talk: Talk, user: str, grant: Grant, resource: str, verb: str, *, allowe
         if (answer.status != 403) == allowed:
             return
     pytest.fail(f"{user}: {verb} {resource}: {answer}")
+
+
+class Noting:
+    """A transport that keeps what was forbidden."""
+
+    def __init__(self, inner: LightkubeTransport) -> None:
+        self.inner = inner
+        self.forbidden: list[str] = []
+
+    def request(self, method: str, path: str, **options: Any) -> Response:
+        answer = self.inner.request(method, path, **options)
+        if answer.status == 403:
+            self.forbidden.append(f"{method} {path}: {answer.body}")
+        return answer
+
+    def stream(self, path: str, **options: Any) -> Any:
+        try:
+            return self.inner.stream(path, **options)
+        except Refusal as refusal:
+            self.forbidden += [path] if refusal.response.status == 403 else []
+            raise
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("write_to", ["cilium", "node"])
+def test_with_its_own_rights_the_operator_gives_and_takes_back_and_the_checker_checks(
+    empty: ScratchControlPlane,
+    write_to: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    opened: list[LightkubeTransport] = []
+    talk = talker(empty, opened)
+    admin = Api(talk(""))
+    empty.kubectl("delete", "crd", "--ignore-not-found", "others.ciliumipam.io")
+    [*install(talk(""))]
+    place, name, kind = f"run-{write_to}", f"{write_to}-1", Resource("", "v1", "nodes", "Node")
+    manifest = {"apiVersion": "v1", "kind": "List", "items": manifests("x", place)}
+    empty.kubectl("apply", "-f", "-", input=json.dumps(manifest))
+    cidr = "10.9.0.0/24" if write_to == "cilium" else "10.9.1.0/24"
+    pool = {"cidrs": [cidr], "nodeSelector": {"matchLabels": {"for": name}}}
+    admin.create(POOLS, {"apiVersion": "ciliumipam.io/v1alpha1", "kind": "CIDRPool", "metadata": {"name": name}, "spec": pool})
+    metadata = {"name": name, "labels": {"for": name}}
+    resources = [kind, CILIUM_NODES] if write_to == "cilium" else [kind]
+    for each in resources:
+        version = f"{each.group}/{each.version}".strip("/")
+        admin.create(each, {"apiVersion": version, "kind": each.kind, "metadata": metadata, "spec": {}})
+
+    transport = Noting(talk(f"system:serviceaccount:{place}:ciliumipam-operator"))
+    api, stop = Api(transport), Event()
+    lease = Lease(api, place, LEASE, "me", duration=3.0, renew=2.0, retry=0.1)
+    service = OperatorService(api, lambda reporter: Operator(transport, write_to=write_to, grace=0, reporter=reporter), "me", lease=lease)
+    thread = Thread(target=service.run, args=(stop,))
+    wait_for(lambda: transport.inner.request("GET", f"/apis/coordination.k8s.io/v1/namespaces/{place}/leases/{LEASE}").status == 404)
+    thread.start()
+    try:
+        def blocks() -> object:
+            spec = (admin.get(resources[-1], name) or {}).get("spec", {})
+            return spec.get("ipam", {}).get("podCIDRs") if write_to == "cilium" else spec.get("podCIDRs")
+
+        wait_for(lambda: blocks() == [cidr])
+        wait_for(lambda: (admin.get(POOLS, name) or {}).get("status", {}).get("ipv4", {}).get("held") == 1)
+
+        account = {"as": f"system:serviceaccount:{place}:ciliumipam-checker"}
+        config = json.loads(empty.kubeconfig.read_text())
+        config["users"][0]["user"] |= account
+        (tmp_path / "kubeconfig").write_text(json.dumps(config))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        for command in (["check"], ["get", "pools"], ["get", "nodes"], ["explain", name], ["export"]):
+            code = main([*command, "--store", "kubernetes:"])
+            assert code == 0, (command, capsys.readouterr())
+        for each in resources:
+            admin.delete(each, name)
+        wait_for(lambda: (admin.get(POOLS, name) or {}).get("status", {}).get("ipv4", {}).get("held") == 0)
+    finally:
+        stop.set()
+        thread.join()
+        for opener in opened:
+            opener.close()
+    assert transport.forbidden == []
 
 
 def test_a_refusal_names_the_rule_that_lacks(talk: Talk) -> None:

@@ -287,7 +287,7 @@ def test_a_full_page_has_the_bytes_that_the_documentation_says() -> None:
 
 def test_a_record_that_etcd_would_refuse_is_refused_before_it_is_sent() -> None:
     owner = "\U0001f4a5" * 253  # its JSON is twelve times as long, and is escaped once more
-    page = Page(1, 0, tuple(Holding(4, n, 32, 1, owner, owner, 1.0) for n in range(256)))
+    page = Page(1, 0, tuple(Holding(4, n, 32, 1, owner, owner, 1.0) for n in range(200)))
 
     with pytest.raises(StoreRefusedError) as caught:
         to_object(PAGE, page, Codec())

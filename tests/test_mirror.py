@@ -147,6 +147,26 @@ def test_an_object_that_cannot_be_read_stops_no_other() -> None:
     assert told == []
 
 
+def test_a_listing_that_is_overtaken_by_a_write_of_ones_own_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    server.put("changed", "x")
+    mirror, _ = mirror_of(server)
+    mirror.refresh()
+    honest = server.list
+
+    def overtaken(resource: Resource) -> Objects:
+        answer = honest(resource)
+        mirror.learn(server.put("changed", "y"), own=True)
+        mirror.learn(server.put("new", "z"), own=True)
+        return answer
+
+    monkeypatch.setattr(server, "list", overtaken)
+
+    mirror.refresh()
+
+    assert values(mirror) == {"changed": "y", "new": "z"}
+
+
 def test_a_server_that_was_restored_from_an_older_backup_is_believed() -> None:
     server = Server()
     for value in "uvwxyz":

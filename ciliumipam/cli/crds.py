@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from ciliumipam.cli import codes, values
+from ciliumipam.cli.parser import build_parser
 from ciliumipam.cli.store import Cluster, parse_place
 from ciliumipam.cli.style import YAML, write_document
 from ciliumipam.errors import InvalidRequestError
@@ -48,8 +49,14 @@ def _install(arguments: Namespace) -> int:
 def deploy(arguments: Namespace) -> int:
     """Print manifests that run the operator."""
     namespace = validate_name("namespace", arguments.namespace or NAMESPACE)
+    options: list[str] = arguments.command_line
+    try:
+        chosen = build_parser().parse_args(["operator", *options])
+    except SystemExit:  # it has said what is wrong with them
+        return codes.BAD_INPUT
+    sources = chosen.pools_from or ()
     _print(
-        arguments, manifests(arguments.image, namespace, options=arguments.command_line, service_monitor=arguments.service_monitor)
+        arguments, manifests(arguments.image, namespace, options=options, sources=sources, service_monitor=arguments.service_monitor)
     )
     return codes.DONE
 

@@ -6,11 +6,11 @@ they tolerate every taint, and a node that is not ready.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ciliumipam.kubernetes.crds import MANAGED
-from ciliumipam.kubernetes.rbac import BOUND, GRANTS, roles
+from ciliumipam.kubernetes.rbac import BOUND, GRANTS, SOURCES, roles
 
 NAME = "ciliumipam-operator"
 NAMESPACE = "ciliumipam"
@@ -22,7 +22,12 @@ _LABELS = _SELECTED | MANAGED
 
 
 def manifests(
-    image: str, namespace: str = NAMESPACE, *, options: Sequence[str] = (), service_monitor: bool = False
+    image: str,
+    namespace: str = NAMESPACE,
+    *,
+    options: Sequence[str] = (),
+    sources: Collection[str] = (),
+    service_monitor: bool = False,
 ) -> list[dict[str, Any]]:
     """Everything that the operator needs, in the order in which it can be applied. The definitions are not among it.
 
@@ -30,9 +35,11 @@ def manifests(
         image: An image with `ciliumipam[kubernetes,prometheus]` in it; see docs/how-to/deploy-on-kubernetes.md.
         namespace: Where it runs; created with the rest.
         options: Further options of `ciliumipam operator`.
+        sources: The kinds of objects that these options name as pools; more rights go with some.
         service_monitor: Also a ServiceMonitor for the Prometheus operator.
     """
     here = {"namespace": namespace}
+    granted = [*GRANTS["operator"], *(grant for kind, grant in SOURCES.items() if kind in sources)]
     return [
         {
             "apiVersion": "v1",
@@ -44,7 +51,7 @@ def manifests(
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": f"ciliumipam-{each}", **here, "labels": dict(MANAGED)}}
             for each in BOUND
         ),
-        *(role for account in GRANTS for role in roles(account, namespace)),
+        *(role for account in GRANTS for role in roles(account, namespace, granted if account == "operator" else None)),
         _deployment(image, here, options),
         {
             "apiVersion": "policy/v1",

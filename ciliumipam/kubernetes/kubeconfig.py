@@ -11,10 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from ciliumipam.errors import StoreRefusedError
 from ciliumipam.names import some
+
+try:
+    import yaml
+except ModuleNotFoundError as error:
+    reason = "a kubeconfig is YAML, which needs PyYAML: pip install 'ciliumipam[kubernetes]'"
+    raise ModuleNotFoundError(reason, name=error.name) from error
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _DEFAULT = Path("~/.kube/config")

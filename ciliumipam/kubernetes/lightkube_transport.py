@@ -18,16 +18,20 @@ from typing import Any, Final, Self
 from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import httpx2
-import msgspec
-from lightkube.config.client_adapter import user_auth
-from lightkube.config.models import User
-from lightkube.core.exceptions import ConfigError
-
 from ciliumipam.errors import StoreRefusedError
 from ciliumipam.kubernetes.exec_credential import Credential, ExecError, ExecProgram
 from ciliumipam.kubernetes.kubeconfig import Chosen, choose
 from ciliumipam.kubernetes.transport import NO_QUERY, Refusal, Response, TransportError
+
+try:
+    import httpx2
+    import msgspec
+    from lightkube.config.client_adapter import user_auth
+    from lightkube.config.models import User
+    from lightkube.core.exceptions import ConfigError
+except ModuleNotFoundError as error:
+    reason = "ciliumipam.kubernetes needs lightkube: pip install 'ciliumipam[kubernetes]'"
+    raise ModuleNotFoundError(reason, name=error.name) from error
 
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol)
 """After these nothing of the request has left: there was no connection."""

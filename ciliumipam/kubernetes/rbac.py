@@ -61,6 +61,11 @@ OPERATOR = (
     Grant("coordination.k8s.io", ("leases",), ("create",), "leading: a Lease is created without a name", namespace="."),
     Grant("coordination.k8s.io", ("leases",), ("get", "update"), "leading", (LEASE,), "."),
 )
+SOURCES = {
+    "CiliumPodIPPool": Grant("cilium.io", ("ciliumpodippools",), _FOLLOW, "pools in the form of CiliumPodIPPool"),
+    "ClusterCIDR": Grant("networking.x-k8s.io", ("clustercidrs",), _FOLLOW, "pools in the form of ClusterCIDR"),
+}
+"""What the operator needs besides, by the kind of `--pools-from`."""
 CHECKER = (
     Grant(_OURS, ("cidrpools", "cidrledgers"), _READ, "pools, and who holds which block"),
     Grant("cilium.io", ("ciliumnodes", "ciliumnodeconfigs"), _READ, "nodes, and pools in the form of CiliumNodeConfig"),
@@ -113,4 +118,4 @@ def roles(account: Account, namespace: str, grants: Iterable[Grant] | None = Non
     return objects
 
 
-__all__ = ["ADMIN", "BOUND", "CHECKER", "GRANTS", "INSTALLER", "LEASE", "OPERATOR", "Account", "Grant", "roles"]
+__all__ = ["ADMIN", "BOUND", "CHECKER", "GRANTS", "INSTALLER", "LEASE", "OPERATOR", "SOURCES", "Account", "Grant", "roles"]

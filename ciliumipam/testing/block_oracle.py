@@ -23,7 +23,7 @@ from ciliumipam.errors import (
     PoolRefusedError,
 )
 from ciliumipam.testing.oracle_values import Existing, Held, HeldBlock, Pod, Reading, Told
-from ciliumipam.testing.pool_oracle import NO_POOL, Address, Network, OraclePool, overlap
+from ciliumipam.testing.pool_oracle import NO_POOL, Address, Network, OraclePool, conflicting, overlap
 
 
 class BlockOracle:
@@ -65,6 +65,7 @@ class BlockOracle:
         self.unapplied = self.unfinished = self.faulty = False
         self._ever: list[OraclePool] = []
         self._begun: set[tuple[str, Network]] = set()
+        self._idle: set[str] = set()
         self._in_doubt = False
         self._block_fences: dict[tuple[str, Network], int] = {}
 
@@ -124,7 +125,7 @@ class BlockOracle:
         for pool in pools:
             elsewhere = space not in (None, pool.space)
             ours = not lacks  # the node's own pool, or the first that serves it, says what it lacks
-            if (pool.draining or elsewhere) and pool is not own:
+            if (pool.draining or elsewhere or pool.name in self._idle) and pool is not own:
                 continue
             if ours and not pool.draining:
                 have: list[int] = [block.network.version for block in kept]
@@ -132,6 +133,8 @@ class BlockOracle:
                 lacks = {family: count for family, count in lacks.items() if count > 0}
                 if not lacks:
                     return [], False
+                if pool.name in self._idle:
+                    break
                 space = space or pool.space  # what overflows stays in its space
             counts = [sum((block.pool, block.network.version) == (pool.name, family) for block in kept) for family in lacks]
             over = pool.most is not None and any(have + more > pool.most for have, more in zip(counts, lacks.values(), strict=True))
@@ -203,6 +206,7 @@ class BlockOracle:
         self.blocks.setdefault(node, []).append(block)
 
     def _seen(self, reading: Reading) -> dict[str, list[HeldBlock]]:
+        self._idle = conflicting(reading.pools.values())
         seen: dict[str, list[HeldBlock]] = {}
         for each in reading.found.blocks:
             seen.setdefault(each.node, []).append(HeldBlock(each.pool, each.network, each.fence, each.space))
@@ -490,6 +494,8 @@ class BlockOracle:
         assert (answer is None) == (name in self.pools), f"pool {name}: {answer!r}"
         assert answer is None or isinstance(answer, NotFoundError), repr(answer)
         self.pools.pop(name, None)
+        # without a pool nothing that was carved is finished, but what was being adopted is
+        self.unapplied = self.unapplied and bool(self.pools or self._begun)
 
 
 def _place(network: Network) -> tuple[int, int, int]:

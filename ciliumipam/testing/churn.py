@@ -321,7 +321,6 @@ class World:
                 oracle.remove_node(request.name, force=request.force, answer=error)
             case RemovePool():
                 oracle.remove_pool(request.name, error)
-                oracle.unapplied = oracle.unapplied and bool(oracle.pools)
         self._match(reading)
 
     def _judge_addresses(self, request: Allocate | Release | ReleaseFenced | ForceRelease, answer: Any, *, stale: bool) -> None:
@@ -452,7 +451,7 @@ class World:
         records = self._records()
         known = {name: record for (kind, name), record in records.items() if kind == "node"}
         return Reading(
-            {name: self._twins[record.spec] for (kind, name), record in records.items() if kind == "pool"},
+            {name: replace(self._twins[record.spec], since=record.since) for (kind, name), record in records.items() if kind == "pool"},
             {name: dict(record.node.labels) for name, record in known.items()},
             frozenset(name for name, record in known.items() if record.draining),
             read_records(records),

@@ -12,7 +12,7 @@ Describe a pool a second time, and compare:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
@@ -41,6 +41,7 @@ class OraclePool:
         reserved: First and last address of each range.
         allow_first, allow_last: Whether the first or last address of a block is given out.
         priority, space, per_node, most, overflow, draining, delay: As `PoolSpec` has them; `most` is None for no limit.
+        since: When it was first applied, where that is read from a record.
     """
 
     name: str
@@ -58,6 +59,7 @@ class OraclePool:
     overflow: bool = False
     draining: bool = False
     delay: float = 0.0
+    since: float = field(default=0.0, compare=False)
 
     def requirements(self, node: str, labels: Mapping[str, str]) -> int | None:
         """How many requirements the longest term has that selects a node; None if none does."""
@@ -128,6 +130,18 @@ class OraclePool:
         return left
 
 
+def conflicting(pools: Iterable[OraclePool]) -> set[str]:
+    """The names of pools that serve nobody: an older one that serves has a part of their space.
+
+    Two such pools are never applied; a call that was to change one and make the other, and broke off, leaves them.
+    """
+    serving: list[OraclePool] = []
+    for pool in sorted(pools, key=lambda each: (each.since, each.name)):
+        if not any(older.space == pool.space and overlap(a, b) for older in serving for a in older.cidrs for b in pool.cidrs):
+            serving.append(pool)
+    return {pool.name for pool in pools} - {pool.name for pool in serving}
+
+
 NO_POOL = OraclePool("", ())
 
 
@@ -168,4 +182,4 @@ def overlap(left: Network, right: Network) -> bool:
     return inside(left, right) or inside(right, left)
 
 
-__all__ = ["MOST_BITS", "NO_POOL", "Address", "Network", "OraclePool", "Term", "inside", "overlap"]
+__all__ = ["MOST_BITS", "NO_POOL", "Address", "Network", "OraclePool", "Term", "conflicting", "inside", "overlap"]
