@@ -19,7 +19,8 @@ The discipline, in five rules:
 3. *Fill and free* compare-and-set the page, at a revision at which it was seen to count or to be void.
 4. *Close* compare-and-sets an empty page to one more than the link's fence, pages further down first, before the slot above is
    used for anything else. A page that was never written is closed by creating it. This ends every late writer; and it uses up
-   one fence more in every slot, which ends every claim on a piece of the page that was not filled yet.
+   one fence more in every slot, which ends every claim on a piece of the page that was not filled yet. It uses up no later fence
+   than that of the larger piece for which the page may have been closed.
 5. *Nothing is deleted.*
 """
 
@@ -267,9 +268,11 @@ class Status(Enum):
     PENDING = "pending"
     """Its run is free and its fence was not used there: it may still be filled."""
     DEAD = "dead"
-    """It ended, or can never begin: its fence was used up. True for ever, however old the page that shows it."""
+    """It ended, or can never begin: its fence was used up, there or in a part of it. True for ever, however old the page that shows it."""
     BLOCKED = "blocked"
-    """Something else is held there. If that was read after the claim, nobody can fill it any more who does not read again."""
+    """It lies in something larger that is held. If that was read after the claim, nobody can ever fill it."""
+    CROSSED = "crossed"
+    """A part of it is held under an older fence: it could be filled once that is free again. `use_up` ends it before."""
     TORN = "torn"
     """The pages were read while it was being filled or ended: no moment looked like this. They have to be read again."""
 
@@ -285,16 +288,20 @@ def status(pages: Pages, ledger: Ledger, fence: int, holding: Holding) -> Status
         first = raw.slots[spot.start]
         if first is holding or first == holding:
             return Status.HELD if counts else Status.TORN
-    blocked = spot.covered_by is not None
+    crossed = False
     for index in range(spot.start, spot.stop):
         slot = spot.page.slots[index]  # as it counts: a page that is missing or void begins at the fence of its link
         if fence_of(slot) >= holding.fence:
             return Status.DEAD
-        if counts and type(slot) is Split and _is_used_up(pages, ledger, spot, index, slot.fence, holding.fence):
-            return Status.DEAD
-        if counts and not blocked and type(slot) is not int:
-            blocked = type(slot) is Holding or (type(slot) is Split and _is_split_in_use(pages, ledger, spot, index, slot.fence))
-    return Status.BLOCKED if blocked else Status.PENDING
+        if type(slot) is Holding or type(slot) is Split:
+            if not counts:  # neither is in a page that is closed or void
+                return Status.TORN
+            if type(slot) is Split and _is_used_up(pages, ledger, spot, index, slot.fence, holding.fence):
+                return Status.DEAD
+            crossed = crossed or type(slot) is Holding or _is_split_in_use(pages, ledger, spot, index, slot.fence)
+    if spot.covered_by is not None:
+        return Status.BLOCKED
+    return Status.CROSSED if crossed else Status.PENDING
 
 
 def _is_used_up(pages: Pages, ledger: Ledger, spot: Spot, index: int, link: int, fence: int) -> bool:
@@ -341,7 +348,8 @@ def fill(draft: Drafts, ledger: Ledger, fence: int, holding: Holding) -> None:
 def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding, last: int, until: float | None = None) -> None:
     """End a holding that is HELD or PENDING: its run keeps a fence, so that nobody can fill it (again), however late.
 
-    No link is made for a pending one that is ended: its page is marked as it lies there.
+    Links that are missing are made as for filling it. So a page that was closed for something larger, which is pending, changes only
+    after the page where that would be filled: whoever still fills it finds out.
 
     Args:
         draft: Where to put it.
@@ -357,6 +365,37 @@ def free(draft: Drafts, ledger: Ledger, fence: int, holding: Holding, last: int,
     _put_links(draft, ledger, spot)
     ended = last if until is None else Cooling(last, until)
     _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, ended)
+
+
+def use_up(draft: Drafts, ledger: Ledger, fence: int, holding: Holding) -> bool:
+    """Use up the fence of a holding that is CROSSED in a slot that is free, so that it is DEAD when that is written.
+
+    There is one: the fence is one more than the last of some slot, and what is held there since would have a later one.
+
+    Returns:
+        Whether that slot was found. In pages that were read long ago, or are damaged, there may be none.
+    """
+    spot = locate(draft, ledger, fence, holding.network, holding.length)
+    if spot is None or spot.links or spot.covered_by is not None:
+        return False
+    return _mark(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, holding.fence)
+
+
+def _mark(draft: Drafts, ledger: Ledger, level: int, network: int, page: Page, start: int, stop: int, last: int) -> bool:
+    """Let the first free slot of a run, or below it, say that a fence was used."""
+    for index, slot in enumerate(page.slots[start:stop], start):
+        if type(slot) is Split:
+            below, deeper = ledger.slot_network(network, level, index), ledger.next_levels[level]
+            child = counted(draft.page(ledger.key(below, deeper)), slot.fence, ledger.sizes[deeper])
+            if child is not None:
+                if _mark(draft, ledger, deeper, below, child, 0, len(child.slots), last):
+                    return True
+                continue
+        if type(slot) is not Holding:  # what is split into a closed page is free
+            ended = Cooling(max(last, slot.fence), slot.until) if type(slot) is Cooling else max(last, fence_of(slot))
+            _put_run(draft, ledger, level, network, page, index, index + 1, ended)
+            return True
+    return False
 
 
 def _put_links(draft: Drafts, ledger: Ledger, spot: Spot) -> None:

@@ -13,7 +13,8 @@ call, by another call of the same holder, or by one that crashed. Calling it aga
 
 A claim may forget a piece only if nobody can hold it any more, and the claim page is all that is compared then. So this is
 concluded from pages as they were written, never from what a draft would write, and only where it stays true (DEAD) or was read
-after the claim (BLOCKED); else `Unsure` has everything read again, the claim first.
+after the claim (BLOCKED); else `Unsure` has everything read again, the claim first. What could be filled again once something else
+is free (CROSSED) is made dead first.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 from ciliumipam.draft import CLAIM, UNCLAIM, Draft, Later
-from ciliumipam.ledger import Ledger, Pages, Status, fill, free, status
+from ciliumipam.ledger import Ledger, Pages, Status, fill, free, status, use_up
 from ciliumipam.records import ClaimPage, Holding, Key
 
 _T = TypeVar("_T")
@@ -102,6 +103,7 @@ def look(draft: Draft, level: Level, holder: str) -> Standing:
 
     Raises:
         Unsure: What was read does not say it.
+        Later: A piece is ended first that could become good again while nobody claims it.
     """
     key = level.claims_key(holder)
     claims = draft.claims(key)
@@ -113,6 +115,10 @@ def look(draft: Draft, level: Level, holder: str) -> Standing:
     for piece in pieces:
         place = level.ledger_of(piece)
         state = status(pages, *place, piece) if place is not None else Status.BLOCKED
+        if state is Status.CROSSED and place is not None:
+            if use_up(draft, *place, piece):
+                raise Later
+            state = Status.BLOCKED  # by a page that is old, or damaged
         if state is Status.TORN or (state is Status.BLOCKED and not level.is_confirmed(key)):
             raise Unsure(key, piece)
         if state is Status.HELD or state is Status.PENDING:

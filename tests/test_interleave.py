@@ -154,6 +154,19 @@ def torn_pages_are_believed(patch: Patch) -> None:
     )
 
 
+def what_was_used_below_a_split_slot_is_not_looked_at(patch: Patch) -> None:
+    patch.setattr(ledger, "_is_used_up", lambda *_: False)
+
+
+def a_ticket_is_forgotten_without_being_used_up(patch: Patch) -> None:
+    patch.setattr(protocol, "use_up", lambda *_: False)
+
+
+def closing_uses_up_one_more_fence_on_each_level(patch: Patch) -> None:
+    close_slot = ledger._close_slot
+    patch.setattr(ledger, "_close_slot", lambda *args, **more: close_slot(*args, **more) + 1)
+
+
 def a_repair_marks_what_is_pending(patch: Patch) -> None:
     patch.setattr(repair_tasks, "cancel", protocol.release)
 
@@ -172,6 +185,15 @@ FAULTS: dict[Callable[[Patch], None], str] = {
         "a split region is joined for a large block while a small one is claimed in it, by operators with other pools"
     ),
     a_closed_page_can_be_filled: "a block goes back and to another node while the first still allocates",
+    what_was_used_below_a_split_slot_is_not_looked_at: (
+        "a small block is taken and given back where a large one is claimed and not filled yet"
+    ),
+    a_ticket_is_forgotten_without_being_used_up: (
+        "the same under earlier fences than the large one's, while another operator gives its node another block"
+    ),
+    closing_uses_up_one_more_fence_on_each_level: (
+        "two operators give one node a large block, for which two pages are closed one below the other"
+    ),
     claims_are_written_after_the_pages: "two calls of one owner",
     claims_forget_before_the_pages_are_freed: "a release races an allocation of the same owner and one of another",
     a_release_does_not_use_up_a_ticket: "an allocation that crashes anywhere, a second call, a release, writes delivered late",

@@ -649,6 +649,17 @@ def test_a_plan_that_cannot_be_made_raises_what_the_call_would_raise(ipam: Ipam,
     ipam.check_invariants()
 
 
+def test_a_release_over_an_old_view_ends_what_its_owner_got_since_where_another_owner_was(store: MemoryStore) -> None:
+    first, old = Ipam(store), Ipam(store)
+    first.apply([pool("10.0.0.0/24")], [Node("n1")])
+    old.allocate("n1", "a", address="10.0.0.5")
+    first.release("n1", "a")
+    first.allocate("n1", "b", address="10.0.0.5")
+
+    assert [(each.owner, str(each.address)) for each in old.release("n1", "b")] == [("b", "10.0.0.5")]
+    assert Ipam(store).allocations() == ()
+
+
 def test_a_plan_is_refused_when_something_that_it_replaces_has_changed(ipam: Ipam, store: MemoryStore) -> None:
     plan = ipam.plan(Allocate("n1", ("a",)))
     Ipam(store).allocate("n1", "b", address="10.0.0.77")

@@ -16,6 +16,7 @@ from ciliumipam.errors import (
     ConflictError,
     IpamError,
     NotFoundError,
+    NotInstalledError,
     RevisionExpiredError,
     StoreRefusedError,
     StoreUnavailableError,
@@ -320,7 +321,7 @@ ERRORS: list[tuple[Callable[[Api], object], Response, type[IpamError], str]] = [
     (
         READS["list"],
         Response(404, {}, "404 page not found"),
-        StoreRefusedError,
+        NotInstalledError,
         ("store: cannot list things.example.org: the API server has no things.example.org of version v1;"
         " install or update its definition: ciliumipam crds --install"),
     ),

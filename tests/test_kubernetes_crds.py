@@ -429,8 +429,8 @@ terms = st.fixed_dictionaries(
 label_selectors = st.fixed_dictionaries(
     {}, optional={"matchLabels": st.dictionaries(keys, label_texts, max_size=2), "matchExpressions": st.lists(expressions, max_size=2)}
 )
-selectors = st.just({}) | label_selectors | st.fixed_dictionaries({"nodeSelectorTerms": st.lists(terms, max_size=2)})
-some_selectors = st.just({}) | st.just({}) | selectors
+selectors: st.SearchStrategy[dict[str, Any]] = st.just({}) | label_selectors | st.fixed_dictionaries({"nodeSelectorTerms": st.lists(terms, max_size=2)})
+some_selectors: st.SearchStrategy[dict[str, Any]] = st.just({}) | st.just({}) | selectors
 lengths = st.fixed_dictionaries(
     {}, optional={"ipv4": st.sampled_from([0, 1, 16, 24, 25, 32, 33]), "ipv6": st.sampled_from([0, 1, 48, 64, 120, 128, 129])}
 )

@@ -26,6 +26,7 @@ from ciliumipam.ledger import (
     locate,
     next_fence,
     status,
+    use_up,
 )
 from ciliumipam.records import Cooling, Holding, Key, Page, Slot, Split
 from ciliumipam.testing.raw import Piece, addresses_in, blocks_in
@@ -185,8 +186,6 @@ class LedgerMachine(RuleBasedStateMachine):
         self.used.append(holding)
         self.warm(holding.network, holding.prefix.last)
         assert status(self.book, self.ledger, self.fence, holding) is Status.HELD
-        # A ticket for more than this is not ended by it: nothing in its own slots says that a part was taken and given back.
-        self.tickets = [each for each in self.tickets if each.length >= holding.length or not each.prefix.covers(holding.prefix)]
 
     @precondition(lambda self: self.tickets)
     @rule(data=st.data(), fills=st.sampled_from((True, True, False)))
@@ -201,16 +200,20 @@ class LedgerMachine(RuleBasedStateMachine):
             assert holding.fence > max((each.fence for each in self.used if each.prefix.overlaps(holding.prefix)), default=0)
             self.fill(holding)
         elif state is Status.PENDING:
-            spot = locate(self.book, self.ledger, self.fence, holding.network, holding.length)
-            assert spot is not None
             free(self.book, self.ledger, self.fence, holding, holding.fence)
-            if not spot.links:  # else the page above says still that all of it cools
-                self.warm(holding.network, holding.prefix.last)
+            self.warm(holding.network, holding.prefix.last)
             self.ended.append(holding)
-        elif state is Status.BLOCKED:
+        elif state is Status.CROSSED:
+            assert all(holding.prefix.covers(each.prefix) for each in over)
             assert over
+            if fills:  # else it is left, as a caller does that sleeps on
+                assert use_up(self.book, self.ledger, self.fence, holding)
+                assert status(self.book, self.ledger, self.fence, holding) is Status.DEAD
+                self.ended.append(holding)
+            else:
+                self.tickets.append(holding)
         else:
-            assert state is Status.DEAD
+            assert state is Status.DEAD or any(each.prefix.covers(holding.prefix) for each in over)
             self.ended.append(holding)
 
     @precondition(lambda self: self.held)
@@ -581,7 +584,7 @@ def test_a_run_that_is_partly_split_and_partly_cools_takes_the_highest_of_their_
     spot = locate(book, tree, 1, held.network & ~255, 24)
     assert spot is not None
     assert next_fence(book, tree, spot) is None
-    assert status(book, tree, 1, held._replace(network=held.network & ~255, length=24, fence=99)) is Status.BLOCKED
+    assert status(book, tree, 1, held._replace(network=held.network & ~255, length=24, fence=99)) is Status.CROSSED
 
 
 def test_an_address_goes_on_to_cool_where_its_page_is_closed_and_used_anew() -> None:
@@ -597,7 +600,7 @@ def test_an_address_goes_on_to_cool_where_its_page_is_closed_and_used_anew() -> 
     assert ended == Page(3, 0, (4,) * 7 + (Cooling(4, 70.0), Cooling(4, 90.0)) + (4,) * 247)
     again = taken(book, ledger, used + 1, "10.0.1.9/32")
     page = book.pages[ledger.key(late.network, 24)]
-    assert page.slots[6:11] == (7, Cooling(7, 70.0), Cooling(7, 90.0), again, 7)
+    assert page.slots[6:11] == (6, Cooling(6, 70.0), Cooling(6, 90.0), again, 6)
 
 
 def test_a_block_that_cools_does_so_no_longer_once_a_larger_one_is_taken_over_it() -> None:
@@ -670,19 +673,18 @@ def test_whatever_a_void_page_leads_to_is_closed_before_it_is_raised() -> None:
     assert list(holdings(book, ledger, 5)) == [again]
 
 
-def test_a_pending_piece_is_ended_in_its_page_alone_and_with_all_below_it() -> None:
+def test_a_larger_piece_that_is_pending_is_ended_with_the_pages_below_it() -> None:
     book = Book()
     tree = blocks()
     below = taken(book, tree, 1, "10.0.1.64/28")
-    page = book.pages[tree.key(10 << 24, 18)]
-    book.pages[tree.key(10 << 24, 18)] = page._replace(slots=(7, *page.slots[1:6], 40, *page.slots[7:]))
-    del book.pages[tree.key(0, 0)]
+    free(book, tree, 1, below, below.fence)
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.1.0/24"))
 
-    free(book, tree, 1, below._replace(network=(10 << 24) + 256, length=24, fence=20), 20)
+    free(book, tree, 1, waiting, waiting.fence)
 
-    slots = book.pages[tree.key(10 << 24, 18)].slots
-    assert slots == (7, 4, 4, 4, 20, 20, 40, 20, *[4] * 248)
+    assert book.pages[tree.key(10 << 24, 18)].slots == (4, 4, 4, 4, 7, 7, 7, 7, *[4] * 248)
     assert book.pages[tree.key(below.network, 26)] == Page(6, 0, (below.fence + 1,) * 64)
+    assert (below.fence, waiting.fence) == (6, 7)
 
 
 # ------------------------------------------------------------------------------------------------------------- tickets
@@ -699,16 +701,91 @@ def test_a_ticket_is_good_once() -> None:
     assert [status(book, tree, 1, each) for each in (filled, waiting)] == [Status.DEAD] * 2
 
 
-def test_a_ticket_for_a_page_that_nothing_leads_to_is_ended_in_that_page() -> None:
+def test_a_ticket_for_a_page_that_nothing_leads_to_is_ended_with_the_links_that_do() -> None:
     tree = blocks()
     book = Book()
     waiting = ticket(book, tree, 1, parse_prefix("10.0.0.0/24"))
 
     free(book, tree, 1, waiting, waiting.fence)
 
-    assert book.pages == {tree.key(10 << 24, 18): Page(0, 0, (5,) * 4 + (0,) * 252)}
+    assert [put.key for put in book.puts] == ["block-page 0.0.0.0/0", "block-page 0.0.0.0/2", "block-page 10.0.0.0/10", "block-page 10.0.0.0/18"]
+    assert book.pages[tree.key(10 << 24, 18)] == Page(4, 0, (5,) * 4 + (4,) * 252)
     assert status(book, tree, 1, waiting) is Status.DEAD
     assert taken(book, tree, 1, "10.0.0.0/24").fence == 6
+
+
+def test_a_ticket_inside_what_is_held_leaves_it_alone_when_it_is_ended() -> None:
+    tree = blocks()
+    book = Book()
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.0.0/28"))
+    large = taken(book, tree, 1, "10.0.0.0/24")
+    before = dict(book.pages)
+
+    free(book, tree, 1, waiting, waiting.fence)
+
+    assert book.pages == before
+    free(book, tree, 1, large, large.fence)
+    assert status(book, tree, 1, waiting) is Status.DEAD
+
+
+@pytest.mark.parametrize("piece", ["10.0.0.0/24", "10.0.0.0/18", "10.0.0.0/12"])
+def test_a_ticket_is_dead_once_a_part_was_taken_under_its_fence_or_a_later_one_and_given_back(piece: str) -> None:
+    tree = blocks()
+    book = Book()
+    early = taken(book, tree, 1, "10.0.0.64/28")
+    free(book, tree, 1, early, early.fence)
+    waiting = ticket(book, tree, 1, parse_prefix(piece))
+    part = taken(book, tree, 1, "10.0.0.64/28")
+
+    found = [status(book, tree, 1, waiting)]
+    free(book, tree, 1, part, part.fence)
+    found.append(status(book, tree, 1, waiting))
+
+    assert part.fence == waiting.fence
+    assert found == [Status.DEAD] * 2
+    taken(book, tree, 1, piece)
+    assert status(book, tree, 1, waiting) is Status.DEAD
+
+
+@pytest.mark.parametrize("crashes", [1, 2, 3])
+def test_a_ticket_is_good_while_pages_are_closed_for_it_one_by_one(crashes: int) -> None:
+    """Whoever closes may crash, and whoever finds the ticket goes on: both must find it good, or it is forgotten while it is filled."""
+    tree = blocks()
+    book = Book()
+    for piece in ("10.0.0.64/28", "10.0.64.0/24"):
+        early = taken(book, tree, 1, piece)
+        free(book, tree, 1, early, early.fence)
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.0.0/16"))
+    for network, level in ((10 << 24, 26), (10 << 24, 18), ((10 << 24) + (64 << 8), 18))[:crashes]:
+        spot = locate(book, tree, 1, network, level + 1)
+        assert spot is not None
+        close(book, tree, level, spot.network, spot.page.fence)
+
+        assert status(book, tree, 1, waiting) is Status.PENDING
+
+    fill(book, tree, 1, waiting)
+    assert status(book, tree, 1, waiting) is Status.HELD
+    assert max(last(slot) for page in book.pages.values() for slot in page.slots) == waiting.fence
+
+
+def test_ending_a_small_ticket_in_a_closed_page_ends_the_large_one_for_which_it_was_closed() -> None:
+    """Only by a write to the page in which the large one would be filled: else whoever closed it would still fill it."""
+    tree = blocks()
+    book = Book()
+    early = taken(book, tree, 1, "10.0.0.64/28")
+    free(book, tree, 1, early, early.fence)
+    large = ticket(book, tree, 1, parse_prefix("10.0.0.0/24"))
+    spot = locate(book, tree, 1, early.network, 28)
+    assert spot is not None
+    close(book, tree, 26, spot.network, spot.page.fence)
+    small = ticket(book, tree, 1, early.prefix)
+    book.puts.clear()
+
+    free(book, tree, 1, small, small.fence)
+
+    assert small.fence > large.fence
+    assert status(book, tree, 1, large) is Status.DEAD
+    assert [put.key for put in book.puts] == ["block-page 10.0.0.0/18", "block-page 10.0.0.64/26"]
 
 
 @pytest.mark.parametrize("block", ["10.0.0.0/24", "10.0.0.0/23", "2001:db8::/64"])
@@ -727,19 +804,71 @@ def test_a_ticket_of_one_holding_of_a_block_is_dead_under_the_next_one(block: st
     assert status(book, ledger, used + 1, waiting) is Status.DEAD
 
 
-def test_a_ticket_waits_while_a_part_of_the_piece_is_held_under_an_older_fence() -> None:
+@pytest.mark.parametrize(
+    ("later", "part", "marked"),
+    [
+        ("10.0.1.0/24", "10.0.0.0/28", "10.0.0.16/32"),
+        ("10.0.1.0/24", "10.0.0.0/24", "10.0.1.0/26"),
+        ("10.0.0.32/28", "10.0.0.0/28", "10.0.0.16/32"),
+    ],
+)
+def test_a_ticket_of_which_a_part_is_held_under_an_older_fence_would_be_good_again_and_is_used_up(later: str, part: str, marked: str) -> None:
     tree = blocks()
     book = Book()
-    last = taken(book, tree, 1, "10.0.1.0/24")
-    free(book, tree, 1, last, last.fence + 9)
+    first = taken(book, tree, 1, later)
+    free(book, tree, 1, first, first.fence + 9, 70.0 if later == "10.0.1.0/24" and part == "10.0.0.0/24" else None)
     waiting = ticket(book, tree, 1, parse_prefix("10.0.0.0/23"))
-
-    part = taken(book, tree, 1, "10.0.0.0/28")
-
-    assert part.fence < waiting.fence
-    assert status(book, tree, 1, waiting) is Status.BLOCKED
-    free(book, tree, 1, part, part.fence)
+    held = taken(book, tree, 1, part)
+    assert held.fence < waiting.fence
+    assert status(book, tree, 1, waiting) is Status.CROSSED
+    kept = dict(book.pages)
+    free(book, tree, 1, held, held.fence)
     assert status(book, tree, 1, waiting) is Status.PENDING
+    book.pages = kept
+
+    assert use_up(book, tree, 1, waiting)
+
+    assert status(book, tree, 1, waiting) is Status.DEAD
+    spot = locate(book, tree, 1, *parse_prefix(marked)[1:])
+    assert spot is not None
+    assert last(spot.page.slots[spot.start]) == waiting.fence
+    assert list(holdings(book, tree, 1)) == [held]
+    free(book, tree, 1, held, held.fence)
+    assert status(book, tree, 1, waiting) is Status.DEAD
+
+
+def test_a_slot_whose_page_is_closed_is_free_to_use_up_a_ticket_in() -> None:
+    tree = blocks()
+    book = Book()
+    for piece in ("10.0.0.0/28", "10.0.0.64/28"):
+        early = taken(book, tree, 1, piece)
+        free(book, tree, 1, early, early.fence + (9 if piece == "10.0.0.0/28" else 0))
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.0.0/25"))
+    closed = locate(book, tree, 1, 10 << 24, 28)
+    assert closed is not None
+    close(book, tree, 26, closed.network, closed.page.fence)
+    held = taken(book, tree, 1, "10.0.0.64/28")
+    assert status(book, tree, 1, waiting) is Status.CROSSED
+
+    assert use_up(book, tree, 1, waiting)
+
+    assert book.pages[tree.key(10 << 24, 18)].slots[0] == waiting.fence
+    assert status(book, tree, 1, waiting) is Status.DEAD
+    assert list(holdings(book, tree, 1)) == [held]
+
+
+def test_only_what_is_crossed_can_be_used_up() -> None:
+    tree = blocks()
+    book = Book()
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.0.0/24"))
+    assert not use_up(book, tree, 1, waiting), "nothing leads there"
+    taken(book, tree, 1, "10.0.0.0/16")
+    assert not use_up(book, tree, 1, waiting), "it is covered"
+    ledger = addresses("10.0.0.0/30")
+    every = [taken(book, ledger, 1, f"10.0.0.{number}/32") for number in range(4)]
+    assert not use_up(book, ledger, 1, every[0]._replace(length=31)), "all of it is held"
+    close(book, ledger, 30, ledger.root.network, 1, force=True)
+    assert not use_up(book, ledger, 1, every[0]), "the root is closed"
 
 
 def test_a_holding_in_a_page_that_does_not_count_was_read_while_it_changed() -> None:
@@ -753,6 +882,21 @@ def test_a_holding_in_a_page_that_does_not_count_was_read_while_it_changed() -> 
     assert status(book, ledger, 2, held) is Status.HELD
     assert list(holdings(book, ledger, 1)) == []
     assert list(holdings(book, ledger, 2)) == [held]
+
+
+@pytest.mark.parametrize("part", ["10.0.0.0/28", "10.0.0.0/25"])
+def test_a_page_in_use_that_nothing_leads_to_was_read_after_the_page_above_it(part: str) -> None:
+    tree = blocks()
+    book = Book()
+    taken(book, tree, 1, "10.32.0.0/24")
+    above = book.pages[tree.key(10 << 24, 10)]
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.0.0/24"))._replace(fence=99)
+    taken(book, tree, 1, part)
+    assert status(book, tree, 1, waiting) is Status.CROSSED
+
+    book.pages[tree.key(10 << 24, 10)] = above
+
+    assert status(book, tree, 1, waiting) is Status.TORN
 
 
 def test_two_pieces_of_one_holder_side_by_side_are_two_holdings() -> None:

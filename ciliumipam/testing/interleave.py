@@ -155,9 +155,9 @@ class Checker:
             for label, moved in moves:
                 walked.steps += 1
                 try:
-                    after = self._note_used(state, moved)
+                    after = moved._replace(used=self._use(state.used, state.world, moved.world))
                 except AssertionError as error:
-                    raise Violation(self._trace(seen, state, str(error)) + f"\n  {label}") from error
+                    raise Violation(f"{self._trace(seen, state, str(error))}\n  {label}") from error
                 if after not in seen:
                     seen[after] = (state, label)
                     stack.append(after)
@@ -176,6 +176,8 @@ class Checker:
 
     def _start(self) -> _State:
         world: dict[Key, tuple[Record | None, int]] = {}
+        numbers: tuple[int, ...] = ()
+        used: frozenset[Counted] = frozenset()
         for number, make in enumerate(self.scenario.setup):
             task = make(f"setup{number}")
             program = call(lambda _, task=task: task)()  # type: ignore[misc]  # bound at once
@@ -190,8 +192,9 @@ class Checker:
             except StopIteration as stop:
                 if stop.value != "done":
                     raise AssertionError(f"{self.scenario.name}: the setup ended with {task.failed}") from task.failed
-        entries = {self._key(key): self._entry(key, record, revision) for key, (record, revision) in world.items()}
-        numbers = tuple(entries[index] for index in range(len(self._keys)))
+            entries = {self._key(key): self._entry(key, record, revision) for key, (record, revision) in world.items()}
+            before, numbers = numbers, tuple(entries[index] for index in range(len(self._keys)))
+            used = self._use(used, before, numbers)
         count = len(self.scenario.actors)
         return _State(
             world=numbers,
@@ -204,7 +207,7 @@ class Checker:
             aimed=frozenset(),
             ended=frozenset(),
             before=(frozenset(),) * count,
-            used=self._counted(numbers),
+            used=used,
         )
 
     def _alone(self, world: dict[Key, tuple[Record | None, int]], operation: Operation) -> Answer:
@@ -441,19 +444,17 @@ class Checker:
             held = self._held[pages] = frozenset((*blocks, *(each for block in blocks for each in counted_addresses(records, block))))
         return held
 
-    def _note_used(self, before: _State, after: _State) -> _State:
-        """The state after a step, which knows what has been held by then; what began to be held must have a fence of its own."""
-        if after.world == before.world:
-            return after
-        begun = self._counted(after.world) - self._counted(before.world)
-        used = after.used
-        for each in sorted(begun):
+    def _use(self, used: frozenset[Counted], before: tuple[int, ...], after: tuple[int, ...]) -> frozenset[Counted]:
+        """What has ever been held, after a step; what begins to be held with it must have a fence of its own."""
+        if after == before:
+            return used
+        for each in sorted(self._counted(after) - self._counted(before)):
             over = {other for other in used if _overlap(each, other)}
             for other in over:
                 if other.fence >= each.fence:
                     raise AssertionError(f"{each} has no later fence than {other}, which was held before")
             used = frozenset((*(other for other in used if other not in over or not _covers(each, other)), each))
-        return after._replace(used=used)
+        return used
 
     def _check_end(self, seen: dict[_State, tuple[_State, str] | None], state: _State) -> None:
         """When every call has ended, and none gave up, no address is held that nobody was told of: calls are all or nothing."""

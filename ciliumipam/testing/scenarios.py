@@ -138,10 +138,25 @@ _TWO_POOLS = apply(pool("p", "10.0.0.0/30", v4=30), pool("q", "10.0.1.0/30", v4=
 """One node with the block of a pool, and a second pool with one block as well."""
 
 
-_LENGTHS = pool(
-    "p", "10.0.0.0/25", v4=26, block_lengths=[BlockLengths(NodeSelector.parse("rack=s"), 28)]
+def _two_lengths(cidr: str, *, large: int) -> PoolSpec:
+    """A pool that has large blocks for nodes, and /28 for those in rack s."""
+    return pool("p", cidr, v4=large, block_lengths=[BlockLengths(NodeSelector.parse("rack=s"), 28)])
+
+
+_USED = (apply(_two_lengths("10.0.0.0/25", large=26), node("n1", "s")), remove("n1"))
+"""Two blocks for nodes, of which one is split, and empty again."""
+
+_USED_UNEVENLY = (
+    apply(_two_lengths("10.0.0.0/25", large=26), node("n0", "s"), node("n1", "s")),
+    remove("n1"),
+    apply(node("n1", "s")),
+    remove("n1"),
+    remove("n0"),
 )
-"""A pool that has large blocks for nodes, and small ones for those of a rack."""
+"""The same, with an earlier last fence in the small block that is the next than in another one of the large block."""
+
+_USED_DEEP = (apply(_two_lengths("10.0.0.0/17", large=18), node("n1", "s")), remove("n1"))
+"""The same with two pages one below the other in a large block."""
 
 
 def scenarios() -> list[Scenario]:
@@ -189,12 +204,27 @@ def _blocks() -> list[Scenario]:
             ),
         ),
         Scenario(
-            "a small block is taken and given back while a large one is claimed over it",
-            (apply(_LENGTHS, node("n1", "s")), remove("n1")),
+            "a small block is taken and given back where a large one is claimed and not filled yet",
+            _USED,
             (
                 actor("A", apply(node("n2")), attempts=3),
                 actor("B", apply(node("n3", "s")), remove("n3"), may_end=_LATE, attempts=2),
             ),
+        ),
+        Scenario(
+            "the same under earlier fences than the large one's, while another operator gives its node another block",
+            _USED_UNEVENLY,
+            (
+                actor("A", apply(node("n2")), attempts=3),
+                actor("B", apply(node("n3", "s")), remove("n3"), may_end=_LATE, attempts=1),
+                actor("C", apply(), attempts=1),
+            ),
+        ),
+        Scenario(
+            "two operators give one node a large block, for which two pages are closed one below the other",
+            _USED_DEEP,
+            (actor("A", apply(node("n2")), attempts=3), actor("B", apply(node("n2")), attempts=3)),
+            lost=1,
         ),
         Scenario(
             "an operator moves a pool elsewhere while another gives out of it",
