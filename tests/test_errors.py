@@ -28,6 +28,7 @@ from ciliumipam.errors import (
     NodeExhaustedError,
     NotFoundError,
     NotHeldError,
+    NotInstalledError,
     OutOfRangeError,
     OverlapError,
     OwnerHoldsError,
@@ -159,6 +160,7 @@ SENTENCES: list[tuple[IpamError, str]] = [
         "store: put failed: no answer; whether it took effect is not known: repeat the call, it finds out by reading",
     ),
     (StoreRefusedError("write", "it is read-only"), "store: cannot write: it is read-only"),
+    (NotInstalledError("list pools", "there are none"), "store: cannot list pools: there are none"),
     (StoreClosedError("get"), "store: get on a store that has been closed"),
     (
         CorruptRecordError("node/n", "no JSON"),

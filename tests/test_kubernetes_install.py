@@ -27,7 +27,7 @@ from ciliumipam.kubernetes.lease import Lease
 from ciliumipam.kubernetes.lightkube_transport import LightkubeTransport
 from ciliumipam.kubernetes.objects import LEDGERS, POOLS
 from ciliumipam.kubernetes.operator import Operator
-from ciliumipam.kubernetes.rbac import BOUND, GRANTS, LEASE, Account, Grant, roles
+from ciliumipam.kubernetes.rbac import BOUND, GRANTS, LEASE, Grant, roles
 from ciliumipam.kubernetes.service import OperatorService
 from ciliumipam.kubernetes.transport import Refusal, Response
 from ciliumipam.testing.control_plane import Binaries, ControlPlane, KubectlError, ScratchControlPlane
@@ -338,11 +338,9 @@ def ask(talk: Talk, user: str, grant: Grant, resource: str, verb: str, *, allowe
     method, path, query, body = request_of(grant, resource, verb)
     transport = talk(user)
     content_type = "application/merge-patch+json" if verb == "patch" else "application/json"
-    for _ in range(500):  # the server learns of new roles a moment after they were written
-        answer = transport.request(method, path, query=query, body=body, content_type=content_type)
-        if (answer.status != 403) == allowed:
-            return
-    pytest.fail(f"{user}: {verb} {resource}: {answer}")
+    # the server learns of new roles a moment after they were written
+    statuses = (transport.request(method, path, query=query, body=body, content_type=content_type).status for _ in range(500))
+    assert any((status != 403) == allowed for status in statuses), f"{user}: {verb} {resource}"
 
 
 class Noting:
@@ -450,7 +448,7 @@ def test_a_refusal_names_the_rule_that_lacks(talk: Talk) -> None:
         ),
     ):
         with pytest.raises(StoreRefusedError) as caught:
-            call()  # type: ignore[no-untyped-call]  # a lambda
+            call()
         assert str(caught.value).endswith(f"the RBAC rule that lacks: {rule}")
 
 

@@ -107,7 +107,7 @@ def act(data: st.DataObject, ipam: Ipam) -> None:
                 ipam.remove_nodes([name, NODES[0].name], force=True)
             case "grow":
                 ipam.grow(name, 2)
-            case "pool":
+            case _:
                 ipam.apply(POOLS[:1])
     except IpamError:
         return
@@ -131,7 +131,7 @@ def test_no_two_nodes_share_a_block_whatever_the_lag(data: st.DataObject) -> Non
     stores[0].meanwhile = interrupt
     for _ in range(data.draw(st.integers(1, 5))):
         act(data, ipams[0])
-        records = {(key.kind, key.name): entry.record for key, entry in _records(shared)}
+        records: dict[tuple[str, str], Any] = {(key.kind, key.name): entry.record for key, entry in _records(shared)}
         list(judge(records, 16))
 
     for store in stores:

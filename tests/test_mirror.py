@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ciliumipam.errors import InvalidNameError, IpamError, NotInstalledError
+from ciliumipam.errors import InvalidNameError, IpamError, NotInstalledError, StoreUnavailableError
 from ciliumipam.kubernetes.answers import Resource
-from ciliumipam.kubernetes.api import Api, Objects
+from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.mirror import Mirror, newer
 from ciliumipam.kubernetes.object_watch import Event
 
+Keep = Callable[[dict[str, Any]], Any]
 THINGS = Resource("example.org", "v1", "things", "Thing")
 OLD_THINGS = THINGS._replace(version="v1beta1")
 
@@ -50,10 +51,10 @@ class Server:
             self.count += 1
             self.events.append(Event("DELETED", thing(name, self.count, self.things.pop(name)["spec"])))
 
-    def list(self, resource: Resource) -> Objects:
+    def collect(self, resource: Resource, keep: Keep) -> tuple[list[Any], str]:
         if resource not in self.installed:
             raise NotInstalledError("list", "it is not there")
-        return Objects([*self.things.values()], str(self.count))
+        return [keep(each) for each in self.things.values()], str(self.count)
 
 
 def mirror_of(server: Server, *resources: Resource) -> tuple[Mirror[str], list[str]]:
@@ -99,6 +100,8 @@ def test_whatever_comes_late_a_mirror_never_goes_back_and_ends_where_the_server_
                 mirror.learn(answers.pop(data.draw(st.integers(0, len(answers) - 1))), own=True)
             case "refresh":
                 mirror.refresh()  # while its watch is behind
+            case _:
+                continue
         for name, known in mirror.all().items():
             assert int(known.revision) >= seen.get(name, 0)
             seen[name] = int(known.revision)
@@ -152,15 +155,15 @@ def test_a_listing_that_is_overtaken_by_a_write_of_ones_own_takes_nothing_back(m
     server.put("changed", "x")
     mirror, _ = mirror_of(server)
     mirror.refresh()
-    honest = server.list
+    honest = server.collect
 
-    def overtaken(resource: Resource) -> Objects:
-        answer = honest(resource)
+    def overtaken(resource: Resource, keep: Keep) -> tuple[list[Any], str]:
+        answer = honest(resource, keep)
         mirror.learn(server.put("changed", "y"), own=True)
         mirror.learn(server.put("new", "z"), own=True)
         return answer
 
-    monkeypatch.setattr(server, "list", overtaken)
+    monkeypatch.setattr(server, "collect", overtaken)
 
     mirror.refresh()
 
@@ -183,21 +186,43 @@ def test_a_server_that_was_restored_from_an_older_backup_is_believed() -> None:
     assert values(mirror) == {"a": "new"}
 
 
-def test_a_resource_that_is_not_installed_is_empty_and_the_first_version_that_is_counts() -> None:
+def test_of_a_resource_the_first_version_that_is_installed_counts_and_none_is_empty() -> None:
     server = Server()
     server.put("a", "x")
     mirror, _ = mirror_of(server, OLD_THINGS, THINGS)
-
-    mirror.refresh()
-    assert (mirror.installed, values(mirror)) == (THINGS, {"a": "x"})
-
     server.installed.clear()
+
     mirror.refresh()
     assert (mirror.installed, values(mirror), mirror.synced.is_set()) == (None, {}, True)
 
-    server.installed.add(OLD_THINGS)
+    server.installed.add(THINGS)
     mirror.refresh()
-    assert (mirror.installed, values(mirror)) == (OLD_THINGS, {"a": "x"})
+    assert (mirror.installed, values(mirror)) == (THINGS, {"a": "x"})
+
+
+def test_a_resource_that_was_there_is_not_believed_to_be_gone() -> None:
+    server = Server()
+    server.put("a", "x")
+    mirror, _ = mirror_of(server)
+    mirror.refresh()
+    server.installed.clear()
+
+    with pytest.raises(StoreUnavailableError, match="not installed any more"):
+        mirror.refresh()
+
+    assert values(mirror) == {"a": "x"}
+
+
+def test_a_resource_that_must_be_there_is_waited_for() -> None:
+    server = Server()
+    server.installed.clear()
+    mirror: Mirror[str] = Mirror(cast("Api", server), (THINGS,), read, lambda: None, required=True)
+    mirror.refresh()
+    assert not mirror.synced.is_set()
+
+    server.installed.add(THINGS)
+    mirror.refresh()
+    assert mirror.synced.is_set()
 
 
 @pytest.mark.parametrize(("left", "right", "expected"), [("10", "9", True), ("9", "10", False), ("9", "9", False), ("x", "9", False)])

@@ -8,9 +8,9 @@ then tells whether it was. What remains open raises `StoreUnavailableError` with
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import uniform
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from ciliumipam.errors import (
@@ -24,6 +24,8 @@ from ciliumipam.errors import (
 from ciliumipam.kubernetes.answers import Call, Resource, error_of, message_of, retry_after, too_large
 from ciliumipam.kubernetes.object_watch import Event, ObjectWatch, Source, numeric
 from ciliumipam.kubernetes.transport import Response, Stream, Transport, TransportError
+
+T = TypeVar("T")
 
 WRITE = "ciliumipam.io/write"
 """The annotation that each write of ours changes. Without it a write of equal content would be dropped, and two writers would both win."""
@@ -83,28 +85,33 @@ class Api:
             resource: Of what.
             labels: A label selector; empty selects all.
         """
+        items, revision = self.collect(resource, lambda obj: obj, labels=labels)
+        return Objects([*items], revision)
+
+    def collect(self, resource: Resource, keep: Callable[[dict[str, Any]], T], *, labels: str = "") -> tuple[Sequence[T], str]:
+        """The same, with what is to be kept of each object: no more than a page of them is ever in memory whole."""
         for limit in (self._page, self._page, 0):  # one answer without a limit cannot expire
             try:
-                return self._pages(resource, labels, limit)
+                return self._pages(resource, keep, labels, limit)
             except RevisionExpiredError:
                 continue
         raise StoreUnavailableError(f"list {resource}", "each listing expired before its last page was read")
 
-    def _pages(self, resource: Resource, labels: str, limit: int) -> Objects:
+    def _pages(self, resource: Resource, keep: Callable[[dict[str, Any]], T], labels: str, limit: int) -> tuple[Sequence[T], str]:
         query = ({"labelSelector": labels} if labels else {}) | ({"limit": str(limit)} if limit else {})
-        items: list[dict[str, Any]] = []
+        version = f"{resource.group}/{resource.version}" if resource.group else resource.version
+        kept: list[T] = []
         while True:
             answer = self._ask(Call("list", resource), "GET", query)
             metadata = answer.get("metadata") or {}
-            items += answer.get("items") or ()
+            for item in answer.get("items") or ():
+                item.setdefault("apiVersion", version)  # a typed list leaves both out of its items
+                item.setdefault("kind", resource.kind)
+                kept.append(keep(item))
             if not metadata.get("continue"):
                 break
             query["continue"] = metadata["continue"]
-        version = f"{resource.group}/{resource.version}" if resource.group else resource.version
-        for item in items:  # a typed list leaves both out of its items
-            item.setdefault("apiVersion", version)
-            item.setdefault("kind", resource.kind)
-        return Objects(items, str(metadata.get("resourceVersion") or ""))
+        return kept, str(metadata.get("resourceVersion") or "")
 
     def watch(self, resource: Resource, revision: str, *, labels: str = "") -> ObjectWatch:
         """Every change after a revision, that of a listing or of another watch.

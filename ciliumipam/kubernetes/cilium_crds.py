@@ -34,13 +34,11 @@ def _cluster_pool() -> Schema:
                 for each in block_length(family, f"(has(self.{name}) ? self.{name} : [])", f"self.clusterPoolIPv{family}MaskSize")
             ),
         ),
-        **{
-            name: listed(
-                f"IPv{family} CIDRs without host bits that do not overlap.", cidr(f"An IPv{family} CIDR.", of_family(family)), 64
-            )
+        more={
+            name: listed(f"IPv{family} CIDRs without host bits that do not overlap.", cidr(f"An IPv{family} CIDR.", of_family(family)), 64)
             for family, name in lists.items()
-        },
-        **{
+        }
+        | {
             f"clusterPoolIPv{family}MaskSize": LENGTHS[f"ipv{family}"]
             | {"description": f"Prefix length of the IPv{family} blocks that nodes get. Default: {24 if family == 4 else 64}."}
             for family in lists
@@ -79,7 +77,7 @@ CILIUM_NODE_CONFIG = definition(
     ),
 )
 
-_NEEDED = {
+_NEEDED: dict[str, Schema] = {
     f"ipv{family}-addrs": {"type": "integer", "description": f"IPv{family} addresses that the node needs in all."} for family in (4, 6)
 }
 _POOL_NAME = text("Name of the pool.", 253, least=1)
@@ -99,7 +97,7 @@ CILIUM_NODE = definition(
                         "What it needs of one pool.",
                         required=("pool",),
                         pool=_POOL_NAME,
-                        needed=fields("How many addresses.", **_NEEDED),
+                        needed=fields("How many addresses.", more=_NEEDED),
                     ),
                     1024,
                 ),
@@ -132,7 +130,7 @@ CILIUM_NODE = definition(
         "What became of the node. Fields that are not known here are kept.",
         ipam=fields(
             "What became of its blocks.",
-            **{
+            more={
                 "operator-status": fields(
                     "What the operator has to say.",
                     error=text("Why the node has not what it should have. Empty where all is well.", 32768),

@@ -8,7 +8,7 @@ What is followed may be behind. That does no harm: all of the ledger is one reso
 moment, with this process's own writes on top; and deciding over it is what somebody does who has read, and slept. Whatever is written
 then names the revision that it was decided over. `get` always asks the server, so that a conflict is settled by the truth.
 
-`ciliumipam.guard` says what `put` refuses here and no other store does: taking a block from a node whose objects may list it.
+`guard` says what `put` refuses here and no other store does: taking a block from a node whose objects may list it.
 """
 
 from __future__ import annotations
@@ -129,10 +129,10 @@ class Cluster:
         self.following = False
         self._tell: Callable[[], object] = _nobody
         self._codec = Codec()
-        self.nodes: Mirror[NodeObject] = Mirror(api, (NODES,), read_node, self._changed)
+        self.nodes: Mirror[NodeObject] = Mirror(api, (NODES,), read_node, self._changed, required=True)
         self.cilium_nodes: Mirror[NodeObject] = Mirror(api, (CILIUM_NODES,), read_cilium_node, self._changed)
         self.pool_objects = {name: Mirror(api, SOURCES[name], _read_pool, self._changed) for name in SOURCES if name in sources}
-        self.ledger: Mirror[tuple[Key, Entry | Unreadable]] = Mirror(api, (LEDGERS,), self._read_ledger, self._changed)
+        self.ledger: Mirror[tuple[Key, Entry | Unreadable]] = Mirror(api, (LEDGERS,), self._read_ledger, self._changed, required=True)
         self._entries: dict[str, tuple[NodeObject | None, NodeObject | None, Entry]] = {}
 
     def _changed(self) -> None:
@@ -158,6 +158,10 @@ class Cluster:
     def is_synced(self) -> bool:
         """Whether everything has been read once."""
         return all(mirror.synced.is_set() for mirror in self._mirrors())
+
+    def is_installed(self, resource: Resource) -> bool:
+        """Whether a resource was seen to be there."""
+        return any(mirror.installed == resource for mirror in self._mirrors())
 
     def stop(self) -> None:
         """End all watches."""
@@ -287,7 +291,7 @@ class ClusterStore:
         self.cluster = cluster
         self._store = store
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cluster store")
-        self.guard = Guard(cluster.api, store, clock, self._learn_mark)
+        self.guard = Guard(cluster.api, store, clock, self._learn_mark, cluster.is_installed)
 
     def _learn_mark(self, node: str, entry: Entry | None) -> None:
         key = mark_key(node)

@@ -56,7 +56,7 @@ def definition(
         about,
         required=("spec",),
         spec=spec,
-        **({"status": status} if status else {}),
+        more={"status": status} if status else {},
     )
     plural = f"{kind.lower()}s"
     return {
@@ -186,7 +186,7 @@ _POOL_SPEC = fields(
     nodeSelector=_selector(16, 16, 128),
     blockLength=fields(
         "Prefix lengths of the blocks that nodes get. By default 24 for IPv4; for IPv6 64, or 120 where a CIDR is narrower than that.",
-        **LENGTHS,
+        more=LENGTHS,
     ),
     blockLengths=listed(
         "Other block lengths for some nodes. The first entry that selects a node counts.",
@@ -200,7 +200,7 @@ _POOL_SPEC = fields(
                 ),
             ),
             nodeSelector=_selector(8, 8, 32),
-            **LENGTHS,
+            more=LENGTHS,
         ),
         16,
     ),

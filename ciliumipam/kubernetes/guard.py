@@ -51,10 +51,19 @@ class Guard:
         store: Where the ledger is.
         clock: Seconds since the epoch.
         learn: Told of each mark that was made, and of each that was removed, with None.
+        is_installed: Whether a resource was seen to be there; if the server then says that it is not, that is not believed.
     """
 
-    def __init__(self, api: Api, store: Store, clock: Callable[[], float], learn: Callable[[str, Entry | None], object]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        store: Store,
+        clock: Callable[[], float],
+        learn: Callable[[str, Entry | None], object],
+        is_installed: Callable[[Resource], bool],
+    ) -> None:
         """Nothing may end."""
+        self._is_installed = is_installed
         self._api, self._store, self._clock, self._learn = api, store, clock, learn
         self._released: set[Holding] = set()
         self._marked: set[str] = set()
@@ -121,6 +130,8 @@ class Guard:
             try:
                 obj = self._api.get(resource, node)
             except NotInstalledError:
+                if self._is_installed(resource):
+                    raise
                 return ""
             if obj is None:
                 return ""

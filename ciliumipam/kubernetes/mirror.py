@@ -5,7 +5,9 @@ that the watch brings later changes nothing. So a mirror never goes back, althou
 
 Versions of objects are compared as whole numbers. Kubernetes promises that since 1.35 (KEP-5504), and etcd has counted so ever since.
 
-A resource that is not installed is mirrored as empty, and looked for again from time to time: a cluster may get Cilium later.
+A resource that is not installed is looked for again from time to time, and mirrored as empty if it may be missing: a cluster may get
+Cilium later. Once it was there it is not believed to be gone, and what is known stays: a server that is just starting says the same of
+every custom resource, and it would look as if all nodes had left.
 """
 
 from __future__ import annotations
@@ -16,14 +18,21 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock, Thread
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ciliumipam.errors import IpamError, NotInstalledError, RevisionExpiredError, StoreClosedError, StoreError
+from ciliumipam.errors import (
+    IpamError,
+    NotInstalledError,
+    RevisionExpiredError,
+    StoreClosedError,
+    StoreError,
+    StoreUnavailableError,
+)
 from ciliumipam.kubernetes.api import Api, ObjectWatch, Resource
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
-_LOOK_AGAIN = 30.0
-"""Seconds until a resource that is not installed is looked for again."""
+_LOOK_AGAIN = {True: 2.0, False: 30.0}
+"""Seconds until a resource that is not installed is looked for again, by whether it must be there."""
 _LONGEST_PAUSE = 30.0
 
 
@@ -48,16 +57,24 @@ class Mirror(Generic[T]):
         read: What to keep of an object. What it raises is kept in its place: one that cannot be read stops no other.
         on_change: Called without an argument after something that `read` returns has changed; from the mirror's thread, or from that
             of who calls `learn`, `forget` or `refresh`. It must return at once.
+        required: Whether it must be there: nothing counts as read before it is.
 
     Attributes:
         synced: Set once everything has been read.
-        installed: The version that is mirrored; None while none is installed.
+        installed: The version that is mirrored; None while none was ever installed.
     """
 
     def __init__(
-        self, api: Api, resources: Sequence[Resource], read: Callable[[Mapping[str, Any]], T], on_change: Callable[[], object]
+        self,
+        api: Api,
+        resources: Sequence[Resource],
+        read: Callable[[Mapping[str, Any]], T],
+        on_change: Callable[[], object],
+        *,
+        required: bool = False,
     ) -> None:
         """Nothing is read yet."""
+        self._required = required
         self.synced = Event()
         self.installed: Resource | None = None
         self._api, self._resources, self._read, self._on_change = api, resources, read, on_change
@@ -142,16 +159,16 @@ class Mirror(Generic[T]):
         for resource in self._resources:
             before = self._highest
             try:
-                items, revision = self._api.list(resource)
+                objects, revision = self._api.collect(resource, lambda obj: (name_of(obj), self._understood(obj)))
             except NotInstalledError:
                 continue
             self.installed = resource
-            found = {name_of(obj): self._understood(obj) for obj in items}
-            items.clear()  # what is kept is a small part of it
-            self._replace(found, revision, back=newer(before, revision))
+            self._replace(dict(objects), revision, back=newer(before, revision))
             return revision
-        self.installed = None
-        self._replace({}, "", back=True)
+        if self.installed is not None:
+            raise StoreUnavailableError(f"list {self.installed}", "the API server says that it is not installed any more")
+        if not self._required:
+            self.synced.set()
         return ""
 
     def _replace(self, found: dict[str, Known[T]], revision: str, *, back: bool) -> None:
@@ -200,7 +217,7 @@ class Mirror(Generic[T]):
                 if revision:
                     self._follow(revision)
                 else:
-                    self._stopped.wait(_LOOK_AGAIN * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
+                    self._stopped.wait(_LOOK_AGAIN[self._required] * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
             except RevisionExpiredError:
                 _LOG.info("mirror resource=%s: list again, the server has forgotten what came next", self._resources[0].plural)
             except StoreClosedError:

@@ -360,6 +360,8 @@ class Operator:
     def _take_back(self, states: Mapping[str, NodeState], threads: ThreadPoolExecutor) -> None:
         """Take the blocks of nodes that are gone."""
         now = self._timer()
+        if self._mirror.installed is None:  # a server that is just starting says so of every custom resource
+            return
         ledger = self.cluster.ledger_now()
         leaving = {key.name for key in ledger.entries if key.kind == "node" and not ledger.why_sealed(key.name)}
         held = self.ipam.held(closing=True)
@@ -421,15 +423,15 @@ class Operator:
         if reporter is None:
             return
         for name, reason in reasons.items():
-            reporter.node_waits(self._subject_of(states[name]), reason)
+            reporter.node_waits(self._subject_of(name, states[name]), reason)
         for conflict in applied.conflicts:
             state = states.get(conflict.existing.node)
             if state is not None:
-                reporter.conflict(self._subject_of(state), str(conflict.existing.prefix), conflict.reason)
+                reporter.conflict(self._subject_of(conflict.existing.node, state), str(conflict.existing.prefix), conflict.reason)
         for change in applied.changes:
             words = change.detail.split(" ")
             if change.action == "adopt" and words[2] in states:
-                reporter.adopted(self._subject_of(states[words[2]]), change.name, words[-1] if words[3:5] == ["into", "pool"] else "")
+                reporter.adopted(self._subject_of(words[2], states[words[2]]), change.name, words[-1] if words[3:5] == ["into", "pool"] else "")
         for manifest, problem in pools.broken:
             reporter.pool_broken(manifest, problem)
         reporter.pools(pools.objects, [self._with_concern(status) for status in self.ipam.pools()])
@@ -445,11 +447,11 @@ class Operator:
         )
         return status._replace(concerns=(*status.concerns, what))
 
-    def _subject_of(self, state: NodeState) -> Subject:
+    def _subject_of(self, name: str, state: NodeState) -> Subject:
         for known in (state.cilium, state.node) if self._write_to == "cilium" else (state.node, state.cilium):
             if known is not None and isinstance(known.value, NodeObject):
                 return _subject(known.value)
-        raise AssertionError("a node without an object")
+        return Subject("v1", "Node", name)  # its objects cannot be read
 
 
 def _subject(obj: NodeObject) -> Subject:
@@ -462,6 +464,8 @@ def _waits(state: NodeState, refusals: Sequence[str]) -> str:
         return "; ".join(refusals[:_TOLD_REFUSALS]) + more
     if any(known is not None and isinstance(known.value, NodeObject) and known.value.draining for known in state):
         return "it is annotated ciliumipam.io/draining, so it gets no block"
+    if not any(known is not None and isinstance(known.value, NodeObject) for known in state):
+        return "its objects cannot be read: a name or label of them is none"
     return "there is no pool: create a CIDRPool whose nodeSelector selects it"
 
 

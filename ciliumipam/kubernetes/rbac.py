@@ -104,7 +104,7 @@ def roles(account: Account, namespace: str, grants: Iterable[Grant] | None = Non
     for place, granted in sorted(by_place.items()):
         kind = "Role" if place else "ClusterRole"
         metadata: dict[str, Any] = {"name": name, "labels": dict(MANAGED)} | ({"namespace": place} if place else {})
-        common = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata}
+        common: dict[str, Any] = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata}
         objects.append(common | {"rules": [grant.rule for grant in granted]})
         if account in BOUND:
             objects.append(

@@ -6,6 +6,8 @@ the server keeps no managedFields for each entry of them (56 bytes each).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 Schema: TypeAlias = dict[str, Any]
@@ -60,9 +62,17 @@ def mapped(about: str, values: Schema, most: int, *, rules: tuple[Schema, ...] =
     return schema | {"additionalProperties": values} | _rules(rules)
 
 
-def fields(about: str, /, *, required: tuple[str, ...] = (), rules: tuple[Schema, ...] = (), **properties: Schema) -> Schema:
-    """An object with known fields."""
-    schema: Schema = {"type": "object", "description": about, "properties": properties}
+def fields(
+    about: str,
+    /,
+    *,
+    required: tuple[str, ...] = (),
+    rules: tuple[Schema, ...] = (),
+    more: Mapping[str, Schema] = MappingProxyType({}),
+    **properties: Schema,
+) -> Schema:
+    """An object with known fields; `more` are those whose names are no names in Python, or are made."""
+    schema: Schema = {"type": "object", "description": about, "properties": {**properties, **more}}
     return schema | ({"required": list(required)} if required else {}) | _rules(rules)
 
 
