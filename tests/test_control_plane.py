@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -88,6 +89,9 @@ def test_a_variable_for_one_program_goes_before_the_folder_and_the_folder_before
         tmp_path / "assets" / "etcd", tmp_path / "one" / "server", tmp_path / "assets" / "kubectl"
     )
 
+    monkeypatch.delenv("KUBEBUILDER_ASSETS")
+    assert find_binaries() == Binaries(nothing_given / "etcd", tmp_path / "one" / "server", nothing_given / "kubectl")
+
 
 def test_a_kubectl_alone_on_path_is_that_of_somebodys_cluster(nothing_given: Path) -> None:
     put_programs(nothing_given, "kubectl")
@@ -109,11 +113,13 @@ def test_a_variable_that_names_no_program_is_an_error_and_never_passed_over(
         skip_reason()
 
 
-def test_a_module_that_pins_no_kubernetes_is_refused_before_anything_is_built(
+def test_what_is_missing_is_built_from_a_module_that_pins_its_version_and_not_taken_from_path(
     nothing_given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_programs(tmp_path / "one", "etcd")
+    put_programs(nothing_given, "kubectl")
+    put_programs(tmp_path / "one", "etcd", "kube-apiserver")
     monkeypatch.setenv("TEST_ASSET_ETCD", str(tmp_path / "one" / "etcd"))
+    monkeypatch.setenv("TEST_ASSET_KUBE_APISERVER", str(tmp_path / "one" / "kube-apiserver"))
     (tmp_path / "go.mod").write_text("module example\n")
 
     with pytest.raises(ServersMissingError, match=r"go\.mod requires no version of k8s\.io/kubernetes"):
@@ -220,11 +226,15 @@ def test_what_is_no_program_does_not_start(lease: Lease) -> None:
 
 def test_a_port_is_given_to_nobody_else_between_two_runs_of_the_server_on_it() -> None:
     port = Port()
-    others = [Port() for _ in range(200)]
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port.number))
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        server.bind(("127.0.0.1", port.number))
 
-    assert port.number not in {other.number for other in others}
-    for each in (port, *others):
-        each.give_up()
+    port.give_up()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port.number))
 
 
 # The real servers

@@ -128,7 +128,6 @@ class ControlPlane:
         Raises:
             KubectlError: It failed.
         """
-        environment = {key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
         done = subprocess.run(  # noqa: S603 - the arguments are the caller's
             [
                 str(self.binaries.kubectl),
@@ -140,7 +139,7 @@ class ControlPlane:
             capture_output=True,
             text=True,
             check=False,
-            env={**environment, "KUBERC": "off"},  # neither somebody's kubeconfig nor their aliases
+            env={**os.environ, "KUBERC": "off"},  # nobody's aliases
         )
         if done.returncode:
             raise KubectlError(arguments, done.returncode, done.stderr)
