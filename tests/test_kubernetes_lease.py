@@ -84,6 +84,32 @@ def test_it_leads_no_more_once_it_has_lost() -> None:
     assert not election.leads(3.0)
 
 
+def test_a_lease_that_is_not_as_it_was_left_is_a_disturbance_for_who_leads() -> None:
+    election = Election("a")
+    first = election.wants(None, 0.0, NOON)
+    assert first is not None
+    assert not election.disturbed(None, 0.0)
+    assert not election.disturbed(first._replace(holder="b"), 0.0)
+    election.won(first, 0.0)
+    renewed = election.wants(first, 2.0, NOON + timedelta(seconds=2))
+
+    assert not election.disturbed(first, 2.0)
+    assert not election.disturbed(renewed, 2.0)  # its answer was lost
+    assert election.leads(2.0)
+
+
+@pytest.mark.parametrize("change", [{"renewed": "2026-01-01T11:00:00.000000Z"}, {"holder": "b"}, None])
+def test_what_disturbs_the_leader_ends_its_leadership(change: dict[str, str] | None) -> None:
+    election = Election("a")
+    first = election.wants(None, 0.0, NOON)
+    assert first is not None
+    election.won(first, 0.0)
+
+    assert election.disturbed(first._replace(**change) if change is not None else None, 1.0)  # type: ignore[arg-type] # texts only
+
+    assert not election.leads(1.0)
+
+
 @pytest.mark.parametrize(("duration", "renew"), [(10.0, 10.0), (10.0, 11.0), (15.0, 0.0), (0.9, 0.5)])
 def test_times_that_leave_no_time_to_stop_in_are_refused(duration: float, renew: float) -> None:
     with pytest.raises(InvalidRequestError, match="is not safe to hold"):
@@ -290,6 +316,25 @@ def test_run_tells_when_leadership_begins_and_ends_and_gives_it_back(api: Api, n
     found = api.get(LEASES._replace(namespace="default"), name)
     assert found is not None
     assert not found["spec"]["holderIdentity"]
+
+
+def test_a_lease_that_went_back_in_time_ends_leadership_before_it_begins_anew(api: Api, name: str) -> None:
+    clock = Clock()
+    lease = candidate(api, name, "first", clock)
+    lease.step()
+    leases = LEASES._replace(namespace="default")
+    old = api.get(leases, name)
+    clock.now += 2.0
+    lease.step()
+    now = api.get(leases, name)
+    assert old is not None
+    assert now is not None
+    api.replace(leases, {**now, "spec": old["spec"]})  # as from a backup
+
+    assert lease.step() == 0.0
+    assert not lease.leading
+    lease.step()
+    assert lease.leading
 
 
 def test_who_cannot_renew_complains_and_stops_to_lead(api: Api, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -347,6 +348,15 @@ def test_metrics_tell_what_the_operator_did_and_how_its_pools_stand() -> None:
     assert found['ciliumipam_calls_total{call="apply",outcome="ok"}'] == "1.0"
     metrics.show(None)
     assert "ciliumipam_pool_blocks_held" not in metrics.exposition().decode()
+
+
+def test_every_metric_of_the_operator_is_documented_in_its_own_words() -> None:
+    page = (Path(__file__).parent.parent / "docs/reference/metrics.md").read_text()
+    helps = [line.split(" ", 3)[2:] for line in OperatorMetrics().exposition().decode().splitlines() if line.startswith("# HELP ciliumipam_operator")]
+
+    assert len({name for name, _ in helps}) >= 12
+    for name, what in helps:
+        assert name.endswith("_created") or any(f"| `{name}` |" in line and line.endswith(f"| {what} |") for line in page.splitlines()), name
 
 
 def test_log_lines_are_for_people_or_have_a_field_for_each_value_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:

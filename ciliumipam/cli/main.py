@@ -15,7 +15,7 @@ from ciliumipam.cli.style import parse_style, require
 from ciliumipam.cli.text import say
 from ciliumipam.errors import InvalidRequestError, IpamError
 
-_OPTIONAL = ("argcomplete", "tabulate", "yaml")
+_OPTIONAL = {"argcomplete": "cli", "tabulate": "cli", "yaml": "cli"} | dict.fromkeys(("httpx2", "lightkube", "msgspec"), "kubernetes")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +65,8 @@ def _run(argv: Sequence[str] | None) -> int:
     except Exception as error:  # the last line of defence: a user gets a sentence, whatever we did wrong
         missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         if missing in _OPTIONAL:
-            _complain(f"this needs {missing}, which comes with the extra 'cli': pip install 'ciliumipam[cli]'")
+            extra = _OPTIONAL[missing]
+            _complain(f"this needs {missing}, which comes with the extra '{extra}': pip install 'ciliumipam[{extra}]'")
             return codes.BAD_INPUT
         if sys.flags.dev_mode:
             raise

@@ -98,8 +98,21 @@ class Election:
         self.identity = identity
         self._duration, self._renew = duration, renew
         self._seen: Term | None = None
+        self._sent: Term | None = None
         self._changed_at = 0.0
         self._until: float | None = None
+
+    def disturbed(self, found: Term | None, now: float) -> bool:
+        """Whether this candidate led, and the Lease is not as it left it; it leads no more then. An own write whose answer was lost is none.
+
+        It is not as it was left where somebody took or changed it, and where etcd was restored from a backup: then nothing that was read before it
+        counts, and there may be no other sign of it, since the server's revisions soon catch up with those that were seen.
+        """
+        if self._until is None or found in (self._seen, self._sent):
+            return False
+        self._until = None
+        self._note(found, now)
+        return True
 
     def wants(self, found: Term | None, now: float, wall: datetime) -> Term | None:
         """What to write over what was found, or None to wait.
@@ -109,16 +122,22 @@ class Election:
             now: When that was read, or later.
             wall: The time of day.
         """
+        self._sent = self._next(found, now, wall)
+        return self._sent
+
+    def _next(self, found: Term | None, now: float, wall: datetime) -> Term | None:
+        self._note(found, now)
         if found is None:
-            self._seen = None
             return Term(self.identity, self._seconds, _text(wall), _text(wall), 0)
-        if found != self._seen:
-            self._seen, self._changed_at = found, now
         if found.holder == self.identity:
             return found._replace(duration=self._seconds, renewed=_later(found.renewed, wall))
         if found.holder and now < self._changed_at + (found.duration or self._duration):
             return None
         return Term(self.identity, self._seconds, _text(wall), _later(found.renewed, wall), found.transitions + 1)
+
+    def _note(self, found: Term | None, now: float) -> None:
+        if found != self._seen:
+            self._seen, self._changed_at = found, now
 
     def won(self, term: Term, started: float) -> None:
         """What was wanted has been written, by a request that was begun at that time."""
@@ -195,12 +214,16 @@ class Lease:
     def step(self) -> float:
         """Try once to take or to renew it. Returns in how many seconds to try again.
 
+        A Lease that is not as this candidate left it ends its leadership. It may win the next one at once, and has to read everything anew.
+
         Raises:
             IpamError: The API server could not be asked, or refuses. Leadership that there is ends by itself if that lasts.
         """
         lease = self._api.get(self._leases, self._name)
         started = self._clock()
         found = Term.of(lease) if lease is not None else None
+        if self._election.disturbed(found, started):
+            return 0.0  # whoever leads now ends that first
         wanted = self._election.wants(found, started, self._wall())
         if wanted is not None and self._write(lease, wanted):
             self._election.won(wanted, started)
