@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +71,7 @@ def test_every_block_of_a_page_does_what_it_says(
     namespace: dict[str, Any] = {"__name__": "__page__"}
 
     with ExitStack() as servers:
+        servers.callback(end_operator, tmp_path / "operator.pid")
         for block in blocks(page):
             if block.text.startswith(f"$ {SERVERS}\n"):
                 start_servers(block, tmp_path, monkeypatch, servers)
@@ -134,6 +135,13 @@ def start_servers(block: Block, home: Path, monkeypatch: pytest.MonkeyPatch, unt
     assert re.fullmatch(pattern, normal(told, home)), f"{block.page}:{block.line}: printed:\n{told}"
     for name, value, path in EXPORT.findall(told):
         monkeypatch.setenv(name, f"{value}{os.pathsep}{os.environ['PATH']}" if path else value)
+
+
+def end_operator(pid: Path) -> None:
+    """End what a page that failed left running."""
+    if pid.exists():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:

@@ -50,6 +50,7 @@ def test_a_program_is_built_once_for_each_state_of_its_sources_and_flags(module:
 
     assert [said(program) for program in (first, flagged, second)] == ["first", "flagged", "second"]
     assert not list(module.rglob("say-*")), "nothing is written into the tree"
+    assert go_build(module, "./say", name="speak").name.startswith("speak-")
 
 
 @needs_go

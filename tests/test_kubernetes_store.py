@@ -34,7 +34,8 @@ from ciliumipam.kubernetes.store import KubernetesStore
 from ciliumipam.kubernetes.transport import Response, Transport
 from ciliumipam.pool import PoolSpec
 from ciliumipam.records import Entry, Key, PoolRecord, Revision
-from ciliumipam.store import ABSENT, Expect, Store
+from ciliumipam.store import ABSENT, Change, Expect, Store
+from ciliumipam.testing.api_proxy import WRITES, Cut, EndWatch, FaultProxy
 from ciliumipam.testing.conformance import StoreConformance
 from ciliumipam.testing.conformance.reader import Reader
 from ciliumipam.testing.control_plane import Binaries, ScratchControlPlane, User
@@ -47,9 +48,9 @@ DEFINITIONS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions"
 CONTEXT = "ciliumipam"
 
 
-def open_transport(plane: ScratchControlPlane, kubeconfig: Path | None = None) -> LightkubeTransport:
+def open_transport(kubeconfig: Path) -> LightkubeTransport:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("KUBECONFIG", str(kubeconfig or plane.kubeconfig))
+        patched.setenv("KUBECONFIG", str(kubeconfig))
         return LightkubeTransport(choose(CONTEXT))
 
 
@@ -77,15 +78,21 @@ def install(api: Api) -> None:
 def plane(server_binaries: Binaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScratchControlPlane]:
     """Of this module alone: the contract wants an empty store, and the API server is restarted."""
     with ScratchControlPlane(tmp_path_factory.mktemp("plane"), server_binaries, users=[User("nobody")]) as plane:
-        with closing(open_transport(plane)) as transport:
+        with closing(open_transport(plane.kubeconfig)) as transport:
             install(Api(transport))
         yield plane
 
 
 @pytest.fixture(scope="module")
 def transport(plane: ScratchControlPlane) -> Iterator[Transport]:
-    with closing(open_transport(plane)) as transport:
+    with closing(open_transport(plane.kubeconfig)) as transport:
         yield transport
+
+
+@pytest.fixture(scope="module")
+def proxy(plane: ScratchControlPlane) -> Iterator[FaultProxy]:
+    with FaultProxy(plane) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -111,12 +118,12 @@ class TestOnARealServer(StoreConformance):
 
     @pytest.fixture
     def peer(self, store: Store, plane: ScratchControlPlane) -> Iterator[Store]:
-        transport = open_transport(plane)
+        transport = open_transport(plane.kubeconfig)
         with KubernetesStore(transport, api=Api(transport, page=100), owned=True) as peer:
             yield peer
 
     @pytest.fixture
-    def losses(self, store: Store, empty: Transport) -> Sequence[Callable[[], AbstractContextManager[Store]]]:
+    def losses(self, store: Store, empty: Transport, proxy: FaultProxy) -> Sequence[Callable[[], AbstractContextManager[Store]]]:
         faulty = FaultyTransport(empty)
 
         def losing(*faults: Fault, reads: bool = False, ever: bool = False) -> Callable[[], AbstractContextManager[Store]]:
@@ -129,7 +136,20 @@ class TestOnARealServer(StoreConformance):
 
             return enter
 
-        once = [losing(fault) for fault in Fault]
+        def cutting(*cuts: Cut) -> Callable[[], AbstractContextManager[Store]]:
+            @contextmanager
+            def enter() -> Iterator[Store]:
+                for cut in cuts:
+                    proxy.plant(cut, verbs=WRITES)
+                try:
+                    with KubernetesStore(open_transport(proxy.kubeconfig), owned=True) as cut_off:
+                        yield cut_off
+                finally:
+                    proxy.clear()
+
+            return enter
+
+        once = [losing(fault) for fault in Fault] + [cutting(Cut(when)) for when in ("before", "after", "torn")]
         ever = [losing(fault, reads=True, ever=True) for fault in (Fault.LOST, Fault.VANISHED, Fault.TIMED_OUT, Fault.SHED, Fault.UNSENT)]
         return [*once, *ever, losing(Fault.LATE, Fault.LOST), losing(Fault.VANISHED, Fault.BROKEN)]
 
@@ -241,7 +261,7 @@ def test_a_kind_that_the_server_does_not_know_asks_for_its_definition(empty: Tra
 
 
 def test_who_may_nothing_is_told_which_rule_lacks(plane: ScratchControlPlane) -> None:
-    with KubernetesStore(open_transport(plane, plane.kubeconfig_of("nobody")), owned=True) as store:
+    with KubernetesStore(open_transport(plane.kubeconfig_of("nobody")), owned=True) as store:
         calls: dict[str, Callable[[], object]] = {
             "get": lambda: store.get(PAGE),
             "list": lambda: store.scan("block-page"),
@@ -328,7 +348,7 @@ def test_counting_and_watching_survive_restarts_of_both_servers(plane: ScratchCo
     def count() -> list[int]:
         """Adds one, over and over; what remains open is found out by reading."""
         mine: list[int] = []
-        with KubernetesStore(open_transport(plane), owned=True) as own:
+        with KubernetesStore(open_transport(plane.kubeconfig), owned=True) as own:
             while (number := number_of(entry := own.get(key)) + 1) <= goal and entry is not None:
                 try:
                     own.put(key, numbered(number), expect=entry.revision)
@@ -424,6 +444,19 @@ def test_a_watch_goes_on_when_the_server_ends_it(monkeypatch: pytest.MonkeyPatch
     assert isinstance(reader.end(), StopIteration)
 
 
+def test_a_watch_that_is_cut_torn_or_closed_leaves_out_nothing(proxy: FaultProxy, empty: Transport) -> None:
+    writer = KubernetesStore(empty)
+    with KubernetesStore(open_transport(proxy.kubeconfig), owned=True) as store:
+        for number, end in enumerate((EndWatch(1, "cut"), EndWatch(1, "torn"), EndWatch(1, "clean"))):
+            proxy.plant(end, verbs=["watch"])
+            reader = Reader(store.watch("block-page", store.scan("block-page").revision), patience=60.0)
+            keys = [Key("block-page", f"{number}-{n}") for n in range(4)]
+            changes = [Change(key, Entry(numbered(number), writer.put(key, numbered(number), expect=ABSENT))) for key in keys]
+
+            assert reader.until(keys[-1]) == changes, end
+            proxy.clear()
+
+
 def test_after_a_restore_from_a_backup_a_watch_says_so_instead_of_leaving_out_changes(
     plane: ScratchControlPlane, empty: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,7 +464,7 @@ def test_after_a_restore_from_a_backup_a_watch_says_so_instead_of_leaving_out_ch
     store = KubernetesStore(empty)
     revision = store.put(PAGE, numbered(1), expect=ABSENT)
     backup = plane.snapshot("before")
-    for number in range(2, 300):  # more than the servers write by themselves when they start
+    for number in range(2, 42):  # more than the servers write by themselves when they start
         revision = store.put(PAGE, numbered(number), expect=revision)
     watch = store.watch("block-page", store.scan("block-page").revision)
     reader = Reader(watch, patience=60.0)
@@ -441,4 +474,4 @@ def test_after_a_restore_from_a_backup_a_watch_says_so_instead_of_leaving_out_ch
     assert isinstance(reader.end(), RevisionExpiredError)
     assert number_of(store.get(PAGE)) == 1
     with pytest.raises(ConflictError):
-        store.put(PAGE, numbered(300), expect=revision)
+        store.put(PAGE, numbered(42), expect=revision)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 from ciliumipam.cidr import Prefix, parse_prefix
@@ -108,7 +109,8 @@ def _metadata(obj: Mapping[str, Any]) -> tuple[str, Node, str, str, bool, bool]:
     owners = [each.get("uid", "") for each in metadata.get("ownerReferences") or () if each.get("kind") == "Node"]
     return (
         metadata.get("uid", ""),
-        Node(metadata["name"], metadata.get("labels")),
+        # thousands of nodes have the same labels, and each answer brings its own copies of them
+        Node(metadata["name"], {intern(key): intern(value) for key, value in (metadata.get("labels") or {}).items()}),
         metadata.get("creationTimestamp") or "",
         owners[0] if owners else "",
         annotations.get(DRAINING) == "true",
