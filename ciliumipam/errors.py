@@ -423,6 +423,10 @@ class StoreRefusedError(StoreError):
         return f"store: cannot {self.operation}: {self.reason}"
 
 
+class NotInstalledError(StoreRefusedError):
+    """A Kubernetes API server that does not know a resource at all: its definition is not installed."""
+
+
 class StoreClosedError(StoreError):
     """A call on a store that was closed."""
 

@@ -11,7 +11,7 @@ from ciliumipam.draft import Step
 from ciliumipam.errors import ConflictError, StalePlanError, StoreError
 from ciliumipam.records import ADDRESS_KINDS, Cooling, Entry, Key, Kind, Page, Revision
 from ciliumipam.session import Answer, Get, Operation, Pause, Put, Scan, Session, Written
-from ciliumipam.store import ABSENT, Store, SupportsOrderedPuts, Write
+from ciliumipam.store import ABSENT, Store, SupportsOrderedPuts, SupportsPutTogether, Write
 
 
 def drive(session: Session, answer: Callable[[Operation], Answer]) -> None:
@@ -120,9 +120,15 @@ class Executor:
             writes = [Write(step.key, step.record, step.expect) for step in part if step.record is not None]
             if isinstance(store, SupportsOrderedPuts):
                 yield from store.put_in_order(writes)
-            else:
-                for write in writes:
-                    yield store.put(write.key, write.record, expect=write.expect)
+                continue
+            for claims, some in groupby(writes, lambda write: write.key.kind == "block-claims"):
+                # which of several claim pages comes first depends on nothing but how names happen to be spread over them, so where
+                # every first part of them is a legal state, every part is
+                if claims and isinstance(store, SupportsPutTogether):
+                    yield from store.put_together(list(some))
+                else:
+                    for write in some:
+                        yield store.put(write.key, write.record, expect=write.expect)
 
     def perform(self, steps: Sequence[Step], load: Callable[[Key, Entry | None], object]) -> None:
         """Do the writes of a dry run one by one, each only if the record is as it was then. `load` is told what is read after each.

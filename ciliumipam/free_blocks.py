@@ -120,6 +120,11 @@ class FreeBlocks:
             if self._cooling.get(place) == until:
                 self.warm(place)
 
+    @property
+    def due(self) -> float | None:
+        """When the next one that cools becomes free; None if none cools. It may have been taken since."""
+        return self._due[0][0] if self._due else None
+
     def begin(self, place: Place, pool: str, node: str) -> None:
         """A block of a pool is in the hands of a node."""
         chosen = self._chosen.pop(place, None)

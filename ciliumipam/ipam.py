@@ -237,6 +237,22 @@ class Ipam:
         """
         return self._ask(RemoveNode(name, force)).outcome
 
+    @observed("remove_node")
+    def remove_nodes(self, names: Iterable[str], *, force: bool = False) -> Applied:
+        """The same for many nodes at once, in as few writes. What is not known and holds nothing is left out.
+
+        Raises:
+            BlockNotEmptyError: Addresses are in use on one of them, and not `force`. The others are removed.
+        """
+        now = self._clock()
+        tasks = [RemoveNodeTask(RemoveNode(name, force), now) for name in sorted(set(names))]
+        with self._lock:
+            self._decide(tasks)
+        failed = [task.failed for task in tasks if task.failed is not None and not isinstance(task.failed, NotFoundError)]
+        if failed:
+            raise failed[0]
+        return Applied(tuple(change for task in tasks for change in task.changes))
+
     @observed("remove_pool")
     def remove_pool(self, name: str) -> Applied:
         """Forget a pool. Nothing held is freed: its blocks become orphans, which keep their addresses and take nothing new.
@@ -364,6 +380,8 @@ class Ipam:
     def _decide(self, tasks: Sequence[Task]) -> None:
         try:
             self._restore()
+            if not tasks:
+                return
             if isinstance(tasks[0], BlockTask):  # it comes alone, and looks at all nodes
                 with CollectorPause():
                     drive(run(self._view, tasks), self._executor.answer)
@@ -417,6 +435,29 @@ class Ipam:
         """All blocks that nodes hold, by address space and address."""
         with self._lock:
             return tuple(self._block(block) for block in self._now().blocks())
+
+    def held(self, *, closing: bool = False) -> dict[str, tuple[Holding, ...]]:
+        """What every node holds, in the order in which it got it; `blocks` counts addresses too, which costs more.
+
+        Args:
+            closing: Whether to name blocks that are on their way back as well; nobody may rely on those.
+
+        Complexity:
+            O(blocks).
+        """
+        with self._lock:
+            self._restore()
+            view = self._view
+            found: dict[str, list[Holding]] = {}
+            for block in view.blocks():
+                if closing or not view.is_closed(block):
+                    found.setdefault(block.holder, []).append(block)
+            return {node: view.in_order(node, blocks) for node, blocks in found.items()}
+
+    def due(self) -> float | None:
+        """When the next block that was given back and cools can be carved again, in seconds since the epoch; None if none cools. O(1)."""
+        with self._lock:
+            return self._now().free.due
 
     def _now(self) -> View:
         """What is known, as of now."""

@@ -13,6 +13,12 @@ from collections.abc import Collection, Mapping
 
 from ciliumipam.errors import InvalidNameError
 
+SUBDOMAIN_RULE = (
+    "allowed are lower-case letters, digits, '-' and '.';"
+    " every part between dots begins and ends with a letter or digit, as in node-1.example.com"
+)
+LABEL_TEXT_RULE = "allowed are letters, digits, '-', '_' and '.'; it begins and ends with a letter or digit"
+
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 _LABEL_TEXT = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]*[A-Za-z0-9])?")
 
@@ -85,10 +91,7 @@ def _subdomain_problem(text: str) -> str:
     if len(text) > 253:
         return f"it has {len(text)} characters, allowed are 253"
     if not _SUBDOMAIN.fullmatch(text):
-        return (
-            "allowed are lower-case letters, digits, '-' and '.';"
-            " every part between dots begins and ends with a letter or digit, as in node-1.example.com"
-        )
+        return SUBDOMAIN_RULE
     return ""
 
 
@@ -96,7 +99,7 @@ def _label_text_problem(text: str) -> str:
     if len(text) > 63:
         return f"it has {len(text)} characters, allowed are 63"
     if not _LABEL_TEXT.fullmatch(text):
-        return "allowed are letters, digits, '-', '_' and '.'; it begins and ends with a letter or digit"
+        return LABEL_TEXT_RULE
     return ""
 
 

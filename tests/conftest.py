@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from ciliumipam.store.sqlite import SqliteStore
+from ciliumipam.testing.control_plane import fixtures
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile("dev", max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=SLOW)
@@ -28,7 +29,13 @@ settings.register_profile(
 )
 settings.register_profile("soak", max_examples=5000, stateful_step_count=200, deadline=None, suppress_health_check=SLOW)
 settings.register_profile(
-    "few", max_examples=5, stateful_step_count=15, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW
+    "few",
+    max_examples=5,
+    stateful_step_count=15,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=SLOW,
 )
 settings.register_profile(
     "mutation",  # thousands of runs that end at the first failure: what it shrinks to is of no interest
@@ -42,6 +49,9 @@ settings.register_profile(
     suppress_health_check=SLOW,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+server_binaries = fixtures.server_binaries
+control_plane = fixtures.control_plane
 
 
 @pytest.fixture(autouse=True)

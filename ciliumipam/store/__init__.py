@@ -112,6 +112,19 @@ class SupportsOrderedPuts(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsPutTogether(Protocol):
+    """A store at which several writes at once are quicker than one after another."""
+
+    def put_together(self, writes: Sequence[Write]) -> list[Revision]:
+        """Do writes of different keys at once, in any order, and return their revisions.
+
+        Raises:
+            StoreError: What went wrong with the first that did, by their order here. Any of the others may have been done.
+        """
+        ...
+
+
 class Change(NamedTuple):
     """What became of a record: its new entry, or None where it was deleted."""
 
@@ -157,6 +170,7 @@ __all__ = [
     "Listing",
     "Store",
     "SupportsOrderedPuts",
+    "SupportsPutTogether",
     "SupportsWatch",
     "Watch",
     "Write",

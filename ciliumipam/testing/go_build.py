@@ -40,7 +40,7 @@ def skip_reason() -> str:
     return f"there is no 'go' on PATH to build this with ({REQUIRED}=1 makes that a failure)"
 
 
-def go_build(module: Path, package: str, *, flags: Sequence[str] = ()) -> Path:
+def go_build(module: Path, package: str, *, flags: Sequence[str] = (), name: str = "") -> Path:
     """Build one program, or find it in the cache.
 
     Several processes may ask at once: one builds, the others wait for it.
@@ -49,6 +49,7 @@ def go_build(module: Path, package: str, *, flags: Sequence[str] = ()) -> Path:
         module: The folder of the Go module, with `go.mod` and `go.sum`.
         package: `./folder` of that module, or the import path of a package of a required one.
         flags: More arguments for `go build`, such as `-ldflags=-X main.version=1`.
+        name: What the program's file is called, where the last part of `package` does not say it (`.../etcd/server/v3`).
 
     Returns:
         The path of the program.
@@ -57,7 +58,7 @@ def go_build(module: Path, package: str, *, flags: Sequence[str] = ()) -> Path:
         GoMissingError: There is no Go command.
         GoBuildError: The Go command failed.
     """
-    name = package.rpartition("/")[2]
+    name = name or package.rpartition("/")[2]
     cache = _cache()
     cache.mkdir(parents=True, exist_ok=True)
     program = cache / f"{name}-{_digest(module, package, flags)}"
