@@ -48,7 +48,7 @@ def find_binaries(module: Path | None = None) -> Binaries:
     """
     found = {name: path for name in PACKAGES if (path := _named(name))}
     if len(found) < len(PACKAGES):
-        on_path = {name: Path(path) for name in PACKAGES if (path := shutil.which(name))}
+        on_path = {name: Path(program) for name in PACKAGES if (program := shutil.which(name))}
         if len(on_path) == len(PACKAGES):
             found = {**on_path, **found}
     for name in PACKAGES:

@@ -41,7 +41,11 @@ def _tell(line: str) -> None:
 def main(lease: str, log: str, *command: str) -> int:
     """Run the command until it ends or nobody wants it any more."""
     with open(log, "ab") as output:  # noqa: PTH123 - see above
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)  # noqa: S603 - it is what this is for
+        try:
+            server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)  # noqa: S603 - it is what this is for
+        except OSError as error:
+            output.write(f"{error}\n".encode())
+            return 127
     signal.signal(signal.SIGTERM, lambda *_: server.kill())
     Thread(target=_kill_when_let_go, args=(lease, server), daemon=True).start()
     _tell(str(server.pid))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -107,7 +108,8 @@ class Server:
         )
         told = self._answer()
         if not told:
-            raise ServerError(f"{self.name} did not start: {' '.join(self.command)}")
+            self.wait_for_the_end(PATIENCE)
+            raise ServerError(f"{self.name} did not start. {self._end_of_log()}")
         self._pid = int(told)
         if wait:
             self.wait_until_ready()
@@ -121,11 +123,10 @@ class Server:
         deadline = time.monotonic() + PATIENCE
         while not self._ready():
             if not self.running:
-                raise ServerError(f"{self.name} ended by itself. The end of {self.log}:\n{self._end_of_log()}")
+                self._forget()
+                raise ServerError(f"{self.name} ended by itself. {self._end_of_log()}")
             if time.monotonic() > deadline:
-                raise ServerError(
-                    f"{self.name} was not ready after {PATIENCE:g} s. The end of {self.log}:\n{self._end_of_log()}"
-                )
+                raise ServerError(f"{self.name} was not ready after {PATIENCE:g} s. {self._end_of_log()}")
             time.sleep(_PAUSE)
 
     def kill(self) -> None:
@@ -168,12 +169,13 @@ class Server:
     def _end(self, number: signal.Signals) -> None:
         if self.running:
             self._send(number)
-            self.wait_for_the_end(PATIENCE)
+        self.wait_for_the_end(PATIENCE)
 
     def _send(self, number: signal.Signals) -> None:
         if self._keeper is None or self._keeper.stdin is None or not self.running:
             raise ServerError(f"{self.name} does not run")
-        os.write(self._keeper.stdin.fileno(), f"{int(number)}\n".encode())
+        with suppress(BrokenPipeError):  # it ended just now
+            os.write(self._keeper.stdin.fileno(), f"{int(number)}\n".encode())
         self._answer()
 
     def _answer(self) -> bytes:
@@ -190,4 +192,5 @@ class Server:
             self._keeper = None
 
     def _end_of_log(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join([f"The end of {self.log}:", *lines[-20:]])
