@@ -99,9 +99,10 @@ def test_a_sound_store_has_no_findings_and_everything_is_counted(store: MemorySt
     result = audit(store)
 
     pages = len(store.scan("block-page").entries) + len(store.scan("address-page").entries)
-    assert result == Audit(
-        (), {"pools": 1, "nodes": 2, "blocks": 4, "addresses": 6, "pages": pages, "claims": 5}
-    )
+    assert result.findings == ()
+    assert result.counts == {"pools": 1, "nodes": 2, "blocks": 4, "addresses": 6, "pages": pages, "claims": 5}
+    assert [str(block.prefix) for block in result.blocks] == [str(block.prefix) for block in Ipam(store).blocks()]
+    assert result.pools == tuple(status.spec for status in Ipam(store).pools())
 
 
 def test_an_empty_store_has_no_findings() -> None:

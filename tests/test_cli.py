@@ -259,7 +259,7 @@ def test_a_store_that_cannot_be_named_is_bad_input(text: str, capsys: pytest.Cap
     assert main(["get", "nodes", "--store", text]) == 2
     assert (
         capsys.readouterr().err
-        == f"ciliumipam: --store {text!r} names no store; write sqlite:PATH, as in sqlite:ipam.db\n"
+        == f"ciliumipam: --store {text!r} names no store; write sqlite:PATH, as in sqlite:ipam.db, or kubernetes:[CONTEXT]\n"
     )
 
 

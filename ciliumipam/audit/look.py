@@ -13,10 +13,12 @@ from ciliumipam.audit.notices import notice_blocks, notice_nodes, notice_pools
 from ciliumipam.audit.snapshot import Snapshot
 from ciliumipam.audit.tree import Tree
 from ciliumipam.errors import CorruptRecordError
+from ciliumipam.pool import PoolSpec
 from ciliumipam.records import (
     ADDRESS_KINDS,
     KINDS,
     ClaimPage,
+    Holding,
     Key,
     Kind,
     NodeRecord,
@@ -32,10 +34,19 @@ _R = TypeVar("_R", bound=Record)
 
 
 class Audit(NamedTuple):
-    """All findings, errors first, then by place; and how many of what were looked at."""
+    """What an audit has found.
+
+    Attributes:
+        findings: All findings, errors first, then by place.
+        counts: How many of what were looked at.
+        blocks: What counts as held by nodes.
+        pools: The pools that there are.
+    """
 
     findings: tuple[Finding, ...]
     counts: dict[str, int]
+    blocks: tuple[Holding, ...] = ()
+    pools: tuple[PoolSpec, ...] = ()
 
 
 def audit(store: Store, addresses: Store | None = None, *, clock: Callable[[], float] = time) -> Audit:
@@ -119,7 +130,7 @@ def _examine(look: _Look, now: float) -> Audit:
         "pages": len(tree.pages),
         "claims": sum(len(page.claims) for page in (*block_claims.values(), *address_claims.values())),
     }
-    return Audit(findings.in_order(), counts)
+    return Audit(findings.in_order(), counts, tuple(snapshot.blocks), tuple(record.spec for record in pools.values()))
 
 
 def _typed(findings: Findings, records: Mapping[Key, Record], kind: type[_R]) -> dict[Key, _R]:

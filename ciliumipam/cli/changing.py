@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ciliumipam import (
     Allocate,
@@ -28,12 +28,13 @@ from ciliumipam.cli.completion import kind_of
 from ciliumipam.cli.diff import write_diff
 from ciliumipam.cli.input import MAX_PLAN_BYTES, read_documents
 from ciliumipam.cli.progress import Progress
-from ciliumipam.cli.store import deciding, reading, store_path, writing
+from ciliumipam.cli.store import deciding, in_cluster, is_absent, reading, writing
 from ciliumipam.cli.style import Style, write_document
 from ciliumipam.cli.tables import ADDRESSES
 from ciliumipam.cli.text import say, say_some
 from ciliumipam.errors import InvalidManifestError, InvalidRequestError, IpamError
-from ciliumipam.manifest import read_manifests
+from ciliumipam.manifest import Item, read_manifests
+from ciliumipam.names import counted, some
 from ciliumipam.plan_file import plan_from_document, plan_to_document
 from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.requests import Drain, ExistingBlock, Grow, Migrate, Request
@@ -53,7 +54,7 @@ def apply(arguments: Namespace) -> int:
         return _execute(arguments)
     with Progress() as progress:
         request = _request(arguments, progress)
-        if not store_path(arguments.store).exists():
+        if is_absent(arguments.store):
             Ipam(MemoryStore()).plan(request)  # what is refused must not leave a new, empty file behind
         with writing(arguments.store, create=True) as store, deciding(store, arguments.journal) as ipam:
             progress.tell(f"applying {len(request.pools)} pools and {len(request.nodes)} nodes")
@@ -70,11 +71,23 @@ def _request(arguments: Namespace, progress: Progress) -> Apply:
     manifest = read_manifests(documents)
     say_some(f"ignored: {each}" for each in manifest.ignored)
     say_some(f"not adopted: {each}" for each in manifest.refused)
+    if in_cluster(arguments.store):
+        _refuse_nodes(manifest.items)
     return Apply(
         tuple(item for item in manifest.items if isinstance(item, PoolSpec)),
         tuple(item for item in manifest.items if isinstance(item, Node)),
         tuple(item for item in manifest.items if isinstance(item, ExistingBlock)),
     )
+
+
+def _refuse_nodes(items: Iterable[Item]) -> None:
+    """Nodes of a cluster are what its API server says, and so is what they have."""
+    names = list(dict.fromkeys(item.name if isinstance(item, Node) else item.node for item in items if not isinstance(item, PoolSpec)))
+    if names:
+        raise InvalidRequestError(
+            f"the manifests are of {counted(len(names), 'node', 'nodes')} ({some(names)}), and nodes of a cluster are made with kubectl:"
+            " kubectl apply -f FILE; here only pools can be applied to it"
+        )
 
 
 def _execute(arguments: Namespace) -> int:
@@ -83,7 +96,7 @@ def _execute(arguments: Namespace) -> int:
     if more:
         raise InvalidManifestError(source[0], "", "it holds several documents; a plan is one")
     read = plan_from_document(source[1], source[0])
-    if not store_path(arguments.store).exists():
+    if is_absent(arguments.store):
         Ipam(MemoryStore()).execute(read)  # a plan for another store must not leave a new, empty file behind
     with writing(arguments.store, create=True) as store, deciding(store, arguments.journal) as ipam, Progress() as progress:
         progress.tell(f"writing {len(read.steps)} records")

@@ -9,6 +9,7 @@ from ciliumipam.errors import ExhaustedError, InvalidError, IpamError, StateErro
 DONE: Final = 0
 FOUND: Final = 1
 BAD_INPUT: Final = 2
+REFUSED: Final = 3
 EXHAUSTED: Final = 4
 BLOCKED: Final = 6
 INTERNAL_ERROR: Final = 70
@@ -18,7 +19,7 @@ READER_GONE: Final = 141
 
 _OF_ERRORS: tuple[tuple[type[IpamError], int], ...] = (
     (InvalidError, BAD_INPUT),
-    (StateError, 3),
+    (StateError, REFUSED),
     (ExhaustedError, EXHAUSTED),
     (StoreError, 5),
 )

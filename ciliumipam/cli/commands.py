@@ -260,6 +260,20 @@ def replay(arguments: Namespace) -> int:
     return replay_journal(arguments)
 
 
+def crds(arguments: Namespace) -> int:
+    """Print or install the definitions."""
+    from ciliumipam.cli.crds import crds as print_or_install  # noqa: PLC0415 - no other command needs it
+
+    return print_or_install(arguments)
+
+
+def deploy(arguments: Namespace) -> int:
+    """Print manifests that run the operator."""
+    from ciliumipam.cli.crds import deploy as print_manifests  # noqa: PLC0415 - no other command needs it
+
+    return print_manifests(arguments)
+
+
 def complete(arguments: Namespace) -> int:
     """Print what a shell has to read to complete words."""
     print(completion.script(arguments.shell), end="")
@@ -289,6 +303,8 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "export": export,
     "copy": copy,
     "replay": replay,
+    "crds": crds,
+    "deploy": deploy,
     "completion": complete,
     "torture": torture,
     "fuzz": fuzzing.fuzz,
@@ -297,6 +313,7 @@ STYLES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(COMMANDS, CHANGES),
     **dict.fromkeys(("get", "allocate", "release", "routes"), LISTED),
     "export": ("yaml", *(style for style in DOCUMENTS if style != "yaml")),
+    "deploy": ("yaml", *(style for style in DOCUMENTS if style != "yaml")),
     "completion": ("table",),
 }
 """What each command can print, the default first."""

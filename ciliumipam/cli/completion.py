@@ -6,6 +6,7 @@ import os
 from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from threading import Thread
 from typing import Any, Final, Literal, TypeAlias
 
 from ciliumipam import Ipam
@@ -13,6 +14,8 @@ from ciliumipam.cli.store import reading
 from ciliumipam.errors import IpamError
 
 SHELLS: Final = ("bash", "zsh", "fish")
+PATIENCE: Final = 3.0
+"""Seconds after which a name is not completed."""
 Kind: TypeAlias = Literal["pool", "node", "block", "address", "owner"]
 
 
@@ -33,13 +36,19 @@ def complete(parser: ArgumentParser) -> None:
 
 
 def completed(action: Action, find: Callable[[Namespace], Iterable[str]]) -> None:
-    """Let the values of an argument be completed out of the store; one that cannot be read has none."""
+    """Let the values of an argument be completed out of the store; one that cannot be read, or is slow, has none."""
 
     def completer(parsed_args: Namespace, **_: Any) -> list[str]:
-        try:
-            return sorted({*find(parsed_args)})
-        except (IpamError, OSError):
-            return []
+        found: list[str] = []
+
+        def look() -> None:
+            with suppress(IpamError, OSError):
+                found.extend(sorted({*find(parsed_args)}))
+
+        looking = Thread(target=look, daemon=True)  # the shell of somebody who pressed a key does not wait for a cluster that is silent
+        looking.start()
+        looking.join(PATIENCE)
+        return [] if looking.is_alive() else found
 
     vars(action)["completer"] = completer
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ciliumipam.cli import codes
 from ciliumipam.cli.progress import Progress
-from ciliumipam.cli.store import parse_store
+from ciliumipam.cli.store import parse_file
 from ciliumipam.cli.style import write_document
 from ciliumipam.cli.text import plain, say
 from ciliumipam.errors import InvalidRequestError
@@ -68,7 +68,7 @@ def _ground(store: str | None, *, full: bool) -> Callable[[], Stores]:
         return lambda: Stores("two" if store == "two:" else "memory")
     if not str(store).startswith("sqlite:"):
         raise InvalidRequestError(f"--store {store!r} is no place to fuzz; write memory:, two: or sqlite:PATH with a file that is not there")
-    path = parse_store("--store", str(store))
+    path = parse_file("--store", str(store))
     if path.exists() and path.stat().st_size:
         raise InvalidRequestError(f"{path} exists, and fuzzing begins each life with an empty store; name a file that is not there")
 

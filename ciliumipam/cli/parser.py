@@ -20,7 +20,9 @@ class _Command(argparse.ArgumentParser):
     """Lets options stand between the words of a command; argparse by itself takes an optional word as absent at the first option."""
 
     takes_command = False
-    """Whether what stands after `--` is a command to start."""
+    """Whether what stands after `--` is not ours: a command to start."""
+    takes_nothing = False
+    """Whether nothing may stand there."""
     _inside = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -32,7 +34,7 @@ class _Command(argparse.ArgumentParser):
         end = args.index("--") if "--" in args else len(args)
         parsed, unknown = self.parse_known_intermixed_args(args[:end], namespace)
         parsed.command_line = args[end + 1 :]
-        if not (parsed.command_line or unknown):
+        if not (parsed.command_line or unknown or self.takes_nothing):
             self.error("the following arguments are required: -- COMMAND")
         return parsed, unknown
 
@@ -70,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     _of_looking(words)
     _of_blocks(words)
     _of_stores(words)
+    _of_clusters(words)
     _of_testing(words)
     return parser
 
@@ -80,8 +83,8 @@ def _everywhere() -> _Command:
     shared = everywhere.add_argument_group("global options, before or after the command")
     shared.add_argument(
         "--store",
-        metavar="sqlite:PATH",
-        help="the file to work on (default: $CILIUMIPAM_STORE, else ipam.db in ciliumipam in the user's state directory)",
+        metavar="sqlite:PATH|kubernetes:[CONTEXT]",
+        help="the file or cluster to work on (default: $CILIUMIPAM_STORE, else ipam.db in ciliumipam in the user's state directory)",
     )
     style = shared.add_argument(
         "-o",
@@ -215,14 +218,32 @@ def _of_stores(words: _Words) -> None:
     _journal(check)
     words.command("export", "print everything as manifests, which `apply` reads back")
     copy = words.command("copy", "copy everything into another, empty store, and verify it")
-    copy.add_argument("--from", dest="source", metavar="sqlite:PATH", required=True, help="the store to read")
-    copy.add_argument("--to", dest="target", metavar="sqlite:PATH", required=True, help="the store to fill, which may be new")
+    copy.add_argument("--from", dest="source", metavar="STORE", required=True, help="the store to read")
+    copy.add_argument("--to", dest="target", metavar="STORE", required=True, help="the store to fill, which may be new")
     replay = words.command("replay", "do again what a journal tells of, and stop where anything comes out differently")
     replay.add_argument("file", metavar="FILE", help="a journal that --journal or a JournaledIpam wrote")
     replay.add_argument("--until", type=int, metavar="LINE", help="only up to this line")
     replay.add_argument("--to", dest="target", metavar="sqlite:PATH", help="write the records as they were then into this new store")
     completion = words.command("completion", "print what a shell has to read so that it completes words")
     completion.add_argument("shell", choices=SHELLS)
+
+
+def _of_clusters(words: _Words) -> None:
+    crds = words.command("crds", "print the definitions of CIDRPool and CIDRLedger for Kubernetes, or install them")
+    crds.add_argument(
+        "--install", action="store_true", help="install them, or bring them up to date, in the cluster of --store kubernetes:[CONTEXT]"
+    )
+    crds.add_argument(
+        "--cilium",
+        action=argparse.BooleanOptionalAction,
+        help="also CiliumNodeConfig and CiliumNode (default: with --install, where a cluster has neither of somebody else's; else not)",
+    )
+    deploy = words.command("deploy", "print manifests that run the operator: two replicas, and no more rights than they need; after --, its options")
+    deploy.takes_command = deploy.takes_nothing = True
+    deploy.usage = "ciliumipam deploy --image IMAGE [--namespace NAMESPACE] [--service-monitor] [-o STYLE] [-- OPTION ...]"
+    deploy.add_argument("--image", metavar="IMAGE", required=True, help="an image with ciliumipam in it")
+    deploy.add_argument("--namespace", metavar="NAMESPACE", help="where it runs (default: ciliumipam)")
+    deploy.add_argument("--service-monitor", action="store_true", help="also a ServiceMonitor for the Prometheus operator")
 
 
 def _of_testing(words: _Words) -> None:

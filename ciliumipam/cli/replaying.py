@@ -8,7 +8,7 @@ from contextlib import closing
 from ciliumipam import MemoryStore, SqliteStore
 from ciliumipam.cli import codes, values
 from ciliumipam.cli.progress import Progress
-from ciliumipam.cli.store import parse_store
+from ciliumipam.cli.store import parse_file
 from ciliumipam.cli.style import Style, write_document
 from ciliumipam.cli.tables import write_table
 from ciliumipam.cli.text import plain, say, say_some
@@ -39,7 +39,7 @@ def replay(arguments: Namespace) -> int:
 
 
 def _write(arguments: Namespace) -> Copied:
-    path = parse_store("--to", arguments.target)
+    path = parse_file("--to", arguments.target)
     found = MemoryStore()
     for key, entry in records(arguments.file, arguments.until).items():
         found.put(key, entry.record, expect=ABSENT)

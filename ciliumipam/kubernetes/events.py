@@ -40,6 +40,7 @@ class Said(NamedTuple):
         reason: One word for programs.
         action: What the operator did or tried, one word.
         note: A sentence for people.
+        about: What tells several things of one object and reason apart, as a CIDR.
     """
 
     subject: Subject
@@ -47,12 +48,15 @@ class Said(NamedTuple):
     reason: str
     action: str
     note: str
+    about: str = ""
 
     @property
     def name(self) -> str:
-        """The name of the Event: one for each object and reason."""
-        digest = sha256(f"{self.subject.kind}\0{self.subject.namespace}\0{self.subject.uid}\0{self.reason}".encode()).hexdigest()
-        return f"{self.subject.name[:220].rstrip('.-')}.{digest[:16]}"
+        """The name of the Event: one for each object, reason and what it is about."""
+        subject = self.subject
+        parts = (subject.kind, subject.namespace, subject.name, subject.uid, self.reason, self.about)
+        digest = sha256("\0".join(parts).encode()).hexdigest()
+        return f"{subject.name[:220].rstrip('.-')}.{digest[:16]}"
 
 
 @dataclass(slots=True)
@@ -196,10 +200,13 @@ class EventQueue:
 
     def _event(self, name: str, said: Said, namespace: str) -> dict[str, Any]:
         subject = said.subject
-        regarding = {"apiVersion": subject.api_version, "kind": subject.kind, "name": subject.name}
-        for key, value in (("uid", subject.uid), ("namespace", subject.namespace)):
-            if value:
-                regarding[key] = value
+        regarding = {
+            "apiVersion": subject.api_version,
+            "kind": subject.kind,
+            "name": subject.name,
+            **({"uid": subject.uid} if subject.uid else {}),
+            **({"namespace": subject.namespace} if subject.namespace else {}),
+        }
         return {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",

@@ -6,6 +6,8 @@ that work. What keeps two from giving out the same block is compare-and-set on t
 
 `Election` decides and does nothing else; `Lease` asks the API server.
 
+Whoever deletes the Lease object elects a second leader, for up to `renew` seconds.
+
 * Whoever wants the Lease watches for how long it has not changed, by its *own* monotonic clock. The times written into it are for
   people, so that clocks which are apart do no harm; only clocks that run at different speeds would.
 * The holder counts from *before* it sent its last successful renewal, the others from when they have *seen* it. With `renew` shorter
@@ -19,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from threading import Event
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from ciliumipam.errors import ConflictError, InvalidRequestError, IpamError
 from ciliumipam.kubernetes.api import Api, Resource

@@ -69,7 +69,7 @@ class Round(NamedTuple):
 
 
 class Reporter(Protocol):
-    """Who is told. Several threads may tell it at once."""
+    """Who is told. Several threads may tell it at once. A subclass has the methods that it needs; the others do nothing."""
 
     def node_waits(self, node: Subject, reason: str) -> None:
         """A node has not what it should have, and why. Told in every round for as long as it waits."""
@@ -115,3 +115,65 @@ class Reporter(Protocol):
     def leads(self, leading: bool) -> None:  # noqa: FBT001 - the one thing that it says
         """Whether this operator is the one that acts, from now on."""
         ...
+
+
+class Reporters(Reporter):
+    """Tells several. The default of the operator is to tell none.
+
+    Args:
+        reporters: Who is told, in this order.
+    """
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._all = reporters
+
+    def node_waits(self, node: Subject, reason: str) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.node_waits(node, reason)
+
+    def block_given(self, node: Subject, blocks: Sequence[str]) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.block_given(node, blocks)
+
+    def adopted(self, node: Subject, block: str, pool: str) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.adopted(node, block, pool)
+
+    def conflict(self, node: Subject, block: str, reason: str) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.conflict(node, block, reason)
+
+    def node_gone(self, node: str, blocks: Sequence[str]) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.node_gone(node, blocks)
+
+    def node_written(self, outcome: WriteOutcome, seconds: float) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.node_written(outcome, seconds)
+
+    def pool_broken(self, pool: Mapping[str, Any], reason: str) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.pool_broken(pool, reason)
+
+    def pools(self, objects: Iterable[Mapping[str, Any]], statuses: Iterable[PoolStatus]) -> None:
+        """Tell all."""
+        read, known = tuple(objects), tuple(statuses)
+        for each in self._all:
+            each.pools(read, known)
+
+    def round_done(self, done: Round) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.round_done(done)
+
+    def leads(self, leading: bool) -> None:  # noqa: FBT001 - the one thing that it says
+        """Tell all."""
+        for each in self._all:
+            each.leads(leading)
