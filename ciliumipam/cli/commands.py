@@ -13,7 +13,7 @@ from ciliumipam import Applied, Ipam, NodeStatus, PoolStatus, Store
 from ciliumipam.cli import changing, codes, completion, fuzzing, values
 from ciliumipam.cli.diff import write_diff
 from ciliumipam.cli.progress import Progress
-from ciliumipam.cli.store import both, deciding, reading, writing
+from ciliumipam.cli.store import both, deciding, in_cluster, reading, writing
 from ciliumipam.cli.style import CHANGES, DOCUMENTS, LISTED, Style, write_document
 from ciliumipam.cli.tables import ADDRESSES, BLOCKS, NODES, POOLS, ROUTES, Listed, NodeRow, dies_first, write_table
 from ciliumipam.cli.text import Colour, paint, plain, say, say_some
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_WATCH_SECONDS = 2.0
+_WATCH_SECONDS, _WATCH_CLUSTER_SECONDS = 2.0, 10.0
 _COLOURS: Mapping[str, Colour] = {"error": "red", "unfinished": "yellow"}
 
 # ------------------------------------------------------------------------------------------------------- get
@@ -73,7 +73,7 @@ def _list(
     style: Style = arguments.output
     found = look()
     if arguments.watch:
-        return watch(style, listed, _again(ipam, found, look), arguments.interval or _WATCH_SECONDS)
+        return watch(style, listed, _again(ipam, found, look), arguments.interval or _usual_interval(arguments))
     if manifest is not None and arguments.name is not None and style.is_document:
         write_document(style, manifest(found[0]))
     else:
@@ -81,6 +81,11 @@ def _list(
     if style.name in ("table", "wide"):
         say_some(f"pool {each.spec.name}: {what}" for each in found if isinstance(each, PoolStatus) for what in each.concerns)
     return codes.DONE
+
+
+def _usual_interval(arguments: Namespace) -> float:
+    """Every look reads everything, which a cluster feels."""
+    return _WATCH_CLUSTER_SECONDS if in_cluster(arguments.store) else _WATCH_SECONDS
 
 
 def _again(ipam: Ipam, first: Sequence[T], look: Callable[[], Sequence[T]]) -> Callable[[], Sequence[T]]:
@@ -179,19 +184,28 @@ def check(arguments: Namespace) -> int:
     def code(result: Audit) -> int:
         return codes.FOUND if any(finding.severity == "error" for finding in result.findings) else codes.DONE
 
+    def look(store: Store) -> Audit:
+        if not in_cluster(arguments.store):
+            return audit(store)
+        from ciliumipam.cli.cluster import audit_live  # noqa: PLC0415 - a client of Kubernetes takes a while to load
+        from ciliumipam.kubernetes.cluster import ClusterStore  # noqa: PLC0415 - the same
+
+        assert isinstance(store, ClusterStore)  # noqa: S101 - it was opened as one
+        return audit_live(store)
+
     if not arguments.repair:
         with reading(arguments.store) as store:
-            result = audit(store)
+            result = look(store)
         _print_audit(arguments, result)
         return code(result)
     with writing(arguments.store) as store:
-        before = audit(store)
+        before = look(store)
         try:
             repaired = _repair(store, arguments.journal)
         except IpamError:
             _print_audit(arguments, before)
             raise
-        after = audit(store)
+        after = look(store)
     mended = [finding for finding in before.findings if finding not in after.findings]
     if arguments.output.is_document:
         value = {**values.audit(after), "mended": [values.finding(each) for each in mended], **values.outcome(repaired)}
@@ -280,6 +294,13 @@ def complete(arguments: Namespace) -> int:
     return codes.DONE
 
 
+def operator(arguments: Namespace) -> int:
+    """Give the nodes of a cluster their blocks, until told to stop."""
+    from ciliumipam.cli.operating import operator as operate  # noqa: PLC0415 - no other command needs it
+
+    return operate(arguments)
+
+
 def torture(arguments: Namespace) -> int:
     """Hunt for faults of an allocator."""
     from ciliumipam.cli.torturing import torture as hunt  # noqa: PLC0415 - no other command needs it
@@ -305,6 +326,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "replay": replay,
     "crds": crds,
     "deploy": deploy,
+    "operator": operator,
     "completion": complete,
     "torture": torture,
     "fuzz": fuzzing.fuzz,
@@ -315,5 +337,6 @@ STYLES: Mapping[str, tuple[str, ...]] = {
     "export": ("yaml", *(style for style in DOCUMENTS if style != "yaml")),
     "deploy": ("yaml", *(style for style in DOCUMENTS if style != "yaml")),
     "completion": ("table",),
+    "operator": ("table",),
 }
 """What each command can print, the default first."""

@@ -55,6 +55,23 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _grace(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86400.0 * 30:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 2592000")
+    return seconds
+
+
+def _threads(text: str) -> int:
+    count = _count(text)
+    if count > 64:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than 64")
+    return count
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser."""
     everywhere = _everywhere()
@@ -182,7 +199,7 @@ def _of_looking(words: _Words) -> None:
     )
     completed(name, named)
     get.add_argument("-w", "--watch", action="store_true", help="then show what changes, until interrupted")
-    get.add_argument("--interval", type=_seconds, metavar="SECONDS", help="time between two looks of --watch (default: 2)")
+    get.add_argument("--interval", type=_seconds, metavar="SECONDS", help="time between two looks of --watch (default: 2, in a cluster 10)")
     _node(words.command("explain", "say pool by pool why a node was served or refused"))
     routes = words.command("routes", "what routers announce for a pool's blocks, by group of nodes, and what grouping them saves")
     completed(routes.add_argument("pool", metavar="POOL"), names("pool"))
@@ -238,6 +255,35 @@ def _of_clusters(words: _Words) -> None:
         action=argparse.BooleanOptionalAction,
         help="also CiliumNodeConfig and CiliumNode (default: with --install, where a cluster has neither of somebody else's; else not)",
     )
+    operator = words.command("operator", "give the nodes of a cluster their blocks, until SIGTERM or SIGINT; exits with 0 then")
+    operator.add_argument(
+        "--write-to",
+        choices=("ciliumnode", "node"),
+        default="ciliumnode",
+        help="where blocks are written: CiliumNode.spec.ipam.podCIDRs (the default), or Node.spec.podCIDRs, which can be set once only",
+    )
+    operator.add_argument(
+        "--grace", type=_grace, default=60.0, metavar="SECONDS", help="how long a node has to be gone before its blocks go back (default: 60)"
+    )
+    operator.add_argument(
+        "--pools-from",
+        action="append",
+        choices=("CIDRPool", "CiliumNodeConfig", "CiliumPodIPPool", "ClusterCIDR"),
+        metavar="KIND",
+        help="objects that are pools: CIDRPool, CiliumNodeConfig, CiliumPodIPPool, ClusterCIDR; repeatable (default: the first two)",
+    )
+    operator.add_argument("--threads", type=_threads, default=8, metavar="N", help="node objects written to at once, 1 to 64 (default: 8)")
+    operator.add_argument(
+        "--no-leader-election", dest="leader_election", action="store_false", help="act at once: safe beside others, and more work for all"
+    )
+    operator.add_argument(
+        "--lease",
+        default="kube-system/ciliumipam-operator",
+        metavar="NAMESPACE/NAME",
+        help="the Lease by which one of several replicas acts (default: kube-system/ciliumipam-operator)",
+    )
+    operator.add_argument("--listen", metavar="ADDRESS:PORT", help="answer /healthz, /readyz and /metrics there, as on :9965 (default: nowhere)")
+    operator.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people (the default) or JSON")
     deploy = words.command("deploy", "print manifests that run the operator: two replicas, and no more rights than they need; after --, its options")
     deploy.takes_command = deploy.takes_nothing = True
     deploy.usage = "ciliumipam deploy --image IMAGE [--namespace NAMESPACE] [--service-monitor] [-o STYLE] [-- OPTION ...]"

@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from ciliumipam.ipam import Ipam
 from ciliumipam.kubernetes.reporter import Reporter, Round, Subject, WriteOutcome
-from ciliumipam.prometheus import SECONDS
+from ciliumipam.prometheus import SECONDS, PrometheusObserver, StateCollector
 from ciliumipam.requests import PoolStatus
 
 
-class MetricsReporter(Reporter):
-    """Counts what the operator does. Thread-safe.
+class OperatorMetrics(Reporter):
+    """Counts what the operator does, and what its `Ipam` does and knows. Thread-safe.
 
     Args:
-        registry: Where the metrics are registered; each registry takes one of these.
+        registry: Where the metrics are registered, by default in one of their own; each registry takes one of these.
 
     Raises:
         ValueError: The registry has metrics of these names.
+
+    Attributes:
+        observer: For the `Ipam` of the operator.
     """
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = CollectorRegistry() if registry is None else registry
+
         def counter(name: str, what: str, labels: Sequence[str] = ()) -> Counter:
             return Counter(f"ciliumipam_operator_{name}", what, labels, registry=registry)
 
@@ -32,7 +38,9 @@ class MetricsReporter(Reporter):
         def histogram(name: str, what: str) -> Histogram:
             return Histogram(f"ciliumipam_operator_{name}", what, buckets=SECONDS, registry=registry)
 
+        self.observer = PrometheusObserver(registry)
         self._registry = registry
+        self._state: StateCollector | None = None
         self._leading = gauge("leading", "1 if this operator is the one that acts, 0 if it is a standby.")
         self._nodes = gauge("nodes", "Nodes that there were in the last round.")
         self._waiting = gauge("nodes_waiting", "Nodes that should have blocks and did not, after the last round.")
@@ -50,6 +58,15 @@ class MetricsReporter(Reporter):
         self._writes = {outcome: writes.labels(outcome) for outcome in get_args(WriteOutcome)}
         self._ends = {outcome: self._rounds.labels(outcome) for outcome in ("ok", "failed")}
         self._found_broken = 0
+
+    def show(self, ipam: Ipam | None) -> None:
+        """Tell from now on how the pools and nodes of an `Ipam` stand, at every scrape; None ends it."""
+        if self._state is not None:
+            self._registry.unregister(self._state)
+            self._state = None
+        if ipam is not None:
+            self._state = StateCollector(ipam)
+            self._registry.register(self._state)
 
     def exposition(self) -> bytes:
         """All metrics of the registry in Prometheus' text format."""

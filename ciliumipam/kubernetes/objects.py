@@ -22,7 +22,7 @@ from ciliumipam.kubernetes.answers import Resource
 from ciliumipam.kubernetes.api import WRITE
 from ciliumipam.kubernetes.crds import GROUP, VERSION
 from ciliumipam.manifest import pool_to_manifest, read_manifest
-from ciliumipam.names import validate_name
+from ciliumipam.names import shorten, validate_name
 from ciliumipam.pool import PoolSpec
 from ciliumipam.records import Entry, Key, Kind, PoolRecord, Record, Revision
 
@@ -40,6 +40,7 @@ LARGEST_RECORD = 1_400_000
 _MARK = "--"
 _DIGEST = 16
 _SLUG = 200
+_LONGEST_NAME = 1024
 
 
 def resource_of(kind: Kind) -> Resource:
@@ -55,16 +56,26 @@ def labels_of(kind: Kind) -> str:
 def object_name(key: Key) -> str:
     """The name of a record's object: readable, and another one for each key.
 
-    A pool has its own name; "" where no object can have it. A ledger's is its kind, a dot and its name where that is a DNS-1123 subdomain
-    without `--`; else what is readable of it, `--` and a digest. So two keys never meet but where their digests of 64 bits do.
+    A pool has its own name. A ledger's is its kind, a dot and its name where that is a DNS-1123 subdomain without `--`; else what is
+    readable of it, `--` and a digest. So two keys never meet but where their digests of 64 bits do, and a reader compares the key itself.
+
+    Raises:
+        StoreRefusedError: No object can have this key.
     """
     if key.kind == "pool":
-        return key.name if _is_subdomain(key.name) else ""
+        if not _is_subdomain(key.name):
+            raise StoreRefusedError(f"find {key!r}", "the name of a pool is a DNS-1123 subdomain")
+        return key.name
     plain = f"{key.kind}.{key.name}"
     if _MARK not in plain and _is_subdomain(plain):
         return plain
+    if len(key.name) > _LONGEST_NAME:
+        raise StoreRefusedError(f"find {key.kind} {shorten(key.name)}", f"its name has {len(key.name)} characters, allowed are {_LONGEST_NAME}")
+    try:
+        digest = sha256(key.name.encode()).hexdigest()[:_DIGEST]
+    except UnicodeEncodeError:
+        raise StoreRefusedError(f"find {key!r}", "its name has a lone surrogate, which is no text for an API server") from None
     readable = re.sub(r"[^a-z0-9]+", "-", key.name.lower())[:_SLUG].strip("-")
-    digest = sha256(key.name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
     return f"{key.kind}.{readable or 'x'}{_MARK}{digest}"
 
 
@@ -81,10 +92,6 @@ def to_object(key: Key, record: Record, codec: Codec, present: Mapping[str, Any]
     if size > LARGEST_RECORD:
         reason = f"it has {size} bytes, and an object of Kubernetes holds {LARGEST_RECORD} at the most; use shorter owner ids and labels"
         raise StoreRefusedError(f"store {key}", reason)
-    try:
-        key.name.encode()
-    except UnicodeEncodeError:
-        raise StoreRefusedError(f"store {key!r}", "its name has a lone surrogate, which is no text for an API server") from None
     spec = {"kind": key.kind, "name": key.name, "record": record_text}
     return _stamped(_new(LEDGERS, {"name": object_name(key), "labels": {KIND: key.kind}}) | {"spec": spec})
 

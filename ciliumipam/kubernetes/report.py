@@ -1,4 +1,4 @@
-"""Reporters that tell people: `ClusterReporter` by Events and the status of CIDRPools, `LogReporter` by log records.
+"""`ClusterReporter` tells people: by Events on nodes and pools, and by the status of CIDRPools.
 
 The operator never waits for them: what is to be written is taken at once, the latest word of each object counts, and one thread
 writes it. What has not changed is not written, so a cluster at rest sees no write.
@@ -18,7 +18,7 @@ from ciliumipam.errors import ConflictError, IpamError
 from ciliumipam.kubernetes.api import Api, Resource
 from ciliumipam.kubernetes.conditions import status_of
 from ciliumipam.kubernetes.events import EventQueue, Said, Severity
-from ciliumipam.kubernetes.reporter import Reporter, Round, Subject, subject_of
+from ciliumipam.kubernetes.reporter import Reporter, Subject, subject_of
 from ciliumipam.manifest import API_VERSION
 from ciliumipam.requests import PoolStatus
 
@@ -188,80 +188,3 @@ class ClusterReporter(Reporter):
             else:
                 return
         raise ConflictError(f"CIDRPool {name}", "the status that was read", "another one every time")
-
-
-class LogReporter(Reporter):
-    """Log records of the logger `ciliumipam.operator`, each with fields (`extra`) for programs. What stands is told once. Thread-safe."""
-
-    def __init__(self, log: logging.Logger = LOG) -> None:
-        """Nothing is told yet."""
-        self._log = log
-        self._told: dict[tuple[str, ...], str] = {}
-        self._lock = Lock()
-
-    def node_waits(self, node: Subject, reason: str) -> None:
-        """A warning, again only when the reason is another one."""
-        if self._is_new(("waits", node.name), reason):
-            self._log.warning("node %s waits: %s", node.name, reason, extra=_fields(node=node.name, reason=reason))
-
-    def block_given(self, node: Subject, blocks: Sequence[str]) -> None:
-        """For information."""
-        with self._lock:
-            self._told.pop(("waits", node.name), None)
-        self._log.info("node %s has %s", node.name, ", ".join(blocks), extra=_fields(node=node.name, blocks=list(blocks)))
-
-    def adopted(self, node: Subject, block: str, pool: str) -> None:
-        """For information."""
-        of = f"of pool {pool}" if pool else "of no pool"
-        self._log.info("node %s: adopted %s %s", node.name, block, of, extra=_fields(node=node.name, block=block, pool=pool))
-
-    def conflict(self, node: Subject, block: str, reason: str) -> None:
-        """An error, again only when the reason is another one."""
-        if self._is_new(("conflict", node.name, block), reason):
-            fields = _fields(node=node.name, block=block, reason=reason)
-            self._log.error("node %s cannot have %s: %s", node.name, block, reason, extra=fields)
-
-    def node_gone(self, node: str, blocks: Sequence[str]) -> None:
-        """For information."""
-        with self._lock:
-            for key in [key for key in self._told if key[1] == node]:
-                del self._told[key]
-        self._log.info("node %s is gone: %s given back", node, ", ".join(blocks), extra=_fields(node=node, blocks=list(blocks)))
-
-    def pool_broken(self, pool: Mapping[str, Any], reason: str) -> None:
-        """An error, again only when the reason is another one."""
-        subject = subject_of(pool)
-        if self._is_new(("broken", str(subject)), reason):
-            fields = _fields(pool=subject.name, kind=subject.kind, reason=reason)
-            self._log.error("%s cannot be used as a pool: %s", subject, reason, extra=fields)
-
-    def pools(self, objects: Iterable[Mapping[str, Any]], statuses: Iterable[PoolStatus]) -> None:
-        """Conflicts and concerns, each once."""
-        for each in statuses:
-            name, said = each.spec.name, []
-            if each.conflicting is not None:
-                said.append(f"it overlaps the older pool {each.conflicting}, so it serves nobody")
-            said += each.concerns
-            text = "; ".join(said)
-            if self._is_new(("pool", name), text) and text:
-                self._log.warning("pool %s: %s", name, text, extra=_fields(pool=name, reason=text))
-
-    def round_done(self, done: Round) -> None:
-        """For who debugs; a round that failed is told by who ran it."""
-        fields = _fields(seconds=round(done.seconds, 3), nodes=done.nodes, waiting=done.waiting)
-        self._log.debug("a round over %d nodes took %.3f s, %d wait", done.nodes, done.seconds, done.waiting, extra=fields)
-
-    def leads(self, leading: bool) -> None:  # noqa: FBT001 - the one thing that it says
-        """For information."""
-        self._log.info("this operator leads now" if leading else "this operator is a standby now", extra=_fields(leading=leading))
-
-    def _is_new(self, key: tuple[str, ...], text: str) -> bool:
-        with self._lock:
-            known = self._told.get(key, "")
-            self._told[key] = text
-        return known != text
-
-
-def _fields(**fields: object) -> dict[str, object]:
-    """What goes into a record beside its sentence, under one name that no record has."""
-    return {"fields": fields}

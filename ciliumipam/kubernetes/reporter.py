@@ -1,4 +1,4 @@
-"""What the operator tells of its work, so that it need not know of Events, conditions, metrics or logs. Types only.
+"""What the operator tells of its work, so that it need not know of Events, conditions, metrics or logs.
 
 A reporter is told after the fact, by whichever thread did the work; it returns at once (whoever writes to the cluster does so in a
 thread of its own) and never raises. What is told again and has not changed must cost nothing: the operator is level-triggered, and
@@ -8,7 +8,7 @@ tells every waiting node in every round.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ciliumipam.requests import PoolStatus
 
@@ -68,36 +68,29 @@ class Round(NamedTuple):
     error: type[BaseException] | None = None
 
 
-class Reporter(Protocol):
-    """Who is told. Several threads may tell it at once. A subclass has the methods that it needs; the others do nothing."""
+class Reporter:
+    """Who is told. Several threads may tell it at once. A subclass has the methods that it needs; these here do nothing."""
 
     def node_waits(self, node: Subject, reason: str) -> None:
         """A node has not what it should have, and why. Told in every round for as long as it waits."""
-        ...
 
     def block_given(self, node: Subject, blocks: Sequence[str]) -> None:
         """The node object now says these blocks."""
-        ...
 
     def adopted(self, node: Subject, block: str, pool: str) -> None:
         """A block that the node object said was taken over into the ledger."""
-        ...
 
     def conflict(self, node: Subject, block: str, reason: str) -> None:
         """A block that the node object says cannot be the node's, and why. Told in every round for as long as that stands."""
-        ...
 
     def node_gone(self, node: str, blocks: Sequence[str]) -> None:
         """The node was gone for the grace time, and its blocks are free again."""
-        ...
 
     def node_written(self, outcome: WriteOutcome, seconds: float) -> None:
         """A write to a node object has ended."""
-        ...
 
     def pool_broken(self, pool: Mapping[str, Any], reason: str) -> None:
         """A pool object (as read from the API, of whichever kind) that cannot be used, and why. Told in every round while it stands."""
-        ...
 
     def pools(self, objects: Iterable[Mapping[str, Any]], statuses: Iterable[PoolStatus]) -> None:
         """How the pools stand after a round.
@@ -106,15 +99,12 @@ class Reporter(Protocol):
             objects: The pool objects as read from the API, of all kinds, also those that are broken.
             statuses: What became of the pools, by name.
         """
-        ...
 
     def round_done(self, done: Round) -> None:
         """A round has ended, well or not."""
-        ...
 
     def leads(self, leading: bool) -> None:  # noqa: FBT001 - the one thing that it says
         """Whether this operator is the one that acts, from now on."""
-        ...
 
 
 class Reporters(Reporter):

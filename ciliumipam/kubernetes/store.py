@@ -99,11 +99,10 @@ class KubernetesStore:
     def delete(self, key: Key, *, expect: Revision) -> None:
         """Remove a record. One request."""
         self._check("delete")
-        name = object_name(key)
-        if not name or numeric(expect) is None:
+        if numeric(expect) is None:  # the server would not take it for a revision
             raise self._conflict(key, expect)
         try:
-            self._api.delete(resource_of(key.kind), name, revision=expect)
+            self._api.delete(resource_of(key.kind), object_name(key), revision=expect)
         except ConflictError as error:
             raise self._conflict(key, expect) from error
 
@@ -145,8 +144,7 @@ class KubernetesStore:
             raise StoreClosedError(operation)
 
     def _find(self, key: Key) -> dict[str, Any] | None:
-        name = object_name(key)
-        return self._api.get(resource_of(key.kind), name) if name else None
+        return self._api.get(resource_of(key.kind), object_name(key))
 
     def _entry(self, key: Key, obj: dict[str, Any]) -> Entry:
         found, entry = to_entry(obj, self._codec)

@@ -1,0 +1,116 @@
+"""`operator`: one replica of the operator, until it is told to end. All of it is in `ciliumipam.kubernetes`; here are its options."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from secrets import token_hex
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from ciliumipam.cli import codes
+from ciliumipam.cli.cluster import sources
+from ciliumipam.cli.logs import log_to_stderr
+from ciliumipam.cli.store import Cluster, parse_place
+from ciliumipam.cli.text import say
+from ciliumipam.errors import InvalidRequestError
+from ciliumipam.kubernetes.api import Api
+from ciliumipam.kubernetes.health import HealthServer
+from ciliumipam.kubernetes.lease import Lease
+from ciliumipam.kubernetes.lightkube_transport import connect
+from ciliumipam.kubernetes.operator import Operator
+from ciliumipam.kubernetes.reporter import Reporter
+from ciliumipam.kubernetes.service import OperatorService
+from ciliumipam.names import validate_name
+from ciliumipam.observer import UNOBSERVED
+
+if TYPE_CHECKING:
+    from ciliumipam.kubernetes.metrics import OperatorMetrics
+
+_LEASE_DEADLINE = 4.0
+"""Seconds for one request to the Lease: several fit into the time in which it has to be renewed."""
+
+
+def operator(arguments: Namespace) -> int:
+    """Run until SIGTERM or SIGINT."""
+    place = parse_place("--store", arguments.store) if arguments.store is not None else Cluster(None)
+    if not isinstance(place, Cluster):
+        raise InvalidRequestError(f"--store {arguments.store!r} is no cluster; write kubernetes:[CONTEXT]")
+    address, port = _listen(arguments.listen)
+    namespace, name = _lease(arguments.lease)
+    log_to_stderr(arguments.log_format)
+    metrics = _metrics()
+    instance = f"{socket.gethostname()[:100]}_{token_hex(4)}"
+
+    with closing(connect(place.context)) as transport, ExitStack() as stack:
+
+        def make(reporter: Reporter) -> Operator:
+            return Operator(
+                transport,
+                write_to="node" if arguments.write_to == "node" else "cilium",
+                grace=arguments.grace,
+                threads=arguments.threads,
+                sources=arguments.pools_from or sources(),
+                reporter=reporter,
+                observer=metrics.observer if metrics is not None else UNOBSERVED,
+            )
+
+        lease = Lease(Api(transport, deadline=_LEASE_DEADLINE), namespace, name, instance) if arguments.leader_election else None
+        service = OperatorService(Api(transport), make, instance, lease=lease, metrics=metrics)
+        if port is not None:
+            exposition = metrics.exposition if metrics is not None else None
+            server = HealthServer(address, port, healthz=service.healthz, readyz=service.readyz, metrics=exposition)
+            stack.enter_context(closing(server))
+            say(f"health and metrics on port {server.port}")
+        with _stopped_by_signals() as stop:
+            service.run(stop)
+    return codes.DONE
+
+
+def _metrics() -> OperatorMetrics | None:
+    try:
+        from ciliumipam.kubernetes.metrics import OperatorMetrics  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        say("no metrics without prometheus-client: pip install 'ciliumipam[prometheus]'")
+        return None
+    return OperatorMetrics()
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[Event]:
+    """An event that the first SIGTERM or SIGINT sets; the second one ends the process at once."""
+    stop = Event()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        say(f"{signal.Signals(number).name}: finishing what is under way")
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listen(text: str | None) -> tuple[str, int | None]:
+    """The address and port of ADDRESS:PORT; an address of IPv6 stands in brackets, and an empty one is everywhere."""
+    if text is None:
+        return "", None
+    address, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or (":" in address) != address.startswith("["):
+        raise InvalidRequestError(f"--listen {text!r} is not ADDRESS:PORT, as in :9965, 127.0.0.1:9965 or [::1]:9965")
+    return address.strip("[]"), int(port)
+
+
+def _lease(text: str) -> tuple[str, str]:
+    namespace, slash, name = text.partition("/")
+    if not slash:
+        raise InvalidRequestError(f"--lease {text!r} is not NAMESPACE/NAME, as in kube-system/ciliumipam-operator")
+    return validate_name("namespace", namespace), validate_name("name of a Lease", name)
