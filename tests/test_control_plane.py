@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -259,12 +261,13 @@ def test_a_server_that_was_killed_comes_back_with_everything_on_the_same_port(
 def test_what_came_after_a_snapshot_is_gone_when_it_is_restored(own: ScratchControlPlane) -> None:
     own.kubectl("create", "namespace", "kept")
     snapshot = own.snapshot("early")
-    own.kubectl("create", "namespace", "lost")
+    lost = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": f"lost-{n}"}} for n in range(60)]
+    own.kubectl("create", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": lost}))
     later = own.get("/api/v1/namespaces")[1]["metadata"]["resourceVersion"]
 
     own.restore(snapshot)
 
-    assert {"namespace/kept", "namespace/lost"} & names(own) == {"namespace/kept"}
+    assert {"namespace/kept", "namespace/lost-7"} & names(own) == {"namespace/kept"}
     assert int(own.get("/api/v1/namespaces")[1]["metadata"]["resourceVersion"]) < int(later), (
         "revisions go on from then"
     )
@@ -273,7 +276,7 @@ def test_what_came_after_a_snapshot_is_gone_when_it_is_restored(own: ScratchCont
 def test_users_have_the_rights_of_their_names_and_groups_only(own: ScratchControlPlane) -> None:
     own.kubectl("create", "clusterrolebinding", "readers", "--clusterrole=view", "--group=readers")
 
-    assert own.kubectl("get", "configmaps", kubeconfig=own.kubeconfig_of("reader")) == ""
+    wait_until_allowed(own, "get", "configmaps", kubeconfig=own.kubeconfig_of("reader"))
     for user in ("reader", "nobody"):
         with pytest.raises(KubectlError, match=f'User "{user}" cannot list resource "nodes"') as caught:
             own.kubectl("get", "nodes", kubeconfig=own.kubeconfig_of(user))
@@ -294,7 +297,17 @@ def test_a_service_account_is_known_at_once_and_has_its_own_rights(control_plane
     control_plane.kubectl("create", "clusterrole", "lister", "--verb=list,get", "--resource=namespaces")
     control_plane.kubectl("create", "clusterrolebinding", "lister", "--clusterrole=lister", account)
 
-    assert "default" in control_plane.kubectl("get", "namespaces", kubeconfig=kubeconfig)
+    wait_until_allowed(control_plane, "get", "namespaces", kubeconfig=kubeconfig)
+
+
+def wait_until_allowed(plane: ControlPlane, *arguments: str, kubeconfig: Path) -> None:
+    """The API server hears of its own new rules only after a moment."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with suppress(KubectlError):
+            plane.kubectl(*arguments, kubeconfig=kubeconfig)
+            return
+    pytest.fail(f"{arguments} is not allowed")
 
 
 def test_nobody_but_the_owner_reads_the_tokens(own: ScratchControlPlane) -> None:
