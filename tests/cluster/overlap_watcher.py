@@ -1,25 +1,25 @@
-"""An eye of its own on a cluster: what nodes are said to hold, as the raw objects say it, from one moment to the next.
+"""An eye of its own on a cluster: what nodes are said to hold, as etcd has it, from one moment to the next.
 
-Shares no code with what it judges: standard library only. Started by tests as a process:
+Shares no code with what it judges: standard library only, and nothing between it and etcd. Started by tests as a process:
 
-    python overlap_watcher.py https://127.0.0.1:6443 TOKEN /apis/cilium.io/v2/ciliumnodes
+    python overlap_watcher.py http://127.0.0.1:2379 /registry/cilium.io/ciliumnodes/
 
-It lists the objects, follows their changes one by one in the order in which the server made them (one kind of object has one order),
-and keeps who holds which CIDRs. On standard output, one JSON object a line: first `{"ready": REVISION}`, then one line for each
+It reads the objects under a prefix and follows their changes one by one, in the one order that etcd has for all of them, also over
+restarts of etcd and of the API server. On standard output, one JSON object a line: first `{"ready": REVISION}`, then one line for each
 
 * `overlap`: two objects hold parts of one CIDR at one moment,
 * `changed`: an object that had CIDRs lost one of them or got others, though it is the same object (uid),
-* `gap`: the server could not go on from where it was, so that something may have been missed,
+* `gap`: etcd no longer has what comes next, so that something may have been missed,
 
 and, when standard input ends, `{"end": {"events": N, "nodes": N, "cidrs": N}}` once everything up to then has been seen.
 """
 
 import http.client
 import json
-import ssl
 import sys
 import threading
 import time
+from base64 import b64decode, b64encode
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,35 +33,38 @@ def tell(**line: Any) -> None:
 
 
 class Eye:
-    def __init__(self, server: str, token: str, path: str) -> None:
-        self.address, self.path = urlsplit(server), path
-        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+    def __init__(self, etcd: str, prefix: str) -> None:
+        self.address = urlsplit(etcd)
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        self.range = {"key": b64encode(prefix.encode()).decode(), "range_end": b64encode(end.encode()).decode()}
         self.held: dict[str, tuple[str, tuple[Network, ...]]] = {}
+        self.versions: dict[str, int] = {}
         self.events = 0
-        self.revision = ""
+        self.revision = 0
 
-    def ask(self, query: str, timeout: float) -> http.client.HTTPResponse:
+    def ask(self, path: str, body: object, timeout: float) -> http.client.HTTPResponse:
         assert self.address.hostname is not None
-        # the certificate is one that the server made up for itself: nothing secret is read here
-        context = ssl._create_unverified_context()
-        connection = http.client.HTTPSConnection(self.address.hostname, self.address.port, context=context, timeout=timeout)
-        connection.request("GET", self.path + query, headers=self.headers)
-        return connection.getresponse()
+        connection = http.client.HTTPConnection(self.address.hostname, self.address.port, timeout=timeout)
+        connection.request("POST", path, body=json.dumps(body), headers={"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise OSError(answer.status)
+        return answer
 
-    def list(self) -> str:
-        answer = json.load(self.ask("", 30))
-        for item in answer["items"]:
-            self.see("ADDED", item)
-        return str(answer["metadata"]["resourceVersion"])
+    def read(self) -> tuple[int, list[dict[str, Any]]]:
+        answer = json.load(self.ask("/v3/kv/range", self.range, 30))
+        return int(answer["header"]["revision"]), answer.get("kvs") or []
 
-    def see(self, kind: str, item: dict[str, Any]) -> None:
-        name, uid = item["metadata"]["name"], item["metadata"]["uid"]
+    def see(self, kv: dict[str, Any], *, gone: bool) -> None:
+        name = b64decode(kv["key"]).decode().rpartition("/")[2]
         before = self.held.pop(name, ("", ()))
-        if kind == "DELETED":
+        self.versions.pop(name, None)
+        if gone:
             return
-        spec = item.get("spec") or {}
-        told = (spec.get("ipam") or {}).get("podCIDRs") or spec.get("podCIDRs") or ()
-        mine = tuple(ip_network(cidr) for cidr in told)
+        item = json.loads(b64decode(kv["value"]))
+        self.versions[name] = int(kv["mod_revision"])
+        uid, spec = item["metadata"]["uid"], item.get("spec") or {}
+        mine = tuple(ip_network(cidr) for cidr in (spec.get("ipam") or {}).get("podCIDRs") or ())
         if before[0] == uid and before[1] and before[1] != mine:
             tell(changed=name, had=[str(each) for each in before[1]], has=[str(each) for each in mine], revision=self.revision)
         for other, (_, theirs) in self.held.items() if mine else ():
@@ -71,48 +74,43 @@ class Eye:
                         tell(overlap=[name, other], cidrs=[str(left), str(right)], revision=self.revision)
         self.held[name] = uid, mine
 
+    def begin(self) -> None:
+        self.revision, found = self.read()
+        for kv in found:
+            self.see(kv, gone=False)
+
     def follow(self, until: "Until") -> None:
-        self.revision = self.list()
+        self.begin()
         tell(ready=self.revision)
         while not until.reached(self):
             try:
                 self.watch(until)
             except (OSError, http.client.HTTPException, ValueError):
-                time.sleep(0.1)  # the server is away: nothing can happen there meanwhile
+                time.sleep(0.1)  # etcd is away: nothing can happen there meanwhile
 
     def watch(self, until: "Until") -> None:
-        query = f"?watch=1&allowWatchBookmarks=true&timeoutSeconds=5&resourceVersion={self.revision}"
-        answer = self.ask(query, 15)
-        if answer.status == 410:
-            self.gap()
-            return
-        if answer.status != 200:
-            raise OSError(answer.status)
+        answer = self.ask("/v3/watch", {"create_request": {**self.range, "start_revision": str(self.revision + 1)}}, 0.5)
         for line in answer:
-            event = json.loads(line)
-            if event["type"] == "ERROR":
-                if event["object"].get("code") == 410:
-                    self.gap()
+            result = json.loads(line)["result"]
+            if int(result.get("compact_revision") or 0):
+                tell(gap=self.revision)
+                self.held.clear()
+                self.versions.clear()
+                self.begin()
                 return
-            self.revision = event["object"]["metadata"]["resourceVersion"]
-            if event["type"] != "BOOKMARK":
+            for event in result.get("events") or ():
+                self.revision = int(event["kv"]["mod_revision"])
                 self.events += 1
-                self.see(event["type"], event["object"])
+                self.see(event["kv"], gone=event.get("type") == "DELETE")
             if until.reached(self):
                 return
 
-    def gap(self) -> None:
-        tell(gap=self.revision)
-        self.held.clear()
-        self.revision = self.list()
-
 
 class Until:
-    """The moment at which the test has closed our input: everything that the server had done by then is to be seen still."""
+    """The moment at which the test has closed our input: everything that etcd had by then is to be seen still."""
 
     def __init__(self) -> None:
         self.closed = threading.Event()
-        self.last = ""
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self) -> None:
@@ -122,13 +120,12 @@ class Until:
     def reached(self, eye: Eye) -> bool:
         if not self.closed.is_set():
             return False
-        if not self.last:
-            self.last = str(json.load(eye.ask("?limit=1", 30))["metadata"]["resourceVersion"])
-        return int(eye.revision) >= int(self.last)
+        present = {b64decode(kv["key"]).decode().rpartition("/")[2]: int(kv["mod_revision"]) for kv in eye.read()[1]}
+        return present == eye.versions
 
 
 def main() -> None:
-    eye = Eye(*sys.argv[1:4])
+    eye = Eye(*sys.argv[1:3])
     eye.follow(Until())
     cidrs = sum(len(mine) for _, mine in eye.held.values())
     tell(end={"events": eye.events, "nodes": len(eye.held), "cidrs": cidrs})
