@@ -18,15 +18,12 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from ciliumipam.cidr import parse_prefix
 from ciliumipam.codec import Codec
 from ciliumipam.errors import (
     ConflictError,
-    InvalidManifestError,
     IpamError,
     NotInstalledError,
     StoreError,
@@ -36,12 +33,12 @@ from ciliumipam.kubernetes.answers import Resource
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES, Guard, mark_key
 from ciliumipam.kubernetes.mirror import Known, Mirror
-from ciliumipam.kubernetes.objects import LEDGERS, POOLS, SINCE, key_of, object_name, to_entry
+from ciliumipam.kubernetes.objects import LEDGERS, key_of, object_name, to_entry
+from ciliumipam.kubernetes.pool_objects import DEFAULT_SOURCES, SOURCES, PoolObject, moment, read_pool
 from ciliumipam.kubernetes.publish import DRAINING, NodeObject, read_cilium_node, read_node
 from ciliumipam.kubernetes.sealed import Ledger, Unreadable, ledger_of
 from ciliumipam.ledger import ROOT_FENCE, block_ledger, fence_of, locate
-from ciliumipam.manifest import read_manifest
-from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
+from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.records import (
     ADDRESS_KINDS,
     Entry,
@@ -57,42 +54,7 @@ from ciliumipam.records import (
 )
 from ciliumipam.store import ABSENT, Expect, Listing, Store, Write
 
-SOURCES: Final[Mapping[str, tuple[Resource, ...]]] = {
-    "CIDRPool": (POOLS,),
-    "CiliumNodeConfig": tuple(
-        Resource("cilium.io", version, "ciliumnodeconfigs", "CiliumNodeConfig") for version in ("v2alpha1", "v2")
-    ),
-    "CiliumPodIPPool": tuple(
-        Resource("cilium.io", version, "ciliumpodippools", "CiliumPodIPPool") for version in ("v2", "v2alpha1")
-    ),
-    "ClusterCIDR": (Resource("networking.x-k8s.io", "v1", "clustercidrs", "ClusterCIDR"),),
-}
-"""The kinds of objects that are read as pools, each with its versions in the order in which they are looked for."""
-DEFAULT_SOURCES: Final = ("CIDRPool", "CiliumNodeConfig")
-
 _LOG = logging.getLogger(__name__)
-_POOL_METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "annotations")
-
-
-@dataclass(frozen=True, slots=True)
-class PoolObject:
-    """An object that describes a pool. Equal if it describes the same; its status and version are of no account.
-
-    Attributes:
-        spec: The pool; None if it is none.
-        since: Since when it is there, in seconds since the epoch.
-        problem: Why it is none; "" if it is one, or does not mean to be one.
-        generation: Its `metadata.generation`.
-        uid: Its uid.
-        manifest: The object, without what only the server needs.
-    """
-
-    spec: PoolSpec | None
-    since: float
-    problem: str
-    generation: int
-    uid: str
-    manifest: Mapping[str, Any] = field(compare=False)
 
 
 class NodeState(NamedTuple):
@@ -131,7 +93,7 @@ class Cluster:
         self._codec = Codec()
         self.nodes: Mirror[NodeObject] = Mirror(api, (NODES,), read_node, self._changed, required=True)
         self.cilium_nodes: Mirror[NodeObject] = Mirror(api, (CILIUM_NODES,), read_cilium_node, self._changed)
-        self.pool_objects = {name: Mirror(api, SOURCES[name], _read_pool, self._changed) for name in SOURCES if name in sources}
+        self.pool_objects = {name: Mirror(api, SOURCES[name], read_pool, self._changed) for name in SOURCES if name in sources}
         self.ledger: Mirror[tuple[Key, Entry | Unreadable]] = Mirror(api, (LEDGERS,), self._read_ledger, self._changed, required=True)
         self._entries: dict[str, tuple[NodeObject | None, NodeObject | None, Entry]] = {}
 
@@ -206,7 +168,7 @@ class Cluster:
         draining = any(each is not None and each.draining for each in (core, cilium))
         said = (first.node.label_pairs, draining, *(each.uid if each is not None else "" for each in (core, cilium)))
         revision = Revision(hashlib.sha256(repr(said).encode()).hexdigest()[:24])
-        entry = Entry(NodeRecord(first.node, _moment(first.created), draining), revision)
+        entry = Entry(NodeRecord(first.node, moment(first.created), draining), revision)
         self._entries[name] = core, cilium, entry
         return entry
 
@@ -245,32 +207,6 @@ def _nobody() -> None:
 
 def _usable(known: Known[NodeObject] | None) -> Known[NodeObject] | None:
     return known if known is not None and isinstance(known.value, NodeObject) else None
-
-
-def _read_pool(obj: Mapping[str, Any]) -> PoolObject:
-    metadata = {name: obj["metadata"][name] for name in _POOL_METADATA if name in obj["metadata"]}
-    manifest = {**{name: value for name, value in obj.items() if name != "metadata"}, "metadata": metadata}
-    generation, uid = int(metadata.get("generation") or 0), str(metadata.get("uid") or "")
-    since = _moment(metadata.get("creationTimestamp"))
-    spec = obj.get("spec") or {}
-    if obj["kind"] == "CiliumNodeConfig" and spec.get("ipam") is None:  # Cilium's own form configures its agent
-        return PoolObject(None, since, "", generation, uid, manifest)
-    try:
-        since = float((metadata.get("annotations") or {}).get(SINCE) or since)
-        item = read_manifest(obj, f"{obj['kind']} {metadata['name']}").items[0]
-        assert isinstance(item, PoolSpec)  # noqa: S101 - these kinds are read as nothing else
-    except InvalidManifestError as error:
-        return PoolObject(None, since, f"{error.path}: {error.reason}" if error.path else error.reason, generation, uid, manifest)
-    except ValueError as error:
-        return PoolObject(None, since, f"annotation {SINCE}: {error}", generation, uid, manifest)
-    return PoolObject(item, since, "", generation, uid, manifest)
-
-
-def _moment(text: str | None) -> float:
-    try:
-        return datetime.fromisoformat(text).timestamp() if text else 0.0
-    except ValueError:
-        return 0.0
 
 
 # ------------------------------------------------------------------------------------------------------------- the store
