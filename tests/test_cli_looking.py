@@ -531,8 +531,8 @@ def test_a_copy_into_a_store_that_is_in_use_changes_nothing(seed: Cli) -> None:
 @pytest.mark.parametrize(
     ("source", "target", "code", "phrase"),
     [
-        ("sqlite:{db}", "sqlite:{db}", 2, "copy into another file"),
-        ("sqlite:{db}", "sqlite:{dir}/../{name}/ipam.db", 2, "copy into another file"),
+        ("sqlite:{db}", "sqlite:{db}", 2, "copy into another one"),
+        ("sqlite:{db}", "sqlite:{dir}/../{name}/ipam.db", 2, "copy into another one"),
         ("sqlite:{dir}/absent.db", "sqlite:{dir}/new.db", 5, "absent.db"),
         ("{db}", "sqlite:{dir}/new.db", 2, "--from"),
         ("sqlite:{db}", "postgres:x", 2, "--to 'postgres:x' names no store"),

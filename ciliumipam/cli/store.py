@@ -150,7 +150,7 @@ def both(source: str, target: str) -> Iterator[tuple[Store, Store]]:
     """
     first, second = parse_place("--from", source), parse_place("--to", target)
     if (first.resolve() if isinstance(first, Path) else first) == (second.resolve() if isinstance(second, Path) else second):
-        raise InvalidRequestError(f"--from and --to are both {first}; copy into another store")
+        raise InvalidRequestError(f"--from and --to are both {first}; copy into another one")
     is_new = isinstance(second, Path) and not second.exists()
     with _whole(first, read_only=True) as left, _whole(second) as right:
         if is_new:
