@@ -208,7 +208,6 @@ def main() -> None:
         bench = Bench(plane)
         for line in install(bench.transport):
             say(f"    {line}")
-        raw = ours = 0.0
         for count in given.nodes:
             raw = bench.raw(count)
             bench.tell(f"raw patches, {count:,} nodes, {THREADS} threads", raw, f"{count / raw:,.0f}/s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from pathlib import Path
 from time import perf_counter, sleep
 
 from ciliumipam.kubernetes.lightkube_transport import connect
@@ -23,8 +24,8 @@ def main() -> None:
     stop.set()
     operator.wake()
     runner.join()
-    with open("/proc/self/status", encoding="ascii") as status:
-        print(next(line.split()[1] for line in status if line.startswith("VmHWM")), flush=True)
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    print(next(line.split()[1] for line in lines if line.startswith("VmHWM")), flush=True)
 
 
 if __name__ == "__main__":
