@@ -30,6 +30,7 @@ NODES = "/apis/cilium.io/v2/ciliumnodes"
 POOLS = "/apis/ciliumipam.io/v1alpha1/cidrpools"
 MERGE = "application/merge-patch+json"
 ROOT = Path(__file__).parents[1]
+SEED = ROOT / "docs" / "examples" / "seed"
 PATIENCE = 120.0
 
 
@@ -158,6 +159,44 @@ def cluster(server_binaries: Binaries, tmp_path: Path) -> Iterator[Cluster]:
         done = run(plane.kubeconfig, "crds", "--install")
         assert done.returncode == 0, done.stderr
         yield Cluster(plane)
+
+
+def test_the_story_through_kubectl_alone(cluster: Cluster, tmp_path: Path) -> None:
+    kubectl = cluster.plane.kubectl
+
+    def pod_cidrs(node: str) -> str:
+        return kubectl("get", "ciliumnode", node, "-o", "jsonpath={.spec.ipam.podCIDRs}")
+
+    def create(node: str) -> None:
+        labels = {"kubernetes.io/hostname": node}
+        core = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": labels}}
+        theirs = {"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": node, "labels": labels}, "spec": {}}
+        kubectl("apply", "-f", "-", input="\n---\n".join(map(json.dumps, (core, theirs))))
+
+    with cluster.watched(), operators((cluster.plane.kubeconfig, tmp_path / "log"), options=("--grace", "1")):
+        kubectl("apply", "-f", str(SEED / "node-1-ipam-config.yaml"), "-f", str(SEED / "node-2-ipam-config.yaml"))
+        for node in ("node-1", "node-2", "node-3"):
+            create(node)
+        eventually(lambda: pod_cidrs("node-1") == '["10.0.1.0/24"]', "node-1 has no block")
+        eventually(lambda: pod_cidrs("node-2") == '["10.0.2.0/24"]', "node-2 has no block")
+
+        def why() -> str:
+            return kubectl("get", "ciliumnode", "node-3", "-o", "jsonpath={.status.ipam.operator-status.error}")
+
+        eventually(why, "node-3 is not told why it waits")
+        assert "kubernetes.io/hostname" in why()
+        assert "node-3" in why()
+        assert pod_cidrs("node-3") == ""
+        eventually(lambda: "node-3" in kubectl("get", "events.events.k8s.io", "-A", "-o", "yaml"), "there is no Event on node-3")
+
+        kubectl("delete", "node", "node-2")
+        kubectl("delete", "ciliumnode", "node-2")
+        eventually(
+            lambda: "10.0.2.0/24" not in run(cluster.plane.kubeconfig, "get", "blocks", "--store", "kubernetes:").stdout, "node-2's block is not back"
+        )
+        create("node-2")
+        eventually(lambda: pod_cidrs("node-2") == '["10.0.2.0/24"]', "the new node-2 has no block")
+        assert pod_cidrs("node-1") == '["10.0.1.0/24"]'
 
 
 def test_two_operators_without_election_give_nothing_twice_whatever_fails(cluster: Cluster, tmp_path: Path) -> None:
