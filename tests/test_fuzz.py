@@ -329,6 +329,18 @@ def test_what_was_being_adopted_is_finished_though_no_pool_is_left_meanwhile() -
     assert [(block.pool, str(block.network)) for block in world.oracle.blocks["n2"]] == [("", "10.9.0.0/28")]
 
 
+def test_who_read_while_another_call_was_slow_may_release_by_the_delay_that_it_read() -> None:
+    later = {**POOL, "delay": 20.25}
+    world = do(
+        allocate(0, "o0"),
+        {"do": "apply", "by": 0, "pools": [later], "faults": "slow", "meanwhile": {"do": "drain", "by": 2, "kind": "pool", "name": "no-pool"}},
+        {"do": "release", "by": 2, "node": "n0", "owners": ["o0"]},
+    )
+
+    assert not world.oracle.held
+    assert not world.oracle.cooling
+
+
 def test_a_claim_on_an_address_of_another_address_space_is_not_filled() -> None:
     """What a block's fences say is of its own space: where a node gets the same prefix in another one, they begin anew."""
     store = MemoryStore()

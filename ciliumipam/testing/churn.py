@@ -204,10 +204,7 @@ class World:
 
     def _call(self, by: int, step: Step, call: Callable[[Ipam], Any], *, blocks: bool) -> Any:
         """What a call answers; None if it broke off. A crashed process is started again."""
-        for other in range(len(self.ipams)):
-            if other != by:
-                self._alone[other] = False
-                self._fresh[other] &= not blocks
+        self._overtake(by, blocks=blocks)
         self._changes += 1
         writes, reads = (iter(Script.parse(step.get(what, ""))) for what in ("faults", "reads"))
         self.oracle.faulty = by in self.cut or any(step.get(what) for what in ("faults", "reads"))
@@ -230,6 +227,7 @@ class World:
                 self.faults["cut off"] += 1
         except IpamError as error:
             answer = error
+        self._overtake(by, blocks=blocks)  # whoever read while this was slow has not seen what came after
         self.oracle.latest = self._now
         for store in faulty:
             self.faults.update(fault.value for fault in store.fired)
@@ -237,6 +235,13 @@ class World:
             store.play()
         self._trace.update(repr(type(answer).__name__ if isinstance(answer, (IpamError, Applied)) else answer).encode())
         return answer
+
+    def _overtake(self, by: int, *, blocks: bool) -> None:
+        """The other writers do not know what this one does."""
+        for other in range(len(self.ipams)):
+            if other != by:
+                self._alone[other] = False
+                self._fresh[other] &= not blocks
 
     def _dawdle(self, seconds: float) -> None:
         """Something takes its time: another writer comes first, if the step says so."""
