@@ -237,7 +237,7 @@ class Ipam:
         """
         return self._ask(RemoveNode(name, force)).outcome
 
-    @observed("remove_node")
+    @observed("remove_nodes")
     def remove_nodes(self, names: Iterable[str], *, force: bool = False) -> Applied:
         """The same for many nodes at once, in as few writes. What is not known and holds nothing is left out.
 

@@ -23,6 +23,7 @@ CallName: TypeAlias = Literal[
     "release",
     "release_fenced",
     "remove_node",
+    "remove_nodes",
     "remove_pool",
     "repair",
 ]

@@ -47,6 +47,7 @@ from ciliumipam.errors import (
     StoreRefusedError,
     StoreUnavailableError,
 )
+from ciliumipam.kubernetes.metrics import OperatorMetrics
 from ciliumipam.meter import Meter
 from ciliumipam.observer import CALLS, OUTCOMES, UNOBSERVED, Called, Decided, Event, Observer, StoreCalled
 from ciliumipam.prometheus import PrometheusObserver, StateCollector
@@ -359,6 +360,7 @@ def test_every_method_that_changes_or_reads_tells_its_own_name_once() -> None:
         "refresh": ipam.refresh,
         "repair": ipam.repair,
         "remove_node": lambda: ipam.remove_node("b"),
+        "remove_nodes": lambda: ipam.remove_nodes(["b"]),
         "remove_pool": lambda: ipam.remove_pool("other"),
         "apply": ipam.apply,
     }
@@ -942,16 +944,20 @@ def test_what_other_processes_write_is_seen_with_refresh(refresh: bool) -> None:
 
 
 def families() -> list[tuple[str, str, tuple[str, ...], str]]:
-    """Name, type, labels and help of every metric."""
-    registry = CollectorRegistry()
-    PrometheusObserver(registry)
+    """Name, type, labels and help of every metric: of any `Ipam`, and then what only the operator has."""
+    observed, operated = CollectorRegistry(), CollectorRegistry()
+    PrometheusObserver(observed)
+    OperatorMetrics(operated)
     found = []
-    for collector in registry._collector_to_names:
-        (metric,) = collector.describe()  # type: ignore[attr-defined]  # the collectors of the client itself
-        found.append((metric.name, metric.type, tuple(collector._labelnames), metric.documentation))  # type: ignore[attr-defined]  # the same
-    gauges = StateCollector(Ipam(MemoryStore()), per_node=True).describe()
-    found += [(gauge.name, gauge.type, tuple(gauge._labelnames), gauge.documentation) for gauge in gauges]
-    return [(f"{name}_total" if kind == "counter" else name, kind, *rest) for name, kind, *rest in found]
+    for registry in (observed, operated):
+        for collector in registry._collector_to_names:
+            (metric,) = collector.describe()  # type: ignore[attr-defined]  # the collectors of the client itself
+            found.append((metric.name, metric.type, tuple(collector._labelnames), metric.documentation))  # type: ignore[attr-defined]  # the same
+        if registry is observed:
+            gauges = StateCollector(Ipam(MemoryStore()), per_node=True).describe()
+            found += [(gauge.name, gauge.type, tuple(gauge._labelnames), gauge.documentation) for gauge in gauges]
+    told = [(f"{name}_total" if kind == "counter" else name, kind, *rest) for name, kind, *rest in found]
+    return list(dict.fromkeys(told))  # the operator's `Ipam` is observed as any is
 
 
 def test_names_and_help_keep_the_conventions() -> None:
