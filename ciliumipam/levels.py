@@ -8,7 +8,7 @@ from typing import TypeAlias
 from ciliumipam.cidr import Prefix
 from ciliumipam.draft import Draft
 from ciliumipam.errors import CorruptRecordError
-from ciliumipam.ledger import ROOT_FENCE, Ledger, Pages, close, locate, next_fence
+from ciliumipam.ledger import ROOT_FENCE, Ledger, Pages, close, next_fence
 from ciliumipam.records import ClaimPage, Cooling, Holding, Key, Revision
 from ciliumipam.view import NodeBlock, View, address_claims_key, block_claims_key
 
@@ -70,7 +70,7 @@ class BlockLevel:
     def is_free(self, draft: Draft, space: str, prefix: Prefix) -> bool:
         """Whether nothing of a block is held, by what the pages say."""
         ledger = self._view.block_ledger(prefix.family, space)
-        spot = locate(draft, ledger, ROOT_FENCE, prefix.network, prefix.length)
+        spot = draft.locate(ledger, ROOT_FENCE, prefix.network, prefix.length)
         return spot is not None and next_fence(draft, ledger, spot) is not None
 
 

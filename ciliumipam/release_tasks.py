@@ -130,7 +130,7 @@ class ReleaseAddressTask(EndTask):
             self.node = ""  # somebody else may have the block by now: then all blocks have to be read again, not those of this node
             raise NotHeldError(text, f"its block {outer.piece} is on its way back, empty")
         self.node = outer.holder
-        spot = locate(draft, block.ledger, block.holding.fence, self._number, WIDTH[self._family])
+        spot = draft.locate(block.ledger, block.holding.fence, self._number, WIDTH[self._family])
         slot = spot.page.slots[spot.start] if spot is not None else 0
         if self._target is None:
             if type(slot) is not Holding and (self._fence is None or not slot):

@@ -25,7 +25,6 @@ from ciliumipam.errors import (
     OwnerHoldsError,
     ReservedAddressError,
 )
-from ciliumipam.ledger import locate
 from ciliumipam.levels import AddressLevel
 from ciliumipam.protocol import Call, Standing, Unsure, cancel, look, release, take
 from ciliumipam.reconcile import Held, Pools, own_pool, refusals, want
@@ -319,7 +318,7 @@ class AllocateTask(AddressTask):
             raise NoBlockError(self.node, family, why_no_block(view, self.node))
         if block.addresses.is_reserved(number):
             raise ReservedAddressError(text, f"it is reserved in block {block.holding.piece}, or the first or last of it")
-        spot = locate(draft, block.ledger, block.holding.fence, number, WIDTH[family])
+        spot = draft.locate(block.ledger, block.holding.fence, number, WIDTH[family])
         slot = spot.page.slots[spot.start] if spot is not None else 0
         if type(slot) is Holding:
             raise AlreadyAllocatedError(text, slot.holder, slot.label)
