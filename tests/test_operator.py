@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -642,3 +642,61 @@ def test_an_operator_with_an_old_view_of_the_ledger_publishes_nothing_of_it(
 
         assert world.cidrs("a") == []
         assert world.cidrs("b") == ["10.0.0.0/24"]
+
+
+class Crash(BaseException):
+    """The end of a process."""
+
+
+@pytest.mark.parametrize("writes", range(6))
+def test_a_node_that_comes_back_with_its_block_while_it_is_being_taken_back_keeps_it(
+    world: World, connected: Callable[[], Transport], writes: int
+) -> None:
+    """An agent that outlived its objects registers again with the podCIDRs that it had, and the operator had crashed in between."""
+    world.pool("p", "10.0.0.0/24", blockLength={"ipv4": 25})
+    world.node("a")
+    Operator(connected()).sync_once()
+    assert world.cidrs("a") == ["10.0.0.0/25"]
+    world.delete_node("a")
+    wire = Wire(connected())
+    dying = Operator(wire, grace=0)
+    dying.cluster.refresh()
+    done: list[str] = []
+
+    def crash(method: str, path: str) -> None:
+        if method != "GET":
+            done.append(path)
+            if len(done) > writes:
+                raise Crash
+
+    wire.before = crash
+    with suppress(Crash):
+        dying.sync_once()
+    world.node("a", ipam={"podCIDRs": ["10.0.0.0/25"]})
+    world.node("b")
+    world.node("c")
+    told = Told()
+    operator = Operator(connected(), grace=0, reporter=told)
+
+    for _ in range(4):
+        operator.sync_once()
+
+    assert world.cidrs("a") == ["10.0.0.0/25"]
+    assert sorted([world.cidrs("b"), world.cidrs("c")]) == [[], ["10.0.0.128/25"]]
+    assert [str(block.prefix) for block in operator.ipam.held().get("a", ())] == ["10.0.0.0/25"]
+    assert [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "node"] == []
+
+
+def test_what_a_node_lists_and_cannot_have_is_given_to_nobody_else(world: World, connected: Callable[[], Transport]) -> None:
+    world.pool("p", "10.0.0.0/20", blockLength={"ipv4": 24})
+    world.node("a", ipam={"podCIDRs": ["10.0.1.0/24"]})
+    Operator(connected()).sync_once()
+    world.node("b", ipam={"podCIDRs": ["10.0.0.0/22", "0.0.0.0/0"]})
+    world.node("c")
+    told = Told()
+
+    Operator(connected(), reporter=told).sync_once()
+
+    assert "node 'a' has 10.0.1.0/24" in told.conflicts["b", "10.0.0.0/22"]
+    (given,) = world.cidrs("c")
+    assert not ip_network(given).overlaps(ip_network("10.0.0.0/22"))

@@ -37,7 +37,7 @@ from ciliumipam.kubernetes.objects import LEDGERS, key_of, object_name, to_entry
 from ciliumipam.kubernetes.pool_objects import DEFAULT_SOURCES, SOURCES, PoolObject, moment, read_pool
 from ciliumipam.kubernetes.publish import DRAINING, NodeObject, read_cilium_node, read_node
 from ciliumipam.kubernetes.sealed import Ledger, Unreadable, ledger_of
-from ciliumipam.ledger import ROOT_FENCE, block_ledger, fence_of, locate
+from ciliumipam.ledger import ROOT_FENCE, address_ledger, block_ledger, fence_of, locate
 from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.records import (
     ADDRESS_KINDS,
@@ -323,7 +323,7 @@ class ClusterStore:
             return self._put_pool(key, record, expect)
         ended = self._ends(key, record, expect)
         for block in ended:
-            if not self.guard.is_released(block):
+            if not self.guard.is_released(block) and not self._is_closed(block):
                 reason = self.guard.release(block.holder, [block])
                 if reason:
                     raise StoreRefusedError(f"take block {block.piece} from node {block.holder}", reason)
@@ -413,6 +413,14 @@ class ClusterStore:
         if type(slot) is not Holding or slot.prefix != root or record.fence <= (before.fence if before is not None else fence_of(slot)):
             return ()
         return (slot,)
+
+    def _is_closed(self, block: Holding) -> bool:
+        """Whether somebody whom the guard had let began to take a block back, and closed it: no write of before lists it any more.
+
+        Anybody may finish that, also where the node has come back by now and lists it: it is as free as any, and the node adopts it anew.
+        """
+        page = self.page(address_ledger(block.prefix, block.space).key(block.network, block.length))
+        return page is not None and page.fence > block.fence
 
     def page(self, key: Key) -> Page | None:
         """A page as it is known here."""
