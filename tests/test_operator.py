@@ -25,6 +25,7 @@ from ciliumipam.kubernetes.operator import Operator
 from ciliumipam.kubernetes.reporter import Reporter, Round, Subject, WriteOutcome
 from ciliumipam.kubernetes.store import KubernetesStore
 from ciliumipam.kubernetes.transport import NO_QUERY, Response, Stream, Transport
+from ciliumipam.records import Key
 from ciliumipam.testing.control_plane.access import ControlPlane
 from ciliumipam.testing.control_plane.binaries import Binaries
 from ciliumipam.testing.control_plane.scratch import ScratchControlPlane
@@ -700,3 +701,61 @@ def test_what_a_node_lists_and_cannot_have_is_given_to_nobody_else(world: World,
     assert "node 'a' has 10.0.1.0/24" in told.conflicts["b", "10.0.0.0/22"]
     (given,) = world.cidrs("c")
     assert not ip_network(given).overlaps(ip_network("10.0.0.0/22"))
+
+
+@pytest.mark.parametrize("who", ["the operator", "the store"])
+def test_a_node_that_registers_while_it_is_asked_for_is_not_taken_for_gone(world: World, connected: Callable[[], Transport], who: str) -> None:
+    """The answer says that there was none; what the watch tells before the answer is looked at came to be after it."""
+
+    class Overtaken(Wire):
+        def request(self, method: str, path: str, **options: Any) -> Response:
+            answer = super().request(method, path, **options)
+            if method == "GET" and path.endswith("/ciliumnodes/a"):
+                world.cilium_node("a")
+                created = world.api.get(CILIUM_NODES, "a")
+                assert created is not None
+                operator.cluster.cilium_nodes.learn(created)
+            return answer
+
+    operator = Operator(Overtaken(connected()))
+    operator.cluster.refresh()
+
+    if who == "the operator":
+        operator._look_again("a")
+    else:
+        operator._store.get(Key("node", "a"))
+
+    assert "a" in operator.cluster.node_states()
+
+
+def test_blocks_that_no_claim_names_any_more_make_no_hot_loop(world: World, connected: Callable[[], Transport]) -> None:
+    world.pool("p", "10.0.0.0/24")
+    world.node("a")
+    Operator(connected()).sync_once()
+    world.delete_node("a")
+    for obj in world.api.list(LEDGERS).items:
+        if obj["spec"]["kind"] == "block-claims":  # somebody deleted it
+            world.api.delete(LEDGERS, obj["metadata"]["name"])
+    operator = Operator(connected(), grace=0)
+
+    operator.sync_once()
+
+    assert not operator._wake.is_set()
+    with world.ipam() as ipam:
+        ipam.repair()
+    operator.sync_once()
+    assert world.held() == {}
+    assert [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "node"] == []
+
+
+def test_nodes_that_came_and_went_are_not_remembered(world: World, connected: Callable[[], Transport]) -> None:
+    operator = Operator(connected())
+    created = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "", "labels": {}}}
+    for number in range(300):
+        name = f"n{number}"
+        operator.cluster.nodes.learn({**created, "metadata": {"name": name, "resourceVersion": str(2 * number + 1)}})
+        operator._store.cluster.following = True
+        operator._store.scan("node")
+        operator.cluster.nodes.forget(name, str(2 * number + 2))
+
+    assert len(operator.cluster._entries) < 150

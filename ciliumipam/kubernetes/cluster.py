@@ -145,6 +145,8 @@ class Cluster:
     def node_states(self) -> dict[str, NodeState]:
         """All nodes that have an object. O(nodes)."""
         core, cilium = self.nodes.all(), self.cilium_nodes.all()
+        if len(self._entries) > 2 * (len(core) + len(cilium)) + 100:  # nodes come and go for years
+            self._entries = {name: entry for name, entry in self._entries.items() if name in core or name in cilium}
         return {name: NodeState(_usable(core.get(name)), _usable(cilium.get(name))) for name in core.keys() | cilium.keys()}
 
     def leaving(self) -> dict[str, Entry]:
@@ -267,13 +269,14 @@ class ClusterStore:
         return entry
 
     def _fetch(self, resource: Resource, mirror: Mirror[NodeObject], name: str) -> None:
+        known = mirror.get(name)  # before it is asked: what comes to be meanwhile is not what the answer says is gone
         try:
             obj = self.cluster.api.get(resource, name)
         except NotInstalledError:
             return
         if obj is not None:
             mirror.learn(obj)
-        elif (known := mirror.get(name)) is not None:
+        elif known is not None:
             mirror.forget(name, known.revision)
 
     def _leaving(self) -> Collection[str]:
