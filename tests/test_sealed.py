@@ -68,7 +68,7 @@ def test_who_is_sealed_and_why() -> None:
 def test_nothing_is_carved_around_a_page_that_can_be_read_below_one_that_cannot() -> None:
     first = MemoryStore()
     Ipam(first, identity="first").apply(POOLS, [Node("old", {})])
-    records = [item for kind in ("block-page", "block-claims") for item in first.scan(kind).entries]  # type: ignore[arg-type]  # both are kinds
+    records = [item for kind in ("block-page", "block-claims") for item in first.scan(kind).entries]
     bad = Key("block-page", "fd00::/50")
     ledger = ledger_of((key, Unreadable(NEWER, entry.revision) if key == bad else entry) for key, entry in records)
     second = MemoryStore()
