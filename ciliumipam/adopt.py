@@ -64,8 +64,12 @@ def adopt(
 
     A block belongs to the pool that it is said to be from, if that covers it, else to the first pool in order that covers it. One
     that no pool covers is adopted as an orphan: nobody else can be given its space.
+
+    What a node is said to have and cannot get is left out of what is carved for others all the same: its agent may be using it. All but
+    a whole family, which would leave nobody anything.
     """
     result = Adopted({}, [])
+    denied: list[Holding] = []
     if not existing:
         return result
     taken = _Taken()
@@ -90,6 +94,8 @@ def adopt(
             reason = "the ledger shows some of it as held; read again and check the store"
         if reason:
             result.conflicts.append(Conflict(each, reason))
+            if each.prefix.length and not (other is not None and other.prefix.covers(each.prefix)):
+                denied.append(Holding(*each.prefix, 0, each.node, name, now, space))
             continue
         piece = level.next(draft, each.node, name, space, each.prefix)
         piece = piece._replace(since=each.since or now)
@@ -98,6 +104,10 @@ def adopt(
         if undo is not None:
             draft.undo.append(undo)
         result.pieces.setdefault(each.node, []).append(piece)
+    for piece in denied:
+        undo = view.free.mark(piece)
+        if undo is not None:
+            draft.undo.append(undo)
     return result
 
 

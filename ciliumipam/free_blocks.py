@@ -178,16 +178,18 @@ class FreeBlocks:
             for space, prefix in places
             if space == spec.address_space and any(cidr.overlaps(prefix) for cidr in cidrs)
         ]
-        carver = CidrCarver(cidrs, blocked=reserved, pool=spec.name)
-        misfits = [prefix for prefix in taken if not carver.occupy_bits(prefix.network, prefix.length)]
-        if misfits:  # larger than the CIDR by now, or inside what was reserved later
+        misfits: list[Prefix] = []
+        while True:
             carver = CidrCarver(cidrs, blocked=[*reserved, *misfits], pool=spec.name)
-            for prefix in taken:
-                carver.occupy_bits(prefix.network, prefix.length)
+            known = set(misfits)
+            # larger than the CIDR by now, or inside what was reserved later; or around another one, where one of two pages cannot be read
+            failed = [prefix for prefix in taken if prefix not in known and not carver.occupy_bits(prefix.network, prefix.length)]
+            if not failed:
+                break
+            misfits += failed
         grouping = None
         if spec.group_by:
             grouping = Grouping(carver)
-            known = set(misfits)
             for prefix in taken:
                 if prefix not in known:
                     held = self._blocks.get((spec.address_space, prefix))

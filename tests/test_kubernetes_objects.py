@@ -23,6 +23,7 @@ from ciliumipam.kubernetes.objects import (
     to_entry,
     to_object,
 )
+from ciliumipam.kubernetes.pool_objects import read_pool
 from ciliumipam.names import validate_name
 from ciliumipam.records import KINDS, ClaimPage, Entry, Holding, Key, NodeRecord, Page, PoolRecord, Record, Revision
 from ciliumipam.testing.record_strategies import EXAMPLES, TIMES, deep_types, keyed_records, numbered
@@ -310,3 +311,13 @@ def test_a_node_is_one_line() -> None:
         "name": "node-1",
         "record": '{"format":1,"name":"node-1","since":0.0,"labels":{"empty":"","rack":"r1"}}',
     }
+
+
+@pytest.mark.parametrize("since", ["nan", "-inf", "1e999"])
+def test_a_pool_that_is_there_since_no_time_is_broken_and_equal_to_itself(since: str) -> None:
+    metadata = {"name": "p", "annotations": {"ciliumipam.io/since": since}}
+    spec = {"cidrs": ["10.0.0.0/16"], "nodeSelector": {}}
+    found = [read_pool({"apiVersion": "ciliumipam.io/v1alpha1", "kind": "CIDRPool", "metadata": metadata, "spec": spec}) for _ in range(2)]
+
+    assert "is no time" in found[0].problem
+    assert (found[0].spec, found[0]) == (None, found[1])

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ciliumipam.errors import InvalidNameError, IpamError, NotInstalledError, StoreUnavailableError
+from ciliumipam.errors import (
+    InvalidNameError,
+    IpamError,
+    NotInstalledError,
+    RevisionExpiredError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from ciliumipam.kubernetes import mirror as mirror_module
 from ciliumipam.kubernetes.answers import Resource
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.mirror import Mirror, newer
@@ -228,3 +236,89 @@ def test_a_resource_that_must_be_there_is_waited_for() -> None:
 @pytest.mark.parametrize(("left", "right", "expected"), [("10", "9", True), ("9", "10", False), ("9", "9", False), ("x", "9", False)])
 def test_revisions_are_compared_as_numbers(left: str, right: str, expected: bool) -> None:
     assert newer(left, right) is expected
+
+
+def test_a_listing_that_is_overtaken_by_a_deletion_brings_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    server.put("gone", "x")
+    server.put("again", "x")
+    mirror, _ = mirror_of(server)
+    mirror.refresh()
+    honest = server.collect
+
+    def overtaken(resource: Resource, keep: Keep) -> tuple[list[Any], str]:
+        answer = honest(resource, keep)
+        before = len(server.events)
+        server.delete("gone")
+        server.delete("again")
+        server.put("again", "y")
+        for event in server.events[before:]:
+            play(mirror, event)
+        return answer
+
+    monkeypatch.setattr(server, "collect", overtaken)
+
+    mirror.refresh()
+
+    assert values(mirror) == {"again": "y"}
+    monkeypatch.setattr(server, "collect", honest)
+    mirror.learn(server.put("gone", "z"))
+    mirror.refresh()
+    assert values(mirror) == {"again": "y", "gone": "z"}
+
+
+class Watched:
+    """A watch that tells what it is told to, and then how it ends."""
+
+    def __init__(self, events: list[Event], end: Exception | None = None) -> None:
+        self._events, self._end = iter(events), end
+
+    def __iter__(self) -> Iterator[Event]:
+        yield from self._events
+        if self._end is not None:
+            raise self._end
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("refusal", [StoreRefusedError("watch", "403"), RevisionExpiredError("things", "1")])
+def test_a_server_that_lists_and_refuses_every_watch_is_asked_ever_less_often(monkeypatch: pytest.MonkeyPatch, refusal: Exception) -> None:
+    server = Server()
+    mirror, _ = mirror_of(server)
+    pauses: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        pauses.append(seconds)
+        if len(pauses) == 9:
+            mirror.end()
+        return False
+
+    monkeypatch.setattr(server, "watch", lambda resource, revision: Watched([], refusal), raising=False)
+    monkeypatch.setattr(mirror._stopped, "wait", wait)
+
+    mirror._run()
+
+    assert pauses[0] < 0.5
+    assert pauses[-1] >= 15
+
+
+def test_names_of_what_is_gone_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror_module, "_MOST_GONE", 5)
+    server = Server()
+    mirror, _ = mirror_of(server)
+    mirror.refresh()
+    late: list[dict[str, Any]] = []
+    for number in range(20):
+        late.append(server.put(f"n{number}", "x"))
+        server.delete(f"n{number}")
+    server.put("stays", "x")
+    monkeypatch.setattr(server, "watch", lambda resource, revision: Watched(server.events), raising=False)
+
+    mirror.installed = THINGS
+    mirror._follow("1")
+    for each in late:
+        mirror.learn(each)  # answers that were on their way for long
+
+    assert values(mirror) == {"stays": "x"}
+    assert len(mirror._gone) <= 6

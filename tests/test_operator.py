@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -25,6 +25,7 @@ from ciliumipam.kubernetes.operator import Operator
 from ciliumipam.kubernetes.reporter import Reporter, Round, Subject, WriteOutcome
 from ciliumipam.kubernetes.store import KubernetesStore
 from ciliumipam.kubernetes.transport import NO_QUERY, Response, Stream, Transport
+from ciliumipam.records import Key
 from ciliumipam.testing.control_plane.access import ControlPlane
 from ciliumipam.testing.control_plane.binaries import Binaries
 from ciliumipam.testing.control_plane.scratch import ScratchControlPlane
@@ -642,3 +643,119 @@ def test_an_operator_with_an_old_view_of_the_ledger_publishes_nothing_of_it(
 
         assert world.cidrs("a") == []
         assert world.cidrs("b") == ["10.0.0.0/24"]
+
+
+class Crash(BaseException):
+    """The end of a process."""
+
+
+@pytest.mark.parametrize("writes", range(6))
+def test_a_node_that_comes_back_with_its_block_while_it_is_being_taken_back_keeps_it(
+    world: World, connected: Callable[[], Transport], writes: int
+) -> None:
+    """An agent that outlived its objects registers again with the podCIDRs that it had, and the operator had crashed in between."""
+    world.pool("p", "10.0.0.0/24", blockLength={"ipv4": 25})
+    world.node("a")
+    Operator(connected()).sync_once()
+    assert world.cidrs("a") == ["10.0.0.0/25"]
+    world.delete_node("a")
+    wire = Wire(connected())
+    dying = Operator(wire, grace=0)
+    dying.cluster.refresh()
+    done: list[str] = []
+
+    def crash(method: str, path: str) -> None:
+        if method != "GET":
+            done.append(path)
+            if len(done) > writes:
+                raise Crash
+
+    wire.before = crash
+    with suppress(Crash):
+        dying.sync_once()
+    world.node("a", ipam={"podCIDRs": ["10.0.0.0/25"]})
+    world.node("b")
+    world.node("c")
+    told = Told()
+    operator = Operator(connected(), grace=0, reporter=told)
+
+    for _ in range(4):
+        operator.sync_once()
+
+    assert world.cidrs("a") == ["10.0.0.0/25"]
+    assert sorted([world.cidrs("b"), world.cidrs("c")]) == [[], ["10.0.0.128/25"]]
+    assert [str(block.prefix) for block in operator.ipam.held().get("a", ())] == ["10.0.0.0/25"]
+    assert [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "node"] == []
+
+
+def test_what_a_node_lists_and_cannot_have_is_given_to_nobody_else(world: World, connected: Callable[[], Transport]) -> None:
+    world.pool("p", "10.0.0.0/20", blockLength={"ipv4": 24})
+    world.node("a", ipam={"podCIDRs": ["10.0.1.0/24"]})
+    Operator(connected()).sync_once()
+    world.node("b", ipam={"podCIDRs": ["10.0.0.0/22", "0.0.0.0/0"]})
+    world.node("c")
+    told = Told()
+
+    Operator(connected(), reporter=told).sync_once()
+
+    assert "node 'a' has 10.0.1.0/24" in told.conflicts["b", "10.0.0.0/22"]
+    (given,) = world.cidrs("c")
+    assert not ip_network(given).overlaps(ip_network("10.0.0.0/22"))
+
+
+@pytest.mark.parametrize("who", ["the operator", "the store"])
+def test_a_node_that_registers_while_it_is_asked_for_is_not_taken_for_gone(world: World, connected: Callable[[], Transport], who: str) -> None:
+    """The answer says that there was none; what the watch tells before the answer is looked at came to be after it."""
+
+    class Overtaken(Wire):
+        def request(self, method: str, path: str, **options: Any) -> Response:
+            answer = super().request(method, path, **options)
+            if method == "GET" and path.endswith("/ciliumnodes/a"):
+                world.cilium_node("a")
+                created = world.api.get(CILIUM_NODES, "a")
+                assert created is not None
+                operator.cluster.cilium_nodes.learn(created)
+            return answer
+
+    operator = Operator(Overtaken(connected()))
+    operator.cluster.refresh()
+
+    if who == "the operator":
+        operator._look_again("a")
+    else:
+        operator._store.get(Key("node", "a"))
+
+    assert "a" in operator.cluster.node_states()
+
+
+def test_blocks_that_no_claim_names_any_more_make_no_hot_loop(world: World, connected: Callable[[], Transport]) -> None:
+    world.pool("p", "10.0.0.0/24")
+    world.node("a")
+    Operator(connected()).sync_once()
+    world.delete_node("a")
+    for obj in world.api.list(LEDGERS).items:
+        if obj["spec"]["kind"] == "block-claims":  # somebody deleted it
+            world.api.delete(LEDGERS, obj["metadata"]["name"])
+    operator = Operator(connected(), grace=0)
+
+    operator.sync_once()
+
+    assert not operator._wake.is_set()
+    with world.ipam() as ipam:
+        ipam.repair()
+    operator.sync_once()
+    assert world.held() == {}
+    assert [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "node"] == []
+
+
+def test_nodes_that_came_and_went_are_not_remembered(world: World, connected: Callable[[], Transport]) -> None:
+    operator = Operator(connected())
+    created = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "", "labels": {}}}
+    for number in range(300):
+        name = f"n{number}"
+        operator.cluster.nodes.learn({**created, "metadata": {"name": name, "resourceVersion": str(2 * number + 1)}})
+        operator._store.cluster.following = True
+        operator._store.scan("node")
+        operator.cluster.nodes.forget(name, str(2 * number + 2))
+
+    assert len(operator.cluster._entries) < 150

@@ -138,3 +138,17 @@ def test_the_status_says_why_a_node_waits_and_nothing_when_it_does_not() -> None
     long = error_patch(obj, "x" * 2000)
     assert long is not None
     assert len(long["status"]["ipam"]["operator-status"]["error"]) == 1000
+
+
+def test_a_block_stays_under_the_pool_by_whose_name_the_agent_uses_it() -> None:
+    allocated = [{"pool": "", "cidrs": ["fd00::/64"]}, {"pool": "theirs", "cidrs": ["10.0.0.7/24"]}]
+    obj = cilium(podCIDRs=["10.0.0.0/24", "fd00::/64"], pools={"allocated": allocated})
+
+    found = publish_cilium(obj, "7", [V4, block("fd00::/64", ""), block("10.0.5.0/24", "q")])
+
+    assert found.patch is not None
+    assert found.patch["spec"]["ipam"]["pools"]["allocated"] == [
+        {"pool": "", "cidrs": ["fd00::/64"]},
+        {"pool": "q", "cidrs": ["10.0.5.0/24"]},
+        {"pool": "theirs", "cidrs": ["10.0.0.0/24"]},
+    ]

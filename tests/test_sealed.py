@@ -63,3 +63,19 @@ def test_who_is_sealed_and_why() -> None:
     assert ledger.why_sealed("b") != ""
     assert ledger.why_sealed("c") == ""
     assert ledger.why_sealed(NOBODY) != ""
+
+
+def test_nothing_is_carved_around_a_page_that_can_be_read_below_one_that_cannot() -> None:
+    first = MemoryStore()
+    Ipam(first, identity="first").apply(POOLS, [Node("old", {})])
+    records = [item for kind in ("block-page", "block-claims") for item in first.scan(kind).entries]
+    bad = Key("block-page", "fd00::/50")
+    ledger = ledger_of((key, Unreadable(NEWER, entry.revision) if key == bad else entry) for key, entry in records)
+    second = MemoryStore()
+    for key, entry in sorted(ledger.entries.items()):
+        second.put(key, entry.record, expect=ABSENT)
+    ipam = Ipam(second, identity="second")
+
+    ipam.apply(POOLS, [Node("new", {})])
+
+    assert [str(block.prefix) for block in ipam.held()["new"]] == ["10.128.0.64/26", "fd00:0:0:4000::/64"]

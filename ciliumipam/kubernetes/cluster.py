@@ -37,7 +37,7 @@ from ciliumipam.kubernetes.objects import LEDGERS, key_of, object_name, to_entry
 from ciliumipam.kubernetes.pool_objects import DEFAULT_SOURCES, SOURCES, PoolObject, moment, read_pool
 from ciliumipam.kubernetes.publish import DRAINING, NodeObject, read_cilium_node, read_node
 from ciliumipam.kubernetes.sealed import Ledger, Unreadable, ledger_of
-from ciliumipam.ledger import ROOT_FENCE, block_ledger, fence_of, locate
+from ciliumipam.ledger import ROOT_FENCE, address_ledger, block_ledger, fence_of, locate
 from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.records import (
     ADDRESS_KINDS,
@@ -145,6 +145,8 @@ class Cluster:
     def node_states(self) -> dict[str, NodeState]:
         """All nodes that have an object. O(nodes)."""
         core, cilium = self.nodes.all(), self.cilium_nodes.all()
+        if len(self._entries) > 2 * (len(core) + len(cilium)) + 100:  # nodes come and go for years
+            self._entries = {name: entry for name, entry in self._entries.items() if name in core or name in cilium}
         return {name: NodeState(_usable(core.get(name)), _usable(cilium.get(name))) for name in core.keys() | cilium.keys()}
 
     def leaving(self) -> dict[str, Entry]:
@@ -267,13 +269,14 @@ class ClusterStore:
         return entry
 
     def _fetch(self, resource: Resource, mirror: Mirror[NodeObject], name: str) -> None:
+        known = mirror.get(name)  # before it is asked: what comes to be meanwhile is not what the answer says is gone
         try:
             obj = self.cluster.api.get(resource, name)
         except NotInstalledError:
             return
         if obj is not None:
             mirror.learn(obj)
-        elif (known := mirror.get(name)) is not None:
+        elif known is not None:
             mirror.forget(name, known.revision)
 
     def _leaving(self) -> Collection[str]:
@@ -323,7 +326,7 @@ class ClusterStore:
             return self._put_pool(key, record, expect)
         ended = self._ends(key, record, expect)
         for block in ended:
-            if not self.guard.is_released(block):
+            if not self.guard.is_released(block) and not self._is_closed(block):
                 reason = self.guard.release(block.holder, [block])
                 if reason:
                     raise StoreRefusedError(f"take block {block.piece} from node {block.holder}", reason)
@@ -413,6 +416,14 @@ class ClusterStore:
         if type(slot) is not Holding or slot.prefix != root or record.fence <= (before.fence if before is not None else fence_of(slot)):
             return ()
         return (slot,)
+
+    def _is_closed(self, block: Holding) -> bool:
+        """Whether somebody whom the guard had let began to take a block back, and closed it: no write of before lists it any more.
+
+        Anybody may finish that, also where the node has come back by now and lists it: it is as free as any, and the node adopts it anew.
+        """
+        page = self.page(address_ledger(block.prefix, block.space).key(block.network, block.length))
+        return page is not None and page.fence > block.fence
 
     def page(self, key: Key) -> Page | None:
         """A page as it is known here."""

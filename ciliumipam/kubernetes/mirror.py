@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock, Thread
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -34,6 +35,10 @@ _LOG = logging.getLogger(__name__)
 _LOOK_AGAIN = {True: 2.0, False: 30.0}
 """Seconds until a resource that is not installed is looked for again, by whether it must be there."""
 _LONGEST_PAUSE = 30.0
+_MOST_GONE = 10_000
+"""Names of objects that are gone which are remembered one by one."""
+_LASTS = 30.0
+"""Seconds after which a watch counts as one that works, also if it told nothing."""
 
 
 class Known(NamedTuple, Generic[T]):
@@ -84,6 +89,7 @@ class Mirror(Generic[T]):
         self._listed = ""
         self._highest = "0"
         self._stopped = Event()
+        self._failures = 0
         self._watch: ObjectWatch | None = None
         self._thread: Thread | None = None
 
@@ -177,16 +183,28 @@ class Mirror(Generic[T]):
         with self._lock:
             self._listed = revision
             self._highest = revision if back or newer(revision, self._highest) else self._highest
-            self._gone.clear()
+            # a listing may be older than what is known to be gone: the watch went on while it was read
+            self._gone = {} if back else {
+                name: gone
+                for name, gone in self._gone.items()
+                if newer(gone, revision) or (name in found and not newer(found[name].revision, gone))
+            }
+            present = {name: each for name, each in found.items() if name not in self._gone or newer(each.revision, self._gone[name])}
             for name in self._known.keys() - found.keys():
                 if back or not newer(self._known[name].revision, revision):  # else it was created after the listing
                     del self._known[name]
                     changed = True
-        for name, each in found.items():
+        for name, each in present.items():
             changed |= self._take(name, each, back=back)
         self.synced.set()
         if changed:
             self._on_change()
+
+    def _all_known_until(self, revision: str) -> None:
+        """What is not known now and is no newer than this is gone; by name that need not be remembered any more."""
+        with self._lock:
+            self._listed = revision
+            self._gone = {name: gone for name, gone in self._gone.items() if newer(gone, revision)}
 
     # ------------------------------------------------------------------------------------------------- running
 
@@ -209,39 +227,46 @@ class Mirror(Generic[T]):
             self._thread.join()
 
     def _run(self) -> None:
-        failures = 0
         while not self._stopped.is_set():
             try:
                 revision = self._list()
-                failures = 0
                 if revision:
                     self._follow(revision)
                 else:
+                    self._failures = 0
                     self._stopped.wait(_LOOK_AGAIN[self._required] * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
             except RevisionExpiredError:
+                self._failures += 1
                 _LOG.info("mirror resource=%s: list again, the server has forgotten what came next", self._resources[0].plural)
             except StoreClosedError:
                 return
             except StoreError as error:
-                failures += 1
-                _LOG.warning("mirror resource=%s failures=%d: %s", self._resources[0].plural, failures, error)
-            # a server that ends every watch at once must not be asked in a loop (kubernetes/kubernetes 104171)
-            self._stopped.wait(min(_LONGEST_PAUSE, 0.1 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - as above
+                self._failures += 1
+                _LOG.warning("mirror resource=%s failures=%d: %s", self._resources[0].plural, self._failures, error)
+            # A server that ends every watch at once must not be asked in a loop (kubernetes/kubernetes 104171), nor one that lets us list and
+            # not watch: a listing that went well says nothing of that.
+            self._stopped.wait(min(_LONGEST_PAUSE, 0.1 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - as above
 
     def _follow(self, revision: str) -> None:
         resource = self.installed
         assert resource is not None  # noqa: S101 - it was just listed
+        began = time.monotonic()
         watch = self._watch = self._api.watch(resource, revision)
         try:
             if self._stopped.is_set():
                 return
             for event in watch:
+                self._failures = 0
                 self._highest = event.object["metadata"]["resourceVersion"]
                 if event.type == "DELETED":
                     self.forget(name_of(event.object), event.object["metadata"]["resourceVersion"])
                 else:
                     self.learn(event.object)
+                if len(self._gone) > _MOST_GONE:
+                    self._all_known_until(event.object["metadata"]["resourceVersion"])
         finally:
+            if time.monotonic() - began > _LASTS:
+                self._failures = 0
             self._watch = None
             watch.close()
 

@@ -324,12 +324,12 @@ class Operator:
 
     def _look_again(self, name: str) -> None:
         """Read an object whose write did not end well, and make another round."""
+        known = self._mirror.get(name)  # before it is asked: what registers meanwhile is not what the answer says is gone
         try:
             obj = self._api.get(self._resource, name)
         except StoreError as error:
             _LOG.info("node=%s look failed: %s", name, error)
         else:
-            known = self._mirror.get(name)
             if obj is not None:
                 self._mirror.learn(obj)
             elif known is not None:
@@ -394,7 +394,12 @@ class Operator:
                 _LOG.info("node=%s gone for good blocks=%s back", name, ",".join(blocks))
                 if self._reporter is not None:
                     self._reporter.node_gone(name, blocks)
-        self.wake()
+        for name in left.keys() & released:  # no claim of the node names them any more, so nothing gives them back: a record was lost
+            self._absent[name] = now
+            what = ",".join(block.piece for block in left[name])
+            _LOG.warning("node=%s gone blocks=%s are not back; ciliumipam check says why, and --repair mends it", name, what)
+        if finished:
+            self.wake()
 
     def _release(self, name: str, blocks: Sequence[Holding]) -> str:
         reason = self._store.guard.release(name, blocks)

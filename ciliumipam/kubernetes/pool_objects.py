@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import isfinite
 from typing import Any, Final
 
 from ciliumipam.errors import InvalidManifestError
@@ -61,6 +62,8 @@ def read_pool(obj: Mapping[str, Any]) -> PoolObject:
         return PoolObject(None, since, "", generation, uid, manifest)
     try:
         since = float((metadata.get("annotations") or {}).get(SINCE) or since)
+        if not isfinite(since):  # it has no place in an order by age, and is not even equal to itself
+            return PoolObject(None, 0.0, f"annotation {SINCE}: {since} is no time", generation, uid, manifest)
         item = read_manifest(obj, f"{obj['kind']} {metadata['name']}").items[0]
         assert isinstance(item, PoolSpec)  # noqa: S101 - these kinds are read as nothing else
     except InvalidManifestError as error:

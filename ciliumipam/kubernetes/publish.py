@@ -182,7 +182,7 @@ def publish_cilium(obj: NodeObject, revision: str, held: Sequence[Holding]) -> P
     foreign = _foreign(obj, held)
     if foreign:
         return Publication(None, (), _in_the_way(obj, foreign))
-    cidrs, allocated = pod_cidrs(held), _by_pool(held) if obj.uses_pools else obj.allocated
+    cidrs, allocated = pod_cidrs(held), _by_pool(held, obj.allocated) if obj.uses_pools else obj.allocated
     if not held or (cidrs == obj.cidrs and allocated == obj.allocated and obj.ignored):
         return Publication()
     ipam: dict[str, Any] = {"podCIDRs": list(cidrs)}
@@ -255,14 +255,21 @@ def _in_the_way(obj: NodeObject, foreign: Sequence[str]) -> str:
     )
 
 
-def _by_pool(held: Sequence[Holding]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Blocks as `pools.allocated` lists them: by name of the pool, then IPv4 before IPv6, each sorted as text, as Cilium does."""
-    found: dict[str, list[Holding]] = {}
-    for block in held:
-        if block.label:  # one that no pool covers has no name there
-            found.setdefault(block.label, []).append(block)
+def _by_pool(held: Sequence[Holding], listed: Sequence[tuple[str, Sequence[str]]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Blocks as `pools.allocated` lists them: by name of the pool, then IPv4 before IPv6, each sorted as text, as Cilium does.
+
+    What is listed already stays under the name that it has there, whatever the ledger calls its pool: the agent serves pods by that name.
+    """
+    mine = {block.prefix for block in held}
+    named = [(pool, prefix) for pool, cidrs in listed for prefix in map(_masked, cidrs) if prefix in mine]
+    known = {prefix for _, prefix in named}
+    named += [(block.label, block.prefix) for block in held if block.label and block.prefix not in known]  # of no pool: no name there
+    found: dict[str, set[Prefix]] = {}
+    for pool, prefix in named:
+        if prefix is not None:
+            found.setdefault(pool, set()).add(prefix)
     return tuple(
-        (pool, tuple(str(block.prefix) for block in sorted(found[pool], key=lambda block: (block.family, str(block.prefix)))))
+        (pool, tuple(str(prefix) for prefix in sorted(found[pool], key=lambda prefix: (prefix.family, str(prefix)))))
         for pool in sorted(found)
     )
 

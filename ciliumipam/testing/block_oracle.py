@@ -65,6 +65,7 @@ class BlockOracle:
         self.unapplied = self.unfinished = self.faulty = False
         self._ever: list[OraclePool] = []
         self._begun: set[tuple[str, Network]] = set()
+        self._denied: list[tuple[str, Network]] = []
         self._idle: set[str] = set()
         self._in_doubt = False
         self._block_fences: dict[tuple[str, Network], int] = {}
@@ -227,7 +228,7 @@ class BlockOracle:
         allowed: list[tuple[OraclePool, dict[int, int], list[Network]]] = []
         must = False
         for pool, lacks in offers:
-            found = {family: self.free(pool, node, family) for family in lacks}
+            found = {family: self._undenied(pool, self.free(pool, node, family)) for family in lacks}
             if all(len(found[family][0]) >= count for family, count in lacks.items()):
                 allowed.append((pool, lacks, [each for family in lacks for each in found[family][0]]))
                 must = all(len(found[family][1]) >= count for family, count in lacks.items())
@@ -251,6 +252,12 @@ class BlockOracle:
             assert all(block.network in networks for block in new), f"{node} got {new}, of which not all is legal"
         for block in new:
             self._new_block(node, block, adopted=(node, block.network) in self._begun)
+
+    def _undenied(self, pool: OraclePool, free: tuple[Sequence[Network], Sequence[Network]]) -> tuple[list[Network], list[Network]]:
+        """What is free without what nodes are said to have and could not be given, which may be in use all the same."""
+        denied = [network for space, network in self._denied if space == pool.space]
+        may, must = ([each for each in some if not any(overlap(each, network) for network in denied)] for some in free)
+        return may, must
 
     def _expect_kept(self, seen: Mapping[str, list[HeldBlock]]) -> None:
         for node, blocks in self.blocks.items():
@@ -295,6 +302,7 @@ class BlockOracle:
                 self._served(node, new, answer.refused)
             else:
                 assert not new, f"{node} is not known, but got {new}"
+        self._denied.clear()
         self._in_doubt |= self.faulty
         self.settled()
         self.limbo.clear()
@@ -325,6 +333,7 @@ class BlockOracle:
             elif each.node in self.nodes and not elsewhere and not clash:
                 if self.unapplied and (each.node, each.network) in conflicts:  # somebody's claim that is not filled yet
                     conflicts.remove((each.node, each.network))
+                    self._denied.append((space, each.network))
                     continue
                 assert fresh, f"{each} was not adopted, though nothing is in the way"
                 assert fresh[0].pool == pool, f"{each} was adopted into {fresh[0].pool!r}, not {pool!r}"
@@ -332,6 +341,8 @@ class BlockOracle:
             else:
                 assert (each.node, each.network) in conflicts, f"{each} cannot be adopted, but that was not told"
                 conflicts.remove((each.node, each.network))
+                if each.network.prefixlen:
+                    self._denied.append((space, each.network))
         assert not conflicts, f"conflicts were told that are none: {conflicts}"
 
     def _adopting(self, each: Existing) -> tuple[str, str]:
