@@ -857,6 +857,35 @@ def test_a_slot_whose_page_is_closed_is_free_to_use_up_a_ticket_in() -> None:
     assert list(holdings(book, tree, 1)) == [held]
 
 
+def test_a_split_slot_of_which_all_is_held_is_passed_over_to_use_up_a_ticket() -> None:
+    tree = blocks()
+    book = Book()
+    early = taken(book, tree, 1, "10.0.0.64/26")
+    free(book, tree, 1, early, early.fence + 9)
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.0.0/25"))
+    halves = [taken(book, tree, 1, half) for half in ("10.0.0.0/27", "10.0.0.32/27")]
+    assert status(book, tree, 1, waiting) is Status.CROSSED
+
+    assert use_up(book, tree, 1, waiting)
+
+    assert book.pages[tree.key(10 << 24, 18)].slots[1] == waiting.fence
+    assert status(book, tree, 1, waiting) is Status.DEAD
+    assert list(holdings(book, tree, 1)) == halves
+
+
+def test_a_page_below_a_split_slot_that_was_not_read_shows_nothing() -> None:
+    tree = blocks()
+    book = Book()
+    early = taken(book, tree, 1, "10.0.0.64/26")
+    free(book, tree, 1, early, early.fence + 9)
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.0.0/25"))
+    taken(book, tree, 1, "10.0.0.0/27")
+
+    del book.pages[tree.key(10 << 24, 26)]
+
+    assert status(book, tree, 1, waiting) is Status.PENDING
+
+
 def test_only_what_is_crossed_can_be_used_up() -> None:
     tree = blocks()
     book = Book()
