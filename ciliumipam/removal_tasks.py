@@ -9,12 +9,12 @@ from ciliumipam.drain_tasks import forget_owners, gives_back
 from ciliumipam.errors import BlockNotEmptyError, NotFoundError
 from ciliumipam.ledger import holdings
 from ciliumipam.levels import BlockLevel
-from ciliumipam.names import counted
 from ciliumipam.protocol import Standing, look, release
 from ciliumipam.records import Holding, Key
 from ciliumipam.requests import Change, RemoveNode, RemovePool
 from ciliumipam.tasks import Task, block_change
 from ciliumipam.view import View, address_claims_keys, block_claims_key
+from ciliumipam.words import counted
 
 
 class RemoveNodeTask(Task):
