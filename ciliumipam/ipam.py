@@ -61,10 +61,11 @@ from ciliumipam.view import View
 class Ipam:
     """Pools, blocks and addresses on a store. Thread-safe; any number of processes may use one store at once.
 
-    * change: `apply`, `grow`, `drain`, `migrate`, `remove_node`, `remove_pool`; `allocate`, `release`, `release_fenced`,
-      `force_release`; `repair` what a crash left
+    * change: `apply`, `grow`, `drain`, `migrate`, `remove_node`, `remove_nodes`, `remove_pool`; `allocate`, `release`,
+      `release_fenced`, `force_release`; `repair` what a crash left
     * change in two steps: `plan` decides and writes nothing, `execute` writes exactly that or refuses
-    * look: `pools`, `nodes`, `blocks`, `allocations`, `routes`, `explain`; `refresh` first where others write to the store too
+    * look: `pools`, `nodes`, `blocks`, `held`, `due`, `allocations`, `routes`, `explain`; `refresh` first where others write to the
+      store too
 
     Every change either is done, wholly and durably as far as the store is durable, or raises an `IpamError`. After an error of the
     store (`StoreError`) a part may have been done: the same call again, or the next call of that owner, goes on from there.
@@ -243,10 +244,10 @@ class Ipam:
         Raises:
             BlockNotEmptyError: Addresses are in use on one of them, and not `force`. The others are removed.
         """
-        now = self._clock()
-        tasks = [RemoveNodeTask(RemoveNode(name, force), now) for name in sorted(set(names))]
-        with self._lock:
-            self._decide(tasks)
+        tasks = [self._task(RemoveNode(name, force)) for name in sorted(set(names))]
+        if tasks:
+            with self._lock:
+                self._decide(tasks)
         failed = [task.failed for task in tasks if task.failed is not None and not isinstance(task.failed, NotFoundError)]
         if failed:
             raise failed[0]
@@ -379,8 +380,6 @@ class Ipam:
     def _decide(self, tasks: Sequence[Task]) -> None:
         try:
             self._restore()
-            if not tasks:
-                return
             if isinstance(tasks[0], BlockTask):  # it comes alone, and looks at all nodes
                 with CollectorPause():
                     drive(run(self._view, tasks), self._executor.answer)
