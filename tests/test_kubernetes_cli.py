@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from secrets import token_hex
 from socket import socket
 from typing import Any, NamedTuple
 
@@ -119,14 +121,16 @@ class Operator:
     """An operator in a process of its own."""
 
     def __init__(self, plane: ControlPlane, *words: str, kubeconfig: Path | None = None) -> None:
-        with socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        command = [sys.executable, "-m", "ciliumipam", "operator", "--listen", f"127.0.0.1:{self.port}", *words]
-        self.process = subprocess.Popen(command, env=environment(kubeconfig or plane.kubeconfig), stderr=subprocess.PIPE, text=True)
+        self.log = plane.folder / f"operator-{token_hex(4)}.log"
+        command = [sys.executable, "-m", "ciliumipam", "operator", "--listen", "127.0.0.1:0", *words]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, env=environment(kubeconfig or plane.kubeconfig), stderr=log)
 
     def ask(self, path: str) -> tuple[int, str]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        port = re.search(r"listening port=(\d+)", self.log.read_text())
+        if port is None:
+            return 0, "it does not listen yet"
+        connection = HTTPConnection("127.0.0.1", int(port[1]), timeout=30)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -138,8 +142,7 @@ class Operator:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> Ran:
         self.process.send_signal(number)
-        _, err = self.process.communicate(timeout=PATIENCE)
-        return Ran(self.process.returncode, "", err)
+        return Ran(self.process.wait(PATIENCE), "", self.log.read_text())
 
 
 @contextmanager
@@ -150,7 +153,7 @@ def operating(plane: ControlPlane, *words: str, kubeconfig: Path | None = None) 
     finally:
         if operator.process.poll() is None:
             operator.process.kill()
-            operator.process.communicate()
+            operator.process.wait()
 
 
 # ----------------------------------------------------------------------------------------------- the operator
