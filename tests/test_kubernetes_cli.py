@@ -517,11 +517,11 @@ def test_who_had_to_wait_is_told_when_that_is_over_and_nobody_else_is(cluster: S
     waited, served = (subject_of({**node(name), "metadata": {"name": name, "uid": f"{name}-uid"}}) for name in ("waited", "served"))
     with opened(cluster.kubeconfig) as transport:
         reporter = ClusterReporter(Api(transport), "operator-0", pace=0.01)
-        reporter.start()
         reporter.node_waits(waited, "no pool")
         for each in (waited, served):
             reporter.block_given(each, ["10.0.0.0/24"])
         reporter.conflict(served, "10.0.9.0/24", "it is of another")
+        reporter.start()  # only now: it writes what has been said as soon as it is said
         reporter.close()
 
     told = {
