@@ -24,6 +24,7 @@ from ciliumipam.cidr import parse_prefix
 from ciliumipam.codec import Codec
 from ciliumipam.errors import (
     ConflictError,
+    CorruptRecordError,
     IpamError,
     NotInstalledError,
     StoreError,
@@ -101,20 +102,33 @@ class Cluster:
             return to_entry(obj, self._codec)
         except StoreError as error:
             _LOG.error("ledger=%s cannot be read: %s", obj["metadata"]["name"], error)
-            return key, Unreadable(error, Revision(obj["metadata"]["resourceVersion"]))
+            unreadable = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, what it says must count as held
+            _LOG.exception("ledger=%s cannot be read", obj["metadata"]["name"])
+            unreadable = CorruptRecordError(str(key), f"{type(error).__name__}: {error}")
+        return key, Unreadable(unreadable, Revision(obj["metadata"]["resourceVersion"]))
 
     # ------------------------------------------------------------------------------------------------ following
 
-    def follow(self, tell: Callable[[], object]) -> None:
-        """Keep everything up to date; `tell` is called when something has changed, by whichever thread noticed, and returns at once."""
+    def follow(self, tell: Callable[[], object], complain: Callable[[str], object] | None = None) -> None:
+        """Keep everything up to date, in threads of its own.
+
+        Args:
+            tell: Called when something has changed, by whichever thread noticed; it returns at once.
+            complain: Called with the plural of a resource each time that it could not be listed or watched; the same.
+        """
         self._tell = tell
         for mirror in self._mirrors():
-            mirror.start()
+            mirror.start(complain)
         self.following = True
 
     def is_synced(self) -> bool:
         """Whether everything has been read once."""
         return all(mirror.synced.is_set() for mirror in self._mirrors())
+
+    def trouble(self) -> str:
+        """What cannot be followed, and why, for people; "" if everything is."""
+        return "; ".join(each.trouble for each in self._mirrors() if each.trouble)
 
     def is_installed(self, resource: Resource) -> bool:
         """Whether a resource was seen to be there."""

@@ -146,10 +146,10 @@ class Operator:
 
     def run(self, stop: Event) -> None:
         """Follow the cluster and act, until `stop` is set; a round that is under way is finished then."""
-        self.cluster.follow(self.wake)
+        self.cluster.follow(self.wake, self._reporter.not_followed if self._reporter is not None else None)
         try:
             while not self.cluster.is_synced() and not stop.wait(0.01):
-                pass
+                pass  # also while one kind of pools may not be listed: who does not know all pools would serve nodes out of others
             failures, pause = 0, 0.0
             while not stop.is_set():
                 if failures:
