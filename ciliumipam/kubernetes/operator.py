@@ -255,9 +255,8 @@ class Operator:
             obj = state.cilium if self._write_to == "cilium" else state.node
             if obj is None or not isinstance(obj.value, NodeObject):
                 if blocks:
-                    kind = self._resource.kind
                     what = ", ".join(block.piece for block in blocks)
-                    decided.reasons[name] = f"{what} is for it, but there is no {kind} to write it to yet"
+                    decided.reasons[name] = f"{what} is for it, but there {self._nowhere()}"
                 continue
             publication = (publish_cilium if self._write_to == "cilium" else publish_node)(obj.value, obj.revision, blocks)
             if publication.problem:
@@ -268,6 +267,15 @@ class Operator:
                 doubtful = True
             decided.work.append(_Work(name, obj, publication))
         return decided._replace(doubtful=doubtful)
+
+    def _nowhere(self) -> str:
+        """Why there is no object to write to, after "there"."""
+        if self._mirror.installed is not None:
+            return f"is no {self._resource.kind} to write it to yet"
+        return (
+            "are no CiliumNodes in this cluster to write it to (customresourcedefinition ciliumnodes.cilium.io): Cilium brings them, else"
+            " ciliumipam crds --install; for another CNI run the operator with --write-to node"
+        )
 
     # -------------------------------------------------------------------------------------------------- writing
 
