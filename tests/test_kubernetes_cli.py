@@ -311,6 +311,18 @@ def test_what_the_operator_cannot_be_told_is_refused(words: tuple[str, ...], sen
     assert sentence in capsys.readouterr().err
 
 
+def test_a_wrong_kind_of_pool_in_the_environment_is_refused_before_the_cluster_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ciliumipam.cli.main import main  # noqa: PLC0415 - as above
+
+    monkeypatch.setenv("CILIUMIPAM_POOLS_FROM", "Foo")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))  # asked first, it would be refused with 5; and a standby asks for pools only as a leader
+
+    assert main(["operator"]) == 2
+    assert "$CILIUMIPAM_POOLS_FROM names 'Foo', which is no kind of pool" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------- the other commands
 
 
