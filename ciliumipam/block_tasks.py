@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ciliumipam.adopt import adopt
+from ciliumipam.adopt import adopt, leave_out
 from ciliumipam.cidr import Family
 from ciliumipam.draft import RECORD, Draft
 from ciliumipam.errors import NoBlockError, NotFoundError, OverlapError, PoolExhaustedError
@@ -16,7 +16,7 @@ from ciliumipam.pool_status import concerns
 from ciliumipam.protocol import Call, Standing, look, release, take
 from ciliumipam.reconcile import Held, Offer, Pools, Want, own_pool, reconcile, want
 from ciliumipam.records import Holding, Key, NodeRecord, PoolRecord
-from ciliumipam.requests import Applied, Apply, Change, Concern, Conflict, Grow, Refusal
+from ciliumipam.requests import Applied, Apply, Change, Concern, Conflict, ExistingBlock, Grow, Refusal
 from ciliumipam.tasks import Task, block_change, why_no_block
 from ciliumipam.view import View
 
@@ -25,6 +25,7 @@ class BlockTask(Task):
     """What the tasks about blocks share.
 
     Attributes:
+        listed: What nodes are said to have, by what the store knows of them beside its records.
         carved: The blocks that this call gave to nodes.
         tried: What it set out to give them.
         adopted: Those of them that the nodes had before.
@@ -32,8 +33,9 @@ class BlockTask(Task):
 
     lists = ("pool", "node", "block-claims", "block-page")
 
-    def __init__(self, now: float, token: str) -> None:
+    def __init__(self, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
         super().__init__(now)
+        self.listed = listed
         self.call = Call(token)
         self.carved: list[Holding] = []
         self.tried: dict[Holding, None] = {}
@@ -139,8 +141,8 @@ def _carved(piece: Holding) -> Change:
 class ApplyTask(BlockTask):
     """Pools and nodes first, in a round of their own; then blocks for every node that should have some."""
 
-    def __init__(self, request: Apply, now: float, token: str) -> None:
-        super().__init__(now, token)
+    def __init__(self, request: Apply, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+        super().__init__(now, token, listed)
         self.request = request
         self.conflicts: list[Conflict] = []
         self._concerns: tuple[Concern, ...] = ()
@@ -160,7 +162,7 @@ class ApplyTask(BlockTask):
         standings = {name: look(draft, level, name) for name in view.nodes}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
-        adopted = adopt(view, draft, level, pools, standings, self.request.existing, self.now)
+        adopted = adopt(view, draft, level, pools, standings, (*self.request.existing, *self.listed), self.now)
         self.conflicts = adopted.conflicts
         self.adopted.update(piece for pieces in adopted.pieces.values() for piece in pieces)
         held = {
@@ -248,8 +250,8 @@ def _orphaned(view: View, spec: PoolSpec) -> list[Holding]:
 class GrowTask(BlockTask):
     """More blocks for one node."""
 
-    def __init__(self, request: Grow, now: float, token: str) -> None:
-        super().__init__(now, token)
+    def __init__(self, request: Grow, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+        super().__init__(now, token, listed)
         self.request = request
 
     @property
@@ -263,10 +265,11 @@ class GrowTask(BlockTask):
             raise NotFoundError("node", self.request.node, tuple(sorted(view.nodes)[:8]))
         self.refusals = []
         level = BlockLevel(view, self.confirmed, self.now)
-        standings = [look(draft, level, name) for name in view.nodes]
-        if self.finish_what_was_begun(view, draft, level, standings):
+        standings = {name: look(draft, level, name) for name in view.nodes}
+        if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
-        standing = next(each for each in standings if each.holder == self.request.node)
+        leave_out(view, draft, Pools.of(view), standings, self.listed, self.now)
+        standing = standings[self.request.node]
         held = Held(standing.good, view.claims(standing.key).draining)
         if record.draining or (held.blocks and own_pool(Pools.of(view), held) is None):
             raise NoBlockError(record.node.name, 0, why_no_block(view, record.node.name))

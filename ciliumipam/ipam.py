@@ -13,6 +13,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Literal, Self
 
+from ciliumipam.adopt import listing_of, overtaken
 from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
 from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
 from ciliumipam.combining import Combiner
@@ -26,7 +27,7 @@ from ciliumipam.node_status import all_blocks, allocations, blocks_by_node, node
 from ciliumipam.observer import UNOBSERVED, Observer
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.pool_status import routes, statuses
-from ciliumipam.records import Holding, Key, Kind
+from ciliumipam.records import Holding, Key, Kind, PoolRecord
 from ciliumipam.release_tasks import ReleaseAddressTask, ReleaseTask
 from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
 from ciliumipam.repair_tasks import Repair, RepairAddresses, RepairAddressesTask, RepairBlocks, RepairBlocksTask
@@ -98,6 +99,7 @@ class Ipam:
             pause: Called with the number of attempts that went wrong before a call tries again; by default it sleeps, the longer
                 the more, and by chance. A simulation need not wait.
         """
+        self._listed = listing_of(store)
         self._meter = Meter(observer, timer) if observer is not UNOBSERVED else None
         if self._meter is not None:
             store, addresses = self._meter.stores(store, addresses)
@@ -316,10 +318,11 @@ class Ipam:
             StalePlanError: Something that it replaces, or that it was decided over, has changed; nothing was written, or, if it
                 changed during the writing, a first part of it, which is a legal state.
         """
+        listed = self._listed([step.record.spec for step in plan.steps if isinstance(step.record, PoolRecord)])
         with self._lock:
-            return self._execute(plan, self._clock())
+            return self._execute(plan, self._clock(), listed)
 
-    def _execute(self, plan: Plan, now: float) -> tuple[Allocation, ...]:
+    def _execute(self, plan: Plan, now: float, listed: Sequence[ExistingBlock]) -> tuple[Allocation, ...]:
         self._restore()
         before = dict(plan.before)
         changed = [f"{key} is new" for kind in plan.lists for key in self._list(kind) if before.get(key) is None]
@@ -328,6 +331,7 @@ class Ipam:
             self._view.load(key, found)
             if found != known:
                 changed.append(f"{key} {'is gone' if found is None else 'is new' if known is None else 'changed'}")
+        changed += overtaken(self._view, plan, listed)
         if changed:
             raise StalePlanError(tuple(dict.fromkeys(changed)), 0)
         late = max(0.0, now - plan.now)
@@ -346,7 +350,7 @@ class Ipam:
         now = self._clock()
         match request:
             case Apply():
-                return ApplyTask(request, now, self._token())
+                return ApplyTask(request, now, self._token(), self._listed(request.pools))
             case Allocate():
                 return AllocateTask(request, now, self._token())
             case Release():
@@ -354,11 +358,11 @@ class Ipam:
             case ReleaseFenced() | ForceRelease():
                 return ReleaseAddressTask(request, now)
             case Grow():
-                return GrowTask(request, now, self._token())
+                return GrowTask(request, now, self._token(), self._listed(()))
             case Drain():
-                return DrainTask(request, now, self._token())
+                return DrainTask(request, now, self._token(), self._listed(()))
             case Migrate():
-                return MigrateTask(request, now, self._token())
+                return MigrateTask(request, now, self._token(), self._listed(()))
             case RemoveNode():
                 return RemoveNodeTask(request, now)
             case RemovePool():

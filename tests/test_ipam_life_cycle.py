@@ -778,3 +778,47 @@ def test_a_process_that_has_been_running_for_long_gives_nothing_on_a_node_that_a
 
     with pytest.raises(NoBlockError, match="the node is draining"):
         running.allocate("n1", "b")
+
+
+# ---------------------------------------------------------------------------------- what the store knows that nodes have
+
+
+class Knowing(MemoryStore):
+    """A store that says what nodes have, as a cluster does."""
+
+    def __init__(self, *said: ExistingBlock) -> None:
+        super().__init__()
+        self.said = said
+        self.asked: list[tuple[str, ...]] = []
+
+    def listed(self, pools: Iterable[PoolSpec]) -> tuple[ExistingBlock, ...]:
+        self.asked.append(tuple(each.name for each in pools))
+        return self.said
+
+
+def test_whoever_applies_takes_over_what_the_store_knows_that_nodes_have(clock: Clock) -> None:
+    store = Knowing(has("10.0.0.0/24", "b"))
+    ipam = Ipam(store, clock=clock)
+
+    done = ipam.apply([pool("10.0.0.0/16")], [Node("a"), Node("b")])
+
+    assert {str(change) for change in done.changes if change.action in ("adopt", "carve")} == {
+        "adopt block 10.0.0.0/24: of node b into pool p",
+        "carve block 10.0.1.0/24: for node a out of pool p",
+    }
+    assert store.asked == [("p",)]
+
+
+def test_whoever_takes_nothing_over_gives_it_to_nobody_else_either(clock: Clock) -> None:
+    store = Knowing()
+    ipam = Ipam(store, clock=clock)
+    ipam.apply([pool("10.0.0.0/22")], [Node("a")])
+    store.said = (has("10.0.1.0/24", "b"), has("10.0.2.0/25", "unknown"), has("10.0.0.0/24", "a"), has("0.0.0.0/0", "all"))
+
+    refused = ipam.grow("a", 3).refusals
+    assert len(refused) == 1
+    assert blocks(ipam, "a") == ["p 10.0.0.0/24"], "it is all or nothing"
+
+    ipam.grow("a", 2)
+
+    assert blocks(ipam, "a") == ["p 10.0.0.0/24", "p 10.0.3.0/24"]
