@@ -65,8 +65,7 @@ class Ipam:
     * change: `apply`, `grow`, `drain`, `migrate`, `remove_node`, `remove_nodes`, `remove_pool`; `allocate`, `release`,
       `release_fenced`, `force_release`; `repair` what a crash left
     * change in two steps: `plan` decides and writes nothing, `execute` writes exactly that or refuses
-    * look: `pools`, `nodes`, `blocks`, `held`, `due`, `allocations`, `routes`, `explain`; `refresh` first where others write to the
-      store too
+    * look: `pools`, `nodes`, `blocks`, `held`, `due`, `allocations`, `routes`, `explain`; `refresh` first where others write too
 
     Every change either is done, wholly and durably as far as the store is durable, or raises an `IpamError`. After an error of the
     store (`StoreError`) a part may have been done: the same call again, or the next call of that owner, goes on from there.
