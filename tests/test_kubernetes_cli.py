@@ -25,7 +25,7 @@ from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.install import install
 from ciliumipam.kubernetes.lightkube_transport import LightkubeTransport, connect
 from ciliumipam.kubernetes.objects import POOLS
-from ciliumipam.kubernetes.rbac import roles
+from ciliumipam.kubernetes.rbac import OPERATOR, roles
 from ciliumipam.kubernetes.read_only import ReadOnlyTransport
 from ciliumipam.kubernetes.report import ClusterReporter
 from ciliumipam.kubernetes.reporter import subject_of
@@ -234,6 +234,48 @@ def test_the_operator_works_with_the_rights_of_its_role_and_no_more(cluster: Scr
     assert "cannot" not in ended.err
 
 
+def test_an_operator_that_may_not_list_one_kind_of_pools_serves_nobody_and_says_so_until_it_may(cluster: ScratchControlPlane) -> None:
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "ciliumipam-operator", "namespace": "kube-system"}}
+    fewer = [grant for grant in OPERATOR if grant.resources != ("ciliumnodeconfigs",)]
+    put(cluster, account, *roles("operator", "kube-system", fewer), pool("green", "10.0.0.0/16"), node("n-1"), cilium_node("n-1"))
+    kubeconfig = cluster.kubeconfig_of_service_account("kube-system", "ciliumipam-operator")
+
+    with operating(cluster, kubeconfig=kubeconfig) as operator:
+        until(lambda: "ciliumnodeconfigs cannot be followed" in operator.ask("/readyz")[1], "it says what it lacks")
+        status, said = operator.ask("/readyz")
+        assert status == 503
+        assert said.startswith("leader: it has not come to the end of a round yet; ciliumnodeconfigs cannot be followed: store: cannot list")
+        assert "forbidden" in said
+        assert 'ciliumipam_operator_follow_failures_total{resource="ciliumnodeconfigs"}' in operator.ask("/metrics")[1]
+        assert pod_cidrs(cluster, "n-1") == []
+
+        put(cluster, *roles("operator", "kube-system"))
+        until(lambda: pod_cidrs(cluster, "n-1") == ["10.0.0.0/24"], "the node is served")
+        until(lambda: operator.ask("/readyz") == (200, "leader"), "it is ready")
+
+
+def test_an_operator_without_cilium_nodes_to_write_to_says_what_to_do(cluster: ScratchControlPlane) -> None:
+    cluster.kubectl("delete", "crd", "ciliumnodes.cilium.io")
+    try:
+        until(lambda: cluster.get("/apis/cilium.io/v2/ciliumnodes")[0] == 404, "the definition is gone")
+        put(cluster, pool("green", "10.0.0.0/16"), node("n-1"))
+        with operating(cluster) as operator:
+            events = ("get", "events", "--field-selector", "involvedObject.name=n-1", "-o", "jsonpath={.items[*].message}")
+            until(lambda: "there are no CiliumNodes" in cluster.kubectl(*events), "an Event says why the node waits")
+            said = cluster.kubectl(*events)
+            ended = operator.end()
+    finally:
+        with opened(cluster.kubeconfig) as transport:
+            list(install(transport))
+
+    sentence = (
+        "10.0.0.0/24 is for it, but there are no CiliumNodes in this cluster to write it to (customresourcedefinition ciliumnodes.cilium.io):"
+        " Cilium brings them, else ciliumipam crds --install; for another CNI run the operator with --write-to node"
+    )
+    assert sentence in said
+    assert f"node=n-1 waits: {sentence}" in ended.err
+
+
 def test_an_operator_without_our_definitions_ends_at_once_and_says_what_to_do(plane: ScratchControlPlane) -> None:
     plane.kubectl("delete", "crd", "cidrpools.ciliumipam.io")
     try:
@@ -267,6 +309,18 @@ def test_what_the_operator_cannot_be_told_is_refused(words: tuple[str, ...], sen
 
     assert main(["operator", *words]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_wrong_kind_of_pool_in_the_environment_is_refused_before_the_cluster_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ciliumipam.cli.main import main  # noqa: PLC0415 - as above
+
+    monkeypatch.setenv("CILIUMIPAM_POOLS_FROM", "Foo")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))  # asked first, it would be refused with 5; and a standby asks for pools only as a leader
+
+    assert main(["operator"]) == 2
+    assert "$CILIUMIPAM_POOLS_FROM names 'Foo', which is no kind of pool" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------- the other commands
