@@ -135,7 +135,7 @@ def test_what_no_fault_befalls_passes_as_it_is_over_one_connection(
 def test_a_request_is_booked_before_any_byte_of_its_reply_is_sent(
     monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, client: Client, name: str, fault: Fault | None, status: int
 ) -> None:
-    planted = fault and proxy.plant(fault)
+    planted = proxy.plant(fault) if fault else None
     sent = booked_when_sent(monkeypatch, proxy, planted)
 
     with suppress(IncompleteRead):
@@ -151,7 +151,7 @@ def test_a_request_is_booked_before_any_byte_of_its_reply_is_sent(
 def test_a_watch_is_booked_before_its_end_is_sent_and_not_before_it_ends(
     monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, client: Client, direct: Client, name: str, fault: Fault | None
 ) -> None:
-    planted = fault and proxy.plant(fault, verbs=["watch"])
+    planted = proxy.plant(fault, verbs=["watch"]) if fault else None
     direct.create(name)
     sent = booked_when_sent(monkeypatch, proxy, planted)
 

@@ -262,7 +262,8 @@ class Connection:
         if isinstance(ends, Silence):
             exchange.happened()
             await asyncio.Event().wait()  # until the client goes
-        elif ends.how in {"clean", "expired"}:
+            return False
+        if ends.how in {"clean", "expired"}:
             error = (
                 chunk(json.dumps({"type": "ERROR", "object": _status(410)}).encode() + b"\n")
                 if ends.how == "expired"
