@@ -179,7 +179,7 @@ def test_the_operator_serves_nodes_says_how_pools_stand_and_ends_with_its_round_
             "an Event says why the third waits",
         )
         said = cluster.kubectl("get", "events", "--field-selector", "involvedObject.name=n-3", "-o", events)
-        assert "It has no block yet: pool green" in said
+        assert "It waits for a block: pool green" in said
         ended = operator.end()
 
     assert ended.code == 0
