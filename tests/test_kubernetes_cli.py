@@ -191,7 +191,7 @@ def test_the_operator_serves_nodes_says_how_pools_stand_and_ends_with_its_round_
             "an Event says why the third waits",
         )
         said = cluster.kubectl("get", "events", "--field-selector", "involvedObject.name=n-3", "-o", events)
-        assert "It has no block yet: pool green" in said
+        assert "It waits for a block: pool green" in said
         ended = operator.end()
 
     assert ended.code == 0
@@ -485,10 +485,13 @@ def test_check_tells_of_blocks_whose_node_is_gone(cluster: ScratchControlPlane) 
     cluster.kubectl("delete", "node", "n-2")
 
     checked = run(cluster, "check", "-o", "json")
+    named = run(cluster, "check", "--store", "kubernetes:ciliumipam", "-o", "json")
 
-    assert ("notice", "block 10.0.1.0/24", "it is held by node n-2, which is not known") in [
-        (each["severity"], each["where"], each["what"]) for each in json.loads(checked.out)["findings"]
-    ]
+    what, repair = "it is held by node n-2, which is not known", "apply the node, or take the block back: ciliumipam"
+    for ran, store in ((checked, ""), (named, " --store kubernetes:ciliumipam")):  # without it, the command would ask another store
+        assert ("notice", "block 10.0.1.0/24", what, f"{repair}{store} delete node n-2") in [
+            (each["severity"], each["where"], each["what"], each["repair"]) for each in json.loads(ran.out)["findings"]
+        ]
 
 
 # --------------------------------------------------------------------------------------------------- status of pools
