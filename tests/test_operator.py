@@ -519,19 +519,30 @@ def test_an_operator_that_wakes_with_an_old_decision_publishes_nothing_of_it(
     assert world.cidrs("b") == ["10.0.0.0/24"]
 
 
-def test_a_page_of_a_newer_version_is_left_alone_and_everything_else_goes_on(world: World, running: Callable[..., Any]) -> None:
+def newer_format(page: dict[str, Any]) -> None:
+    page["spec"]["record"] = page["spec"]["record"].replace('"format":1', '"format":2').replace("slots", "places")
+
+
+def lost_label(page: dict[str, Any]) -> None:
+    del page["metadata"]["labels"]["ciliumipam.io/kind"]
+
+
+@pytest.mark.parametrize(("damage", "says"), [(newer_format, "has format 2, this version reads up to 1"), (lost_label, "kubectl label --overwrite")])
+def test_a_page_that_cannot_be_read_is_left_alone_and_everything_else_goes_on(
+    world: World, running: Callable[..., Any], damage: Callable[[dict[str, Any]], None], says: str
+) -> None:
     world.pool("p", "10.0.0.0/8", blockLength={"ipv4": 24})
     with running(grace=0.2):
         world.node("a")
         eventually(lambda: world.cidrs("a") == ["10.0.0.0/24"])
     (page,) = [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "block-page" and "10.0.0.0/24" in obj["spec"]["record"]]
-    page["spec"]["record"] = page["spec"]["record"].replace('"format":1', '"format":2').replace("slots", "places")
+    damage(page)
     newer = world.api.replace(LEDGERS, page)
 
     with running(grace=0.2) as (operator, told, _):
         world.node("b")
         eventually(lambda: world.cidrs("b") == ["10.0.64.0/24"], why=lambda: (world.cidrs("b"), told.waits))
-        eventually(lambda: "has format 2, this version reads up to 1" in told.waits.get("a", ""), why=lambda: told.waits)
+        eventually(lambda: says in told.waits.get("a", ""), why=lambda: told.waits)
         world.delete_node("a")
         world.node("c")
         eventually(lambda: world.cidrs("c") == ["10.0.65.0/24"])

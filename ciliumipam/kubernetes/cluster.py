@@ -35,7 +35,7 @@ from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES, Guard, mark_key
 from ciliumipam.kubernetes.listed import Listed, NodeState
 from ciliumipam.kubernetes.mirror import Known, Mirror
-from ciliumipam.kubernetes.objects import LEDGERS, key_of, object_name, to_entry
+from ciliumipam.kubernetes.objects import LEDGERS, named_key, object_name, to_entry
 from ciliumipam.kubernetes.pool_objects import DEFAULT_SOURCES, SOURCES, PoolObject, moment, read_pool
 from ciliumipam.kubernetes.publish import DRAINING, NodeObject, read_cilium_node, read_node
 from ciliumipam.kubernetes.sealed import Ledger, Unreadable, ledger_of
@@ -97,7 +97,7 @@ class Cluster:
         self._tell()
 
     def _read_ledger(self, obj: Mapping[str, Any]) -> tuple[Key, Entry | Unreadable]:
-        key = key_of(obj)
+        key = named_key(obj)
         try:
             return to_entry(obj, self._codec)
         except StoreError as error:
