@@ -555,6 +555,27 @@ def test_a_page_that_cannot_be_read_is_left_alone_and_everything_else_goes_on(
     assert world.api.get(LEDGERS, newer["metadata"]["name"]) == newer
 
 
+def test_a_free_block_whose_addresses_cannot_be_read_is_given_to_nobody_and_stops_nobody(world: World, connected: Callable[[], Transport]) -> None:
+    world.pool("p", "10.0.0.0/23")
+    world.node("a")
+    operator = Operator(connected(), grace=0.0)
+    operator.sync_once()
+    world.delete_node("a")
+    operator.sync_once()
+    assert world.held() == {}
+    (page,) = [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "address-page"]
+    newer_format(page)
+    world.api.replace(LEDGERS, page)
+    world.node("b")
+    world.node("c")
+
+    told = Told()
+    Operator(connected(), grace=0.0, reporter=told).sync_once()
+
+    assert world.said() == {"b": ["10.0.1.0/24"], "c": []}
+    assert "no free IPv4 /24" in told.waits["c"]
+
+
 def test_a_node_is_not_gone_while_one_of_its_objects_is_there(world: World, running: Callable[..., Any]) -> None:
     world.pool("p", "10.0.0.0/24")
     with running(grace=0.05, resync=0.1) as (operator, told, _):
