@@ -781,6 +781,23 @@ def test_blocks_that_no_claim_names_any_more_make_no_hot_loop(world: World, conn
     assert [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "node"] == []
 
 
+def test_what_was_let_end_and_did_not_is_looked_at_anew_once_its_node_lists_it_again(world: World) -> None:
+    world.pool("p", "10.0.0.0/24")
+    world.node("a")
+    with world.ipam() as ipam:
+        ipam.apply()
+        (block,) = ipam.held()["a"]
+    cluster = Cluster(world.api)
+    guard = ClusterStore(KubernetesStore(world.transport), cluster).guard
+    assert guard.release("a", [block]) == ""  # and then whoever asked for it fails
+    assert guard.is_released(block)
+    world.api.patch(CILIUM_NODES, "a", {"spec": {"ipam": {"podCIDRs": ["10.0.0.0/24"]}}})
+
+    assert "lists 10.0.0.0/24" in guard.release("a", [block])
+
+    assert not guard.is_released(block)
+
+
 def test_nodes_that_came_and_went_are_not_remembered(world: World, connected: Callable[[], Transport]) -> None:
     operator = Operator(connected())
     created = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "", "labels": {}}}
