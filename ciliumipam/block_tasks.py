@@ -17,7 +17,7 @@ from ciliumipam.protocol import Call, Standing, look, release, take
 from ciliumipam.reconcile import Held, Offer, Pools, Want, own_pool, reconcile, want
 from ciliumipam.records import Holding, Key, NodeRecord, PoolRecord
 from ciliumipam.requests import Applied, Apply, Change, Concern, Conflict, ExistingBlock, Grow, Refusal
-from ciliumipam.tasks import Task, why_no_block
+from ciliumipam.tasks import Task, block_change, why_no_block
 from ciliumipam.view import View
 
 
@@ -135,7 +135,7 @@ def _ending(view: View, standing: Standing) -> tuple[Holding, ...]:
 
 
 def _carved(piece: Holding) -> Change:
-    return Change("carve", "block", piece.piece, f"for node {piece.holder} out of pool {piece.label}")
+    return block_change("carve", piece, f"for node {piece.holder} out of pool {piece.label}")
 
 
 class ApplyTask(BlockTask):
@@ -194,7 +194,7 @@ class ApplyTask(BlockTask):
                 draft.put(Key("pool", spec.name), PoolRecord(spec, known.since if known else self.now), RECORD)
                 self._note(Change("change" if known else "add", "pool", spec.name, _pool_change(known, spec)))
                 for block in _orphaned(view, spec):
-                    self._note(Change("orphan", "block", block.piece, f"of node {block.holder}: pool {spec.name} no longer covers it"))
+                    self._note(block_change("orphan", block, f"of node {block.holder}: pool {spec.name} no longer covers it"))
         for node in sorted(request.nodes, key=lambda each: each.name):
             record = view.nodes.get(node.name)
             if record is None or record.node != node:
@@ -205,7 +205,7 @@ class ApplyTask(BlockTask):
 
 
 def _adopted(piece: Holding) -> Change:
-    return Change("adopt", "block", piece.piece, f"of node {piece.holder} " + (f"into pool {piece.label}" if piece.label else "outside every pool"))
+    return block_change("adopt", piece, f"of node {piece.holder} " + (f"into pool {piece.label}" if piece.label else "outside every pool"))
 
 
 def _pool_change(known: PoolRecord | None, spec: PoolSpec) -> str:

@@ -19,7 +19,8 @@ from ciliumipam.levels import BlockLevel
 from ciliumipam.protocol import Standing, Unsure, forget, look, release, take
 from ciliumipam.reconcile import Held, Offer, Pools, want
 from ciliumipam.records import Holding, Key
-from ciliumipam.requests import Applied, Blocker, Change, Drain, ExistingBlock, Migrate, Refusal
+from ciliumipam.requests import Action, Applied, Blocker, Change, Drain, ExistingBlock, Migrate, Refusal
+from ciliumipam.tasks import block_change
 from ciliumipam.view import View, address_claims_keys, block_claims_key
 
 
@@ -104,7 +105,7 @@ def _listed_in(block: Holding, source: str) -> Blocker:
 
 def gives_back(block: Holding) -> Change:
     """A block that goes back, in words."""
-    return Change("give back", "block", block.piece, f"from node {block.holder}" + (f" to pool {block.label}" if block.label else ""))
+    return block_change("give back", block, f"from node {block.holder}" + (f" to pool {block.label}" if block.label else ""))
 
 
 def forget_owners(draft: Draft, node: str, blocks: Collection[Holding]) -> None:
@@ -170,21 +171,22 @@ class DrainTask(TakeBackTask):
 
     def _mark(self, view: View, draft: Draft) -> None:
         kind, name, cancel = self.request.kind, self.request.name, self.request.cancel
-        change = Change("change" if cancel else "drain", kind, name, "takes new ones again" if cancel else "takes nothing new")
+        action: Action = "change" if cancel else "drain"
+        what = "takes new ones again" if cancel else "takes nothing new"
         if kind == "pool":
             pool = view.pools.get(name)
             if pool is None:
                 raise NotFoundError("pool", name, tuple(sorted(view.pools)[:8]))
             if pool.spec.draining == cancel:
                 draft.put(Key("pool", name), pool._replace(spec=replace(pool.spec, draining=not cancel)), RECORD)
-                self._note(change)
+                self._note(Change(action, kind, name, what))
         elif kind == "node":
             node = view.nodes.get(name)
             if node is None:
                 raise NotFoundError("node", name, tuple(sorted(view.nodes)[:8]))
             if node.draining == cancel:
                 draft.put(Key("node", name), node._replace(draining=not cancel), RECORD)
-                self._note(change)
+                self._note(Change(action, kind, name, what))
         else:
             blocks = [block for block in view.blocks() if self._covers(block)]
             if not blocks and not self._found:
@@ -198,7 +200,7 @@ class DrainTask(TakeBackTask):
                 if (block in claims.draining) == cancel:
                     changed = claims.draining - {block} if cancel else claims.draining | {block}
                     draft.put(key, claims._replace(draining=changed), CLAIM)
-                    self._note(change)
+                    self._note(block_change(action, block, what))
             self._found = True
 
 
@@ -261,7 +263,7 @@ class MigrateTask(TakeBackTask):
             draft.put(standing.key, claims._replace(draining=marked), CLAIM)
             self._marked.update(set(old) - claims.draining)
             for block in old:
-                self._note(Change("drain", "block", block.piece, f"node {node.name} moves to pool {spec.name}"))
+                self._note(block_change("drain", block, f"node {node.name} moves to pool {spec.name}"))
         self.carved = [piece for piece in self.tried if piece in (*standing.good, *chosen)]
         if draft:
             return False

@@ -186,6 +186,7 @@ DEEDS: dict[str, Callable[[Ipam, int], object]] = {
     "drain": lambda ipam, n: ipam.drain("node" if n % 2 else "pool", f"n{n}" if n % 2 else "a", cancel=n > 2),
     "migrate": lambda ipam, n: ipam.migrate(f"n{n}", RACKS[n % 2]),
     "remove_node": lambda ipam, n: ipam.remove_node(f"n{n}", force=n > 1),
+    "remove_nodes": lambda ipam, n: ipam.remove_nodes([f"n{each}" for each in range(n)], force=n > 1),
     "remove_pool": lambda ipam, n: ipam.remove_pool(RACKS[n % 2]),
     "repair": lambda ipam, _: ipam.repair(),
     "refresh": lambda ipam, _: ipam.refresh(),

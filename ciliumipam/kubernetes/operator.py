@@ -234,7 +234,7 @@ class Operator:
         """What to write, and why nodes wait."""
         held = self.ipam.held()
         ledger = self.cluster.ledger_now()
-        given = {(change.detail.split(" ")[2], change.name) for change in applied.changes if change.action in ("carve", "adopt")}
+        given = {(change.node, change.name) for change in applied.changes if change.action in ("carve", "adopt")}
         refused: dict[str, list[str]] = {}
         for refusal in applied.refusals:
             refused.setdefault(refusal.node, []).append(str(refusal))
@@ -418,9 +418,8 @@ class Operator:
             if state is not None:
                 reporter.conflict(self._subject_of(conflict.existing.node, state), str(conflict.existing.prefix), conflict.reason)
         for change in applied.changes:
-            words = change.detail.split(" ")
-            if change.action == "adopt" and words[2] in states:
-                reporter.adopted(self._subject_of(words[2], states[words[2]]), change.name, words[-1] if words[3:5] == ["into", "pool"] else "")
+            if change.action == "adopt" and change.node in states:
+                reporter.adopted(self._subject_of(change.node, states[change.node]), change.name, change.pool)
         for manifest, problem in pools.broken:
             reporter.pool_broken(manifest, problem)
         reporter.pools(pools.objects, [self._with_concern(status) for status in self.ipam.pools()])
