@@ -330,8 +330,7 @@ class Ipam:
             self._view.load(key, found)
             if found != known:
                 changed.append(f"{key} {'is gone' if found is None else 'is new' if known is None else 'changed'}")
-        changed += overtaken(self._view, plan, listed)
-        if changed:
+        if changed := [*changed, *overtaken(self._view, plan, listed)]:
             raise StalePlanError(tuple(dict.fromkeys(changed)), 0)
         late = max(0.0, now - plan.now)
         self._executor.perform([cooling_later(step, before.get(step.key), late) for step in plan.steps], self._view.load)

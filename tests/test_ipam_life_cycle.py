@@ -26,7 +26,8 @@ from ciliumipam.errors import (
 )
 from ciliumipam.plan_file import plan_from_document, plan_to_document
 from ciliumipam.pool import BlockLengths
-from ciliumipam.records import KINDS
+from ciliumipam.reconcile import Pools, reconcile
+from ciliumipam.records import KINDS, NodeRecord, PoolRecord
 from ciliumipam.requests import Drain, ExistingBlock, Release
 from ciliumipam.testing.faults import Crash, Fault, FaultyStore, crash_after
 from ciliumipam.testing.life_reading import read_records
@@ -822,3 +823,13 @@ def test_whoever_takes_nothing_over_gives_it_to_nobody_else_either(clock: Clock)
     ipam.grow("a", 2)
 
     assert blocks(ipam, "a") == ["p 10.0.0.0/24", "p 10.0.3.0/24"]
+
+
+def test_what_nodes_that_came_and_went_matched_is_not_remembered() -> None:
+    record = PoolRecord(pool("10.0.0.0/8"), 0.0)
+    pools = Pools([record])
+
+    for number in range(400):
+        assert [want.offers[0].pool.name for want in reconcile([NodeRecord(Node(f"n{number}"), 0.0, draining=False)], pools, {})] == ["p"]
+
+    assert len(pools._matching) < 150

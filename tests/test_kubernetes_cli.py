@@ -479,6 +479,25 @@ def test_check_finds_what_nodes_use_and_ledgers_do_not_know_and_says_how_to_repa
     assert all(each["repair"] for each in json.loads(checked.out)["findings"])
 
 
+def test_check_lists_a_ledger_whose_label_is_lost_and_says_how_to_repair_it(cluster: ScratchControlPlane) -> None:
+    put(cluster, node("n-1"))
+    assert run(cluster, "apply", "-f", "-", text=json.dumps(pool("green", "10.0.0.0/16"))).code == 0
+    ledgers = json.loads(cluster.kubectl("get", "cidrledgers", "-o", "json"))["items"]
+    (name,) = [each["metadata"]["name"] for each in ledgers if each["spec"]["kind"] == "block-page" and each["spec"]["name"].endswith("/18")]
+    cluster.kubectl("label", "cidrledger", name, "ciliumipam.io/kind-")
+
+    checked = run(cluster, "check", "-o", "json")
+
+    assert checked.code == 1, checked.err
+    (finding,) = [each for each in json.loads(checked.out)["findings"] if each["where"] == f"cidrledgers {name}"]
+    assert finding["severity"] == "error"
+    assert finding["what"] == "its label ciliumipam.io/kind is None, so it is left out of every listing, and what it holds counts as unknown"
+    assert finding["repair"] == f"kubectl label --overwrite cidrledger {name} ciliumipam.io/kind=block-page"
+
+    cluster.kubectl("label", "--overwrite", "cidrledger", name, "ciliumipam.io/kind=block-page")
+    assert run(cluster, "check").code == 0
+
+
 def test_check_tells_of_blocks_whose_node_is_gone(cluster: ScratchControlPlane) -> None:
     put(cluster, node("n-1"), node("n-2"))
     assert run(cluster, "apply", "-f", "-", text=json.dumps(pool("green", "10.0.0.0/16"))).code == 0

@@ -519,19 +519,30 @@ def test_an_operator_that_wakes_with_an_old_decision_publishes_nothing_of_it(
     assert world.cidrs("b") == ["10.0.0.0/24"]
 
 
-def test_a_page_of_a_newer_version_is_left_alone_and_everything_else_goes_on(world: World, running: Callable[..., Any]) -> None:
+def newer_format(page: dict[str, Any]) -> None:
+    page["spec"]["record"] = page["spec"]["record"].replace('"format":1', '"format":2').replace("slots", "places")
+
+
+def lost_label(page: dict[str, Any]) -> None:
+    del page["metadata"]["labels"]["ciliumipam.io/kind"]
+
+
+@pytest.mark.parametrize(("damage", "says"), [(newer_format, "has format 2, this version reads up to 1"), (lost_label, "kubectl label --overwrite")])
+def test_a_page_that_cannot_be_read_is_left_alone_and_everything_else_goes_on(
+    world: World, running: Callable[..., Any], damage: Callable[[dict[str, Any]], None], says: str
+) -> None:
     world.pool("p", "10.0.0.0/8", blockLength={"ipv4": 24})
     with running(grace=0.2):
         world.node("a")
         eventually(lambda: world.cidrs("a") == ["10.0.0.0/24"])
     (page,) = [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "block-page" and "10.0.0.0/24" in obj["spec"]["record"]]
-    page["spec"]["record"] = page["spec"]["record"].replace('"format":1', '"format":2').replace("slots", "places")
+    damage(page)
     newer = world.api.replace(LEDGERS, page)
 
     with running(grace=0.2) as (operator, told, _):
         world.node("b")
         eventually(lambda: world.cidrs("b") == ["10.0.64.0/24"], why=lambda: (world.cidrs("b"), told.waits))
-        eventually(lambda: "has format 2, this version reads up to 1" in told.waits.get("a", ""), why=lambda: told.waits)
+        eventually(lambda: says in told.waits.get("a", ""), why=lambda: told.waits)
         world.delete_node("a")
         world.node("c")
         eventually(lambda: world.cidrs("c") == ["10.0.65.0/24"])
@@ -542,6 +553,27 @@ def test_a_page_of_a_newer_version_is_left_alone_and_everything_else_goes_on(wor
         assert all(done.error is None for done in told.rounds)
         assert operator.cluster.ledger_now().unreadable
     assert world.api.get(LEDGERS, newer["metadata"]["name"]) == newer
+
+
+def test_a_free_block_whose_addresses_cannot_be_read_is_given_to_nobody_and_stops_nobody(world: World, connected: Callable[[], Transport]) -> None:
+    world.pool("p", "10.0.0.0/23")
+    world.node("a")
+    operator = Operator(connected(), grace=0.0)
+    operator.sync_once()
+    world.delete_node("a")
+    operator.sync_once()
+    assert world.held() == {}
+    (page,) = [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "address-page"]
+    newer_format(page)
+    world.api.replace(LEDGERS, page)
+    world.node("b")
+    world.node("c")
+
+    told = Told()
+    Operator(connected(), grace=0.0, reporter=told).sync_once()
+
+    assert world.said() == {"b": ["10.0.1.0/24"], "c": []}
+    assert "no free IPv4 /24" in told.waits["c"]
 
 
 def test_a_node_is_not_gone_while_one_of_its_objects_is_there(world: World, running: Callable[..., Any]) -> None:
@@ -747,6 +779,23 @@ def test_blocks_that_no_claim_names_any_more_make_no_hot_loop(world: World, conn
     operator.sync_once()
     assert world.held() == {}
     assert [obj for obj in world.api.list(LEDGERS).items if obj["spec"]["kind"] == "node"] == []
+
+
+def test_what_was_let_end_and_did_not_is_looked_at_anew_once_its_node_lists_it_again(world: World) -> None:
+    world.pool("p", "10.0.0.0/24")
+    world.node("a")
+    with world.ipam() as ipam:
+        ipam.apply()
+        (block,) = ipam.held()["a"]
+    cluster = Cluster(world.api)
+    guard = ClusterStore(KubernetesStore(world.transport), cluster).guard
+    assert guard.release("a", [block]) == ""  # and then whoever asked for it fails
+    assert guard.is_released(block)
+    world.api.patch(CILIUM_NODES, "a", {"spec": {"ipam": {"podCIDRs": ["10.0.0.0/24"]}}})
+
+    assert "lists 10.0.0.0/24" in guard.release("a", [block])
+
+    assert not guard.is_released(block)
 
 
 def test_nodes_that_came_and_went_are_not_remembered(world: World, connected: Callable[[], Transport]) -> None:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ciliumipam.cidr import parse_prefix
@@ -35,7 +36,7 @@ from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES, Guard, mark_key
 from ciliumipam.kubernetes.listed import Listed, NodeState
 from ciliumipam.kubernetes.mirror import Known, Mirror
-from ciliumipam.kubernetes.objects import LEDGERS, key_of, object_name, to_entry
+from ciliumipam.kubernetes.objects import LEDGERS, named_key, object_name, to_entry
 from ciliumipam.kubernetes.pool_objects import DEFAULT_SOURCES, SOURCES, PoolObject, moment, read_pool
 from ciliumipam.kubernetes.publish import DRAINING, NodeObject, read_cilium_node, read_node
 from ciliumipam.kubernetes.sealed import Ledger, Unreadable, ledger_of
@@ -77,7 +78,7 @@ class Cluster:
 
     Attributes:
         api: The server.
-        following: Whether the mirrors are kept up to date. Otherwise whoever looks has to `refresh` first.
+        following: Whether everything that is looked at is in the mirrors: kept up to date, or read at once. Otherwise it is asked for.
         ledger: Records of the ledger.
     """
 
@@ -97,7 +98,7 @@ class Cluster:
         self._tell()
 
     def _read_ledger(self, obj: Mapping[str, Any]) -> tuple[Key, Entry | Unreadable]:
-        key = key_of(obj)
+        key = named_key(obj)
         try:
             return to_entry(obj, self._codec)
         except StoreError as error:
@@ -148,6 +149,21 @@ class Cluster:
         """Read everything now: the ledger last, so that what is found there is not older than the nodes."""
         for mirror in self._mirrors()[::-1]:
             mirror.refresh()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Read everything now, and let all that is looked at inside be that; nothing, of one that is followed."""
+        if self.following:
+            yield
+            return
+        self.refresh()
+        if not self.is_synced():
+            self.api.list(LEDGERS)  # the error says what to do
+        self.following = True
+        try:
+            yield
+        finally:
+            self.following = False
 
     # -------------------------------------------------------------------------------------------------- looking
 
@@ -330,7 +346,8 @@ class ClusterStore:
         if not self.cluster.following:
             self._refresh_nodes()
         known = [entry.record.spec for _, entry in self.scan("pool").entries if isinstance(entry.record, PoolRecord)]
-        return self._listed.of(self.cluster.node_states(), [*known, *pools])
+        found = self._listed.of(self.cluster.node_states(), [*known, *pools])
+        return [*found, *self.cluster.ledger_now().shut()] if self.cluster.following else found
 
     def _refresh_nodes(self) -> None:
         for objects in (self.cluster.nodes, self.cluster.cilium_nodes):

@@ -199,10 +199,9 @@ class Operator:
         error: type[BaseException] | None = None
         reasons: dict[str, str] = {}
         try:
-            if not self.cluster.following:
-                self.cluster.refresh()
-            states = self.cluster.node_states()
-            reasons = self._round(states)
+            with self.cluster.at_once():
+                states = self.cluster.node_states()
+                reasons = self._round(states)
         except BaseException as raised:
             error = type(raised)
             raise
