@@ -305,6 +305,14 @@ def test_blocks_are_shared_as_an_oracle_shares_them_one_by_one(sizes: dict[str, 
     assert Ipam(store).apply().changes == ()
 
 
+def test_a_node_without_a_block_is_served_before_one_that_lacks_its_second() -> None:
+    ipam = world("a", cidrs=["10.0.0.0/23"])
+    ipam.apply([pool("10.0.0.0/23", blocks_per_node=2, draining=True)], [Node("z")])
+    ipam.apply([pool("10.0.0.0/24", "10.0.1.0/24", draining=False)])
+
+    assert [len(blocks(ipam, name)) for name in "az"] == [1, 1]
+
+
 def test_a_new_node_comes_before_a_further_block_and_explain_says_behind_whom_one_waits() -> None:
     ipam = world("a", "b", cidrs=["10.0.0.0/24"], block_length_v4=26)
     ipam.request("a", v4(100))
