@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks import bench_addresses, bench_carver, bench_facade, bench_selectors, bench_stores
+from benchmarks import bench_addresses, bench_carver, bench_demand, bench_facade, bench_selectors, bench_stores
 
 Run = Callable[[bool], list[tuple[str, float, str]]]
 
@@ -21,6 +21,7 @@ RUNS: dict[str, Run] = {
     "selectors": bench_selectors.run,
     "stores": bench_stores.run,
     "facade": bench_facade.run,
+    "demand": bench_demand.run,
 }
 
 TARGETS: dict[str, str] = {
