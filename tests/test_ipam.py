@@ -611,6 +611,10 @@ def test_a_plan_writes_nothing_and_executing_it_does_what_the_call_does(  # noqa
             assert twin.drain(kind, name) == plan.outcome
         case Migrate(name, to):
             assert twin.migrate(name, to) == plan.outcome
+        case Shrink(name, cidrs):
+            assert twin.shrink(name, *cidrs) == plan.outcome
+        case Rebalance(name, length, family):
+            assert twin.rebalance(name, length, family=family) == plan.outcome
         case Allocate():
             assert twin.allocate("n1", *request_.owners, address=request_.address, label=request_.label) == result
         case Release():
