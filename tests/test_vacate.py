@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, ip_network
 from itertools import combinations
@@ -16,8 +17,9 @@ from ciliumipam.cidr import parse_prefix
 from ciliumipam.errors import InvalidRequestError, OutOfRangeError, PoolExhaustedError
 from ciliumipam.journal.lines import read_request, request_to_document
 from ciliumipam.plan_file import plan_from_document, plan_to_document
+from ciliumipam.records import Key, Record, Revision
 from ciliumipam.requests import Cost, ExistingBlock
-from ciliumipam.store import Store
+from ciliumipam.store import Expect, Store, Write
 from ciliumipam.testing.crashing import crash_everywhere
 from ciliumipam.testing.threads import together
 
@@ -158,6 +160,66 @@ def test_what_fits_nowhere_else_is_not_begun() -> None:
     assert ipam.blocks() == before
 
 
+def test_a_pool_of_both_families_asks_which_and_moves_only_that_one() -> None:
+    ipam = ipam_of()
+    ipam.apply([pool("10.0.0.0/22", "fd00::/62")], [Node(f"n-{number}") for number in range(3)])
+    ipam.remove_node("n-1")
+    with pytest.raises(InvalidRequestError, match="say of which family"):
+        ipam.rebalance("p", 63)
+    with pytest.raises(InvalidRequestError, match="its largest CIDR is a /62; give 62 to 128"):
+        ipam.rebalance("p", 61, family=6)
+    ipam.apply([], [Node("n-3")])
+    ipam.remove_node("n-2")
+    assert ipam.rebalance("p", 63, family=6).concerns[0].what == "fd00:0:0:2::/63 is free: nothing has to move"
+    told = ipam.shrink("p", "fd00::/64")
+    assert told.blockers == ()
+    assert blocks(ipam)["n-0"] == ["10.0.0.0/24", "fd00:0:0:2::/64"]
+
+
+def test_what_cools_is_waited_for_and_nothing_else_moves_for_it() -> None:
+    now = [1000.0]
+    ipam = Ipam(MemoryStore(), clock=lambda: now[0])
+    ipam.apply([pool("10.0.0.0/22", reuse_delay=60)], [Node(f"n-{number}") for number in range(3)])
+    ipam.remove_node("n-2")
+    told = ipam.rebalance("p", 23)
+    assert told.changes == ()
+    assert told.concerns[0].what == "10.0.2.0/23 is held by nobody, and free as soon as nothing there cools: nothing has to move"
+    now[0] += 61
+    assert ipam.rebalance("p", 23).concerns[0].what == "10.0.2.0/23 is free: nothing has to move"
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sets(st.integers(0, 7), max_size=6), st.integers(0, 2), st.data())
+def test_whatever_shrinks_nobody_loses_an_address_and_nothing_new_comes_there(taken: set[int], bits: int, data: st.DataObject) -> None:
+    ipam = ipam_of()
+    place = {f"n-{slot}": slot for slot in sorted(taken)}
+    ipam.apply([pool("10.0.0.0/21")], [Node(node) for node in place], [ExistingBlock(node, parse_prefix(f"10.0.{slot}.0/24")) for node, slot in place.items()])
+    busy = sorted(data.draw(st.sets(st.sampled_from(sorted(place))))) if place else []
+    for node in busy:
+        ipam.allocate(node, f"{node}/pod")
+    before = ipam.allocations()
+    start = data.draw(st.integers(0, 7 >> bits)) << bits
+    part = ip_network(f"10.0.{start}.0/{24 - bits}")
+    inside = {node for node, slot in place.items() if start <= slot < start + (1 << bits)}
+    plan = ipam.plan(Shrink("p", (parse_prefix(part),)))
+    assert (plan.cost.blocks, plan.cost.addresses) == (len(inside), len(inside.intersection(busy)))
+    told = ipam.shrink("p", part)
+    assert ipam.allocations() == before
+    room = 8 - (1 << bits) - len(taken - {place[node] for node in inside})
+    stuck = [each for each in told.blockers if each.address is None]
+    assert {each.node for each in told.blockers if each.address is not None} == inside.intersection(busy)
+    assert bool(stuck) <= (room < len(inside))
+    for node in busy:
+        ipam.release(node, f"{node}/pod")
+    again = ipam.shrink("p", part) if told.blockers else told
+    assert len(again.blockers) == max(0, len(inside) - room)
+    if not again.blockers:
+        assert not any(part.overlaps(ip_network(str(cidr))) for cidr in ipam.pools()[0].spec.cidrs)
+        assert sum(cidr.size for cidr in ipam.pools()[0].spec.cidrs) == 2048 - part.num_addresses
+    assert sorted(blocks(ipam)) == sorted(place)
+    ipam.check_invariants()
+
+
 # --------------------------------------------------------------------------------------------- fewest moves
 
 
@@ -252,3 +314,31 @@ def test_two_that_shrink_while_others_come_leave_no_orphan_and_nobody_twice(turn
     assert all(len(mine) == 1 for mine in blocks(ipam).values())
     assert [str(cidr) for cidr in ipam.pools()[0].spec.cidrs] == ["10.0.1.0/24", "10.0.2.0/23", "10.0.4.0/22"]
     assert [each.owner for each in ipam.allocations()] == ["web"]
+
+
+def test_who_finds_the_range_gone_while_it_shrinks_is_done() -> None:
+    class Overtaken(MemoryStore):
+        """Lets another call do everything right before the first write of a pool."""
+
+        armed = False
+
+        def put_in_order(self, writes: Sequence[Write]) -> list[Revision]:
+            self._overtake([each.key for each in writes])
+            return super().put_in_order(writes)
+
+        def put(self, key: Key, record: Record, *, expect: Expect) -> Revision:
+            self._overtake([key])
+            return super().put(key, record, expect=expect)
+
+        def _overtake(self, keys: list[Key]) -> None:
+            if self.armed and any(key.kind == "pool" for key in keys):
+                self.armed = False
+                ipam_of(self).shrink("p", "10.0.0.0/24")
+
+    store = Overtaken()
+    ipam = ipam_of(store)
+    ipam.apply([pool("10.0.0.0/22")], [Node("n-0")])
+    store.armed = True
+    assert ipam.shrink("p", "10.0.0.0/24").blockers == ()
+    assert not store.armed
+    assert [str(cidr) for cidr in ipam.pools()[0].spec.cidrs] == ["10.0.1.0/24", "10.0.2.0/23"]
