@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 from ciliumipam.draft import Draft, Later, Step
 from ciliumipam.errors import ConflictError, IpamError, RetriesExhaustedError, StoreError, StoreUnavailableError
 from ciliumipam.ledger import Ledger
+from ciliumipam.partial_view import Unread
 from ciliumipam.protocol import Unsure
 from ciliumipam.records import ADDRESS_KINDS, KINDS, Entry, Holding, Key, Kind, Page, Revision, Split
 from ciliumipam.store import Listing
@@ -87,16 +88,17 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
         yield from restore(view, kinds)
     keys: dict[Key, None] = {}
     for task in tasks:
-        keys.update(dict.fromkeys(task.before(view)))
+        keys.update(dict.fromkeys((yield from _before(view, task))))
     for key in keys:
-        entry = yield Get(key)
-        view.load(key, entry)  # type: ignore[arg-type]  # the answer to a Get
+        if view.needs(key):
+            yield from _read(view, key)
     open_tasks = list(tasks)
     attempt = 0
     while open_tasks:
         draft = Draft(view)
         revisions: Sequence[Revision | None] = ()
         error: StoreError | None = None
+        unread: Key | None = None
         try:
             done, doubted, unsure = _step(view, draft, open_tasks)
             steps = draft.steps()
@@ -110,8 +112,17 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
                 for step, revision in zip(steps, revisions, strict=False):
                     entry = Entry(step.record, revision) if step.record is not None and revision is not None else None
                     view.written(step.key, entry, step.slots)
+        except Unread as question:  # what was drafted so far is thrown away: it may be a part of what belongs together
+            unread = question.key
+            done, doubted, unsure = [], [], []
+            draft.take_back()
+            for task in open_tasks:
+                task.settle(done=False)
         finally:
             view.free.let_go()
+        if unread is not None:
+            yield from _read(view, unread)
+            continue
         changed = error is not None
         if error is not None:
             attempt += 1
@@ -127,7 +138,7 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
         for task in doubted:
             task.reread = True
             yield from _reread(view, task, ())
-            for key in task.before(view):
+            for key in (yield from _before(view, task)):
                 yield from _read(view, key)
         if unsure:
             attempt += 1
@@ -165,6 +176,15 @@ def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], 
             else:
                 doubted.append(task)
     return done, doubted, unsure
+
+
+def _before(view: View, task: Task) -> Generator[Operation, Answer, list[Key]]:
+    """What a task has to read before its first step; what it must know in order to say so is read."""
+    while True:
+        try:
+            return list(task.before(view))
+        except Unread as unread:
+            yield from _read(view, unread.key)
 
 
 def _read(view: View, key: Key) -> Generator[Operation, Answer, bool]:
