@@ -16,16 +16,14 @@ from itertools import count
 from typing import TypeVar
 
 from ciliumipam.cidr import Address, AddressLike, Family, parse_address, to_address
-from ciliumipam.draft import Draft
-from ciliumipam.errors import InvalidRequestError, RetriesExhaustedError, StoreUnavailableError
+from ciliumipam.errors import InvalidRequestError, StoreUnavailableError
 from ciliumipam.executor import Executor, drive
 from ciliumipam.ledger import Status, holdings, status
 from ciliumipam.levels import AddressLevel
 from ciliumipam.partial_view import PartialView, Unread
-from ciliumipam.records import Holding, Key
 from ciliumipam.release_tasks import ReleaseTask
 from ciliumipam.requests import Allocate, Allocation, Release
-from ciliumipam.session import ATTEMPTS, Get, run
+from ciliumipam.session import Get, run
 from ciliumipam.side import Utilization
 from ciliumipam.store import Store
 from ciliumipam.tasks import AllocateTask, Task, to_allocation

@@ -18,7 +18,6 @@ from ciliumipam.free_blocks import FreeBlocks
 from ciliumipam.records import Entry, Holding, Key, Kind, NodeRecord, PoolRecord
 from ciliumipam.view import View
 
-_K = TypeVar("_K")
 _V = TypeVar("_V")
 
 

@@ -95,14 +95,10 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
     open_tasks = list(tasks)
     attempt = 0
     while open_tasks:
-        draft = Draft(view)
         revisions: Sequence[Revision | None] = ()
         error: StoreError | None = None
-        unread: Key | None = None
         try:
-            done, doubted, unsure = _step(view, draft, open_tasks)
-            steps = draft.steps()
-            draft.take_back()
+            steps, done, doubted, unsure = yield from _decide(view, open_tasks)
             if steps:
                 answer = yield Put(tuple(steps))
                 assert isinstance(answer, Written)  # noqa: S101 - the answer to a Put
@@ -112,17 +108,8 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
                 for step, revision in zip(steps, revisions, strict=False):
                     entry = Entry(step.record, revision) if step.record is not None and revision is not None else None
                     view.written(step.key, entry, step.slots)
-        except Unread as question:  # what was drafted so far is thrown away: it may be a part of what belongs together
-            unread = question.key
-            done, doubted, unsure = [], [], []
-            draft.take_back()
-            for task in open_tasks:
-                task.settle(done=False)
         finally:
             view.free.let_go()
-        if unread is not None:
-            yield from _read(view, unread)
-            continue
         changed = error is not None
         if error is not None:
             attempt += 1
@@ -150,12 +137,28 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
                 yield from _reread(view, task, (doubt.piece,))
 
 
-def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], list[Task], list[tuple[Task, Unsure]]]:
-    """Let every task put its writes.
+Decided: TypeAlias = tuple[list[Step], list[Task], list[Task], list[tuple[Task, Unsure]]]
+"""Writes, the tasks that are done once they are, those whose error is in doubt, and those that have to read again."""
 
-    Returns:
-        The tasks that are done once the writes are, those whose error is in doubt, and those that have to read again.
-    """
+
+def _decide(view: View, tasks: Sequence[Task]) -> Generator[Operation, Answer, Decided]:
+    """Let every task put its writes. Whatever they ask about that was not read is read, and then all decide anew."""
+    while True:
+        draft = Draft(view)
+        try:
+            done, doubted, unsure = _step(view, draft, tasks)
+            return draft.steps(), done, doubted, unsure
+        except Unread as question:  # what was drafted so far is thrown away: it may be a part of what belongs together
+            key = question.key
+            for task in tasks:
+                task.settle(done=False)
+        finally:
+            draft.take_back()
+        yield from _read(view, key)
+
+
+def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], list[Task], list[tuple[Task, Unsure]]]:
+    """Let every task put its writes."""
     done: list[Task] = []
     doubted: list[Task] = []
     unsure: list[tuple[Task, Unsure]] = []
@@ -168,7 +171,6 @@ def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], 
         except Unsure as doubt:
             unsure.append((task, doubt))
         except StoreError:
-            draft.take_back()
             raise
         except IpamError as error:
             if task.reread:
