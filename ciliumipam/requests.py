@@ -10,7 +10,6 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, NamedTuple, TypeAlias
 
-from ciliumipam.allocator import Utilization
 from ciliumipam.cidr import Address, Family, Network, Prefix
 from ciliumipam.draft import Step
 from ciliumipam.errors import InvalidRequestError
@@ -18,6 +17,7 @@ from ciliumipam.names import validate_name, validate_owner
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.records import Entry, Key, Kind
+from ciliumipam.side import Utilization
 
 # --------------------------------------------------------------------------------------------------- requests
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -77,7 +78,8 @@ def filled(pool: PoolSpec, *owners: str, store: Store | None = None, nodes: Sequ
 
 
 def one(store: Store, node: str = "n", **more: Any) -> OneShot:
-    return OneShot(store, node, **({"clock": lambda: NOW, "identity": "one"} | more))
+    defaults: dict[str, Any] = {"clock": lambda: NOW, "identity": "one"}
+    return OneShot(store, node, **(defaults | more))
 
 
 def records(store: Store) -> dict[Key, Record]:
@@ -320,12 +322,13 @@ def compare(pool: PoolSpec, steps: Sequence[tuple[str, int]]) -> None:
             continue
         ipam = Ipam(theirs, clock=clock, identity=f"call-{number}")
         short = OneShot(ours, "n", clock=clock, identity=f"call-{number}")
-        owner, address = f"o{which}", f"10.0.{which % 3}.{which}"
-        expected, found = {
-            "allocate": lambda: (told(lambda: ipam.allocate("n", owner)), told(lambda: short.allocate(owner))),
-            "give": lambda: (told(lambda: ipam.allocate("n", owner, address=address)), told(lambda: short.allocate(owner, addresses=[address]))),
-            "release": lambda: (told(lambda: ipam.release("n", owner, missing_ok=True)), told(lambda: short.release(owner))),
-        }[kind]()
+        owner = f"o{which}"
+        if kind == "release":
+            expected, found = told(partial(ipam.release, "n", owner, missing_ok=True)), told(partial(short.release, owner))
+        else:
+            address = f"10.0.{which % 3}.{which}" if kind == "give" else None
+            expected = told(partial(ipam.allocate, "n", owner, address=address))
+            found = told(partial(short.allocate, owner, addresses=[address] if address else ()))
         assert found == expected
         assert records(ours) == records(theirs)
         assert short.held(owner) == tuple(each for each in ipam.allocations("n") if each.owner == owner)

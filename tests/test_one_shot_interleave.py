@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ciliumipam import draft, levels, partial_view, protocol
+from ciliumipam import draft, ledger, levels, partial_view, protocol
 from ciliumipam.testing.interleave import Checker, Violation
 from ciliumipam.testing.one_shot_scenarios import scenarios
 
@@ -37,10 +37,10 @@ def claims_are_written_after_the_pages(patch: Patch) -> None:
 
 
 def a_release_does_not_use_up_a_ticket(patch: Patch) -> None:
-    free = protocol.free
+    free = ledger.free
 
     def wrong(drafted: Any, tree: Any, fence: int, holding: Any, last: int, until: float | None = None) -> None:
-        if protocol.status(drafted, tree, fence, holding) is protocol.Status.HELD:
+        if ledger.status(drafted, tree, fence, holding) is ledger.Status.HELD:
             free(drafted, tree, fence, holding, last, until)
 
     patch.setattr(protocol, "free", wrong)

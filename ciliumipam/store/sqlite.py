@@ -22,7 +22,6 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from random import random
 from threading import Lock
 from time import monotonic, sleep
 from types import TracebackType
@@ -257,7 +256,7 @@ class SqliteStore:
                     raise StoreUnavailableError(operation, reason) from error
             except UnicodeEncodeError as error:
                 raise StoreRefusedError(operation, f"a name cannot be stored: {error}") from error
-            sleep(min(random() * wait, max(0.0, give_up - now)))  # noqa: S311 - spreads the waiting, keeps no secret
+            sleep(min(_chance() * wait, max(0.0, give_up - now)))
             wait = min(2 * wait, _LONGEST_WAIT)
 
     def _attempt(self, operation: str, side: _Side, work: Callable[[sqlite3.Connection], _T], *, create: bool) -> _T:
@@ -363,6 +362,11 @@ _REASONS: dict[int, str] = {
 def _code(error: sqlite3.Error) -> int:
     """SQLite's primary result code; 0 for an error of Python's own."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _chance() -> float:
+    """From 0 to 1; loading `random` takes longer than a one-shot call."""
+    return int.from_bytes(os.urandom(2)) / 65536
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ciliumipam.requests import Release
 from ciliumipam.release_tasks import ReleaseTask
+from ciliumipam.requests import Release
 from ciliumipam.tasks import Task
 from ciliumipam.testing.actors import Actor, Scenario, call
 from ciliumipam.testing.scenarios import NOW, actor, allocate, apply, drain, force_release, node, pool, release, remove
