@@ -220,6 +220,30 @@ def test_an_allocation_reads_what_it_depends_on_and_nothing_twice() -> None:
     assert not [each for each in store.read if each.startswith("all")]
 
 
+def test_full_pages_are_passed_over_and_the_same_address_is_chosen(tmp_path: Path) -> None:
+    pool = PoolSpec(name="p", cidrs=["10.0.0.0/16"], selector=EVERY, block_length_v4=21)
+    owners = [f"o{number}" for number in range(1100)]
+    with SqliteStore(tmp_path / "one.db") as ours:
+        theirs = filled(pool, *owners)
+        filled(pool, *owners, store=ours)
+        asked: list[str] = []
+        room = ours.room
+        ours.room = lambda key: asked.append(key.name) or room(key)  # type: ignore[method-assign,func-returns-value]  # noted on the way
+        for store in (ours, theirs):
+            Ipam(store, clock=lambda: NOW).release("n", "o600")
+        for owner in ("a", "b"):
+            assert one(ours).allocate(owner) == Ipam(theirs, clock=lambda: NOW).allocate("n", owner)
+
+        pages = [f"10.0.0.0/21+10.0.{page}.0/24" for page in range(5)]
+        assert asked == [*pages[:3], *pages], "the third page had room once"
+        assert one(ours).usage() == Ipam(theirs).nodes()[0].utilization
+        for number in range(2046 - 1101):
+            one(ours).allocate(f"more{number}")
+        assert one(ours).usage()[4].available == 0
+        with pytest.raises(NodeExhaustedError, match="2046 in use, 2 reserved"):
+            one(ours).allocate("late")
+
+
 def test_a_release_reads_one_page_of_claims_where_nothing_is_held() -> None:
     store = Counting(filled(BOTH, "a"))
 

@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 from weakref import WeakSet
 
-from ciliumipam.codec import Codec
+from ciliumipam.codec import Codec, room
 from ciliumipam.errors import (
     ConflictError,
     CorruptRecordError,
@@ -158,6 +158,11 @@ class SqliteStore:
             self._decoded.clear()
         self._decoded[key] = rows[0], entry
         return entry
+
+    def room(self, key: Key) -> tuple[int, ...] | None:
+        """The slots of a page that nobody holds; None where only reading it can tell. O(log n)."""
+        rows = self._run("get", self._reader, lambda connection: connection.execute(_GET, key).fetchall())
+        return room(_text(key, "body", rows[0][1])) if rows else None
 
     def scan(self, kind: Kind) -> Listing:
         """Every record of a kind. O(n) in the records of that kind."""
