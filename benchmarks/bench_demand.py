@@ -36,7 +36,7 @@ def run(quick: bool = False) -> list[Row]:  # noqa: ARG001, FBT001, FBT002 - as 
     pools = Pools(())
     pools.by_name[spec.name] = spec
     held = {name: Held(blocks) for name, blocks in ipam.held().items()}
-    records = [NodeRecord(Node(name), 0.0, False, (Demand("", 4, 700 if place % 2 else 200),)) for place, name in enumerate(held)]
+    records = [NodeRecord(Node(name), 0.0, demand=(Demand("", 4, 700 if place % 2 else 200),)) for place, name in enumerate(held)]
 
     def order() -> None:
         waits = [each for record in records for each in waiting(record, pools, held[record.node.name])]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from ciliumipam.adopt import adopt
+from ciliumipam.adopt import adopt, leave_out
 from ciliumipam.cidr import Family
 from ciliumipam.draft import RECORD, Draft
 from ciliumipam.errors import NoBlockError, NotFoundError, OverlapError, PoolExhaustedError
@@ -18,7 +18,7 @@ from ciliumipam.protocol import Call, Standing, look, release, take
 from ciliumipam.reconcile import Held, Offer, Pools, Want, own_pool, reconcile, want
 from ciliumipam.records import Holding, Key, NodeRecord, PoolRecord
 from ciliumipam.requests import Applied, Apply, Change, Concern, Conflict, ExistingBlock, Grow, Refusal
-from ciliumipam.tasks import Task, why_no_block
+from ciliumipam.tasks import Task, block_change, why_no_block
 from ciliumipam.view import View
 from ciliumipam.waiting import Waiting, share, waiting
 
@@ -30,6 +30,7 @@ class BlockTask(Task):
     """What the tasks about blocks share.
 
     Attributes:
+        listed: What nodes are said to have, by what the store knows of them beside its records.
         carved: The blocks that this call gave to nodes.
         tried: What it set out to give them.
         adopted: Those of them that the nodes had before.
@@ -37,8 +38,9 @@ class BlockTask(Task):
 
     lists = ("pool", "node", "block-claims", "block-page")
 
-    def __init__(self, now: float, token: str) -> None:
+    def __init__(self, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
         super().__init__(now)
+        self.listed = listed
         self.call = Call(token)
         self.carved: list[Holding] = []
         self.tried: dict[Holding, None] = {}
@@ -174,7 +176,7 @@ def _ending(view: View, standing: Standing) -> tuple[Holding, ...]:
 
 
 def _carved(piece: Holding) -> Change:
-    return Change("carve", "block", piece.piece, f"for node {piece.holder} out of pool {piece.label}")
+    return block_change("carve", piece, f"for node {piece.holder} out of pool {piece.label}")
 
 
 class ReconcileTask(BlockTask):
@@ -182,8 +184,8 @@ class ReconcileTask(BlockTask):
 
     existing: tuple[ExistingBlock, ...] = ()
 
-    def __init__(self, now: float, token: str) -> None:
-        super().__init__(now, token)
+    def __init__(self, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+        super().__init__(now, token, listed)
         self.conflicts: list[Conflict] = []
         self._concerns: tuple[Concern, ...] = ()
 
@@ -202,7 +204,7 @@ class ReconcileTask(BlockTask):
         standings = {name: look(draft, level, name) for name in view.nodes}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
-        adopted = adopt(view, draft, level, pools, standings, self.existing, self.now)
+        adopted = adopt(view, draft, level, pools, standings, (*self.existing, *self.listed), self.now)
         self.conflicts = adopted.conflicts
         self.adopted.update(piece for pieces in adopted.pieces.values() for piece in pieces)
         held = {
@@ -222,8 +224,8 @@ class ReconcileTask(BlockTask):
 class ApplyTask(ReconcileTask):
     """Pools and nodes made known or changed, and what nodes have adopted."""
 
-    def __init__(self, request: Apply, now: float, token: str) -> None:
-        super().__init__(now, token)
+    def __init__(self, request: Apply, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+        super().__init__(now, token, listed)
         self.request = request
         self.existing = request.existing
 
@@ -243,7 +245,7 @@ class ApplyTask(ReconcileTask):
                 draft.put(Key("pool", spec.name), PoolRecord(spec, known.since if known else self.now), RECORD)
                 self._note(Change("change" if known else "add", "pool", spec.name, _pool_change(known, spec)))
                 for block in _orphaned(view, spec):
-                    self._note(Change("orphan", "block", block.piece, f"of node {block.holder}: pool {spec.name} no longer covers it"))
+                    self._note(block_change("orphan", block, f"of node {block.holder}: pool {spec.name} no longer covers it"))
         for node in sorted(request.nodes, key=lambda each: each.name):
             record = view.nodes.get(node.name)
             if record is None or record.node != node:
@@ -254,7 +256,7 @@ class ApplyTask(ReconcileTask):
 
 
 def _adopted(piece: Holding) -> Change:
-    return Change("adopt", "block", piece.piece, f"of node {piece.holder} " + (f"into pool {piece.label}" if piece.label else "outside every pool"))
+    return block_change("adopt", piece, f"of node {piece.holder} " + (f"into pool {piece.label}" if piece.label else "outside every pool"))
 
 
 def _pool_change(known: PoolRecord | None, spec: PoolSpec) -> str:
@@ -299,8 +301,8 @@ def _orphaned(view: View, spec: PoolSpec) -> list[Holding]:
 class GrowTask(BlockTask):
     """More blocks for one node."""
 
-    def __init__(self, request: Grow, now: float, token: str) -> None:
-        super().__init__(now, token)
+    def __init__(self, request: Grow, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+        super().__init__(now, token, listed)
         self.request = request
 
     @property
@@ -314,10 +316,11 @@ class GrowTask(BlockTask):
             raise NotFoundError("node", self.request.node, tuple(sorted(view.nodes)[:8]))
         self.refusals = []
         level = BlockLevel(view, self.confirmed, self.now)
-        standings = [look(draft, level, name) for name in view.nodes]
-        if self.finish_what_was_begun(view, draft, level, standings):
+        standings = {name: look(draft, level, name) for name in view.nodes}
+        if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
-        standing = next(each for each in standings if each.holder == self.request.node)
+        leave_out(view, draft, Pools.of(view), standings, self.listed, self.now)
+        standing = standings[self.request.node]
         held = Held(standing.good, view.claims(standing.key).draining)
         if record.draining or (held.blocks and own_pool(Pools.of(view), held) is None):
             raise NoBlockError(record.node.name, 0, why_no_block(view, record.node.name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ciliumipam.block_tasks import ReconcileTask
 from ciliumipam.demand import Demand
@@ -14,7 +14,7 @@ from ciliumipam.levels import BlockLevel
 from ciliumipam.protocol import Standing, look, release
 from ciliumipam.reconcile import Held, Pools
 from ciliumipam.records import Holding, Key
-from ciliumipam.requests import Change, HandBack, RequestAddresses
+from ciliumipam.requests import Change, ExistingBlock, HandBack, RequestAddresses
 from ciliumipam.view import View, block_claims_key
 from ciliumipam.waiting import why_needed
 
@@ -22,8 +22,8 @@ from ciliumipam.waiting import why_needed
 class RequestTask(ReconcileTask):
     """What a node asks for, and what all nodes get by that."""
 
-    def __init__(self, request: RequestAddresses, now: float, token: str) -> None:
-        super().__init__(now, token)
+    def __init__(self, request: RequestAddresses, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+        super().__init__(now, token, listed)
         self.request = request
 
     def _put_records(self, view: View, draft: Draft) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from ciliumipam.addresses import BlockAddresses
 from ciliumipam.errors import NotFoundError
-from ciliumipam.names import counted
 from ciliumipam.pool import PoolSpec, pool_order
 from ciliumipam.reconcile import Held, Pools, Want, own_pool, want
 from ciliumipam.records import Holding, NodeRecord
 from ciliumipam.requests import Explanation
 from ciliumipam.view import View, block_claims_key
 from ciliumipam.waiting import Stock, Waiting, ahead, waiting
+from ciliumipam.words import counted
 
 _SHOWN = 3
 

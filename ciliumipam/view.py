@@ -315,13 +315,6 @@ class View:
         known = sorted(self._address_pages.get(block.place, ()), key=lambda key: (self._places[key][1].length, key))
         return list(dict.fromkeys([ledger.key(block.network, block.length), *known]))
 
-    def in_order(self, node: str, blocks: Sequence[Holding]) -> tuple[Holding, ...]:
-        """Blocks of a node in the order in which its claim names them; what it does not name comes last."""
-        if len(blocks) < 2:
-            return tuple(blocks)
-        named = self.claims(block_claims_key(node)).claims.get(node, ())
-        return tuple(sorted(blocks, key=lambda block: named.index(block) if block in named else len(named)))
-
     def node_blocks(self, node: str) -> tuple[NodeBlock, ...]:
         """The blocks of a node, in the order in which it got them; without those on their way back."""
         found = self._node_blocks.get(node)

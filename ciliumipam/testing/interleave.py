@@ -449,11 +449,11 @@ class Checker:
         if after == before:
             return used
         for each in sorted(self._counted(after) - self._counted(before)):
-            over = {other for other in used if _overlap(each, other)}
+            over = {other for other in used if each.overlaps(other)}
             for other in over:
                 if other.fence >= each.fence:
                     raise AssertionError(f"{each} has no later fence than {other}, which was held before")
-            used = frozenset((*(other for other in used if other not in over or not _covers(each, other)), each))
+            used = frozenset((*(other for other in used if other not in over or not each.covers(other)), each))
         return used
 
     def _check_end(self, seen: dict[_State, tuple[_State, str] | None], state: _State) -> None:
@@ -463,14 +463,6 @@ class Checker:
         for each in self._check(state) - self._before - state.told:
             if each.node:
                 raise Violation(self._trace(seen, state, f"{each} is held when all calls have ended, and nobody was told"))
-
-
-def _overlap(one: Counted, other: Counted) -> bool:
-    return (one.space, one.family) == (other.space, other.family) and one.first <= other.last and other.first <= one.last
-
-
-def _covers(one: Counted, other: Counted) -> bool:
-    return one.first <= other.first and other.last <= one.last
 
 
 def _as_entry(entry: _Entry) -> Entry | None:
