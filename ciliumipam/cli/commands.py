@@ -326,6 +326,8 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "explain": explain,
     "routes": routes,
     "grow": changing.grow,
+    "request": changing.request,
+    "hand-back": changing.hand_back,
     "drain": changing.drain,
     "migrate": changing.migrate,
     "delete": changing.delete,

@@ -45,6 +45,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _addresses(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -210,6 +214,18 @@ def _of_blocks(words: _Words) -> None:
     grow = words.command("grow", "see that a node has so many blocks of each family", plans=True)
     _node(grow)
     grow.add_argument("--blocks", type=int, metavar="N", required=True, help="how many it should have, with those that it has")
+
+    request = words.command("request", "say how many addresses a node asks for, and give it further blocks for them", plans=True)
+    _node(request)
+    request.add_argument("addresses", type=_addresses, metavar="ADDRESSES", help="all together, those in use included; 0 asks for nothing")
+    request.add_argument("--family", type=int, choices=(4, 6), help="of this family (default: of each family of the node's blocks)")
+    completed(request.add_argument("--pool", metavar="POOL", default="", help="out of this pool (default: whichever serves the node)"), names("pool"))
+
+    back = words.command("hand-back", "take an empty block that a node does not need back from it", plans=True)
+    _node(back)
+    completed(back.add_argument("block", metavar="BLOCK", help="its CIDR"), named)
+    back.add_argument("--fence", type=int, metavar="N", help="only if the node holds it under this fence")
+    back.add_argument("--space", help="the address space that it is in, if it is not the usual one")
 
     drain = words.command("drain", "let a pool, a node or a block take nothing new, and take back what is empty", plans=True)
     drain.add_argument("kind", choices=("pool", "pools", "node", "nodes", "block", "blocks"), metavar="pool|node|block")
