@@ -23,7 +23,7 @@ from ciliumipam.pool import PoolSpec
 from ciliumipam.records import Key, PoolRecord, Record, Revision
 from ciliumipam.requests import Allocation, Apply, ExistingBlock
 from ciliumipam.selector import NodeSelector
-from ciliumipam.store import Expect
+from ciliumipam.store import Expect, Store
 from ciliumipam.store.sqlite import SqliteStore
 
 POOL = "cni"
@@ -37,7 +37,7 @@ class Probed(Exception):  # noqa: N818 - it is good news
 class _Probe:
     """A store to be read, whose first write ends the call that decided on it."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: Store) -> None:
         self.get, self.scan, self.close = store.get, store.scan, store.close
 
     def put(self, key: Key, record: Record, *, expect: Expect) -> Revision:
@@ -48,9 +48,9 @@ class _Probe:
 
 
 class Node:
-    """A node's store, opened for one call."""
+    """A node's store, for one call."""
 
-    def __init__(self, store: SqliteStore, name: str, give_up: float) -> None:
+    def __init__(self, store: Store, name: str, give_up: float | None = None) -> None:
         self._store, self._name, self._give_up = store, name, give_up
         self.one = OneShot(store, name, deadline=give_up)
 
@@ -71,7 +71,7 @@ class Node:
             CniError: An address that was asked for is a gateway (100), or the blocks of the configuration cannot be had (7).
             IpamError: As `OneShot.allocate`.
         """
-        self._prepare(config)
+        self.prepare(config)
         try:
             found = self._take(owner, label, asked, config.gateway)
         except (ExhaustedError, NoBlockError):
@@ -88,7 +88,7 @@ class Node:
         Raises:
             CniError, IpamError: What an ADD would raise now.
         """
-        self._prepare(config)
+        self.prepare(config)
         looking = OneShot(_Probe(self._store), self._name, deadline=self._give_up)
         try:
             looking.allocate("status:probe")
@@ -129,8 +129,12 @@ class Node:
 
     # ------------------------------------------------------------------------------ blocks that the configuration names
 
-    def _prepare(self, config: Config) -> None:
-        """See that the store has the pool of the configured blocks as it is configured. One read where it has."""
+    def prepare(self, config: Config) -> None:
+        """See that the store has the pool of the configured blocks as it is configured. One read where it has.
+
+        Raises:
+            CniError: They cannot be had (7). Nothing was changed.
+        """
         if config.blocks:
             entry = self._store.get(Key("pool", POOL))
             wanted = _pool(config)

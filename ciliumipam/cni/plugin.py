@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ciliumipam.cni import config as conf
 from ciliumipam.cni import faults
@@ -22,6 +22,9 @@ from ciliumipam.cni.faults import CniError, fault_of
 from ciliumipam.cni.result import CHECK_SINCE, GC_SINCE, VERSIONS, added, failed, versions
 from ciliumipam.errors import InvalidError, IpamError
 from ciliumipam.names import validate_owner
+
+if TYPE_CHECKING:
+    from ciliumipam.cni.node_store import Node
 
 COMMANDS: Final = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 _ATTACHMENT: Final = ("ADD", "DEL", "CHECK")
@@ -121,16 +124,20 @@ def _call(environment: Mapping[str, str], deadline: Deadline) -> dict[str, Any] 
     if network.chained and command in _ATTACHMENT:
         return _passed_on(command, network)
     if command == "DEL":
-        return _delete(network, attachment, deadline)
+        _delete(network, attachment, deadline)
+        return None
     if command == "GC":
-        return _collect(network, deadline)
+        _collect(network, deadline)
+        return None
     config = conf.read_config(network)
     deadline.limit(config.deadline)
     if command == "ADD":
         return _add(network, config, attachment, conf.read_arguments(network, environment.get("CNI_ARGS", "")), deadline)
     if command == "CHECK":
-        return _check(network, config, attachment, deadline)
-    return _status(config, deadline)
+        _check(network, config, attachment, deadline)
+    else:
+        _status(config, deadline)
+    return None
 
 
 def _read_all() -> bytes:
@@ -192,7 +199,7 @@ def _add(network: Network, config: Config, attachment: tuple[str, str], argument
     return added(network.version, [to_given(each, config.gateway) for each in found], config.routes, dns)
 
 
-def _existing(place: Place, deadline: Deadline) -> Any:
+def _existing(place: Place, deadline: Deadline) -> Node | None:
     """The store where there is one; else None: then nobody holds anything."""
     if not os.path.exists(place.path):  # noqa: PTH110 - pathlib takes longer to import than all else here
         return None
