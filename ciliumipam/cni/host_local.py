@@ -162,7 +162,7 @@ def _read(directory: Path) -> tuple[list[Reservation], list[str]]:
                 strange.append(f"left out {path.name}: its name is no address")
             continue
         try:
-            container, _, interface = path.read_text().strip().partition("\r\n")
+            container, _, interface = path.read_bytes().decode().strip().partition("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidRequestError(f"{path} cannot be read: {error}") from error
         if not NAME.fullmatch(container):
