@@ -39,7 +39,7 @@ def _told(converted: Converted, *, dry_run: bool) -> int:
     if converted.conflicts:
         print(f"nothing was changed, for {len(converted.conflicts)} of these stand in the way", file=sys.stderr)
         return 1
-    for line in converted.done:
+    for line in (*converted.left_out, *converted.done):
         print(line)
     would = "would be changed" if dry_run else "changed"
     print(f"{len(converted.done)} {would}" if converted.done else "everything is as it should be")

@@ -41,9 +41,10 @@ class Reservation(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """What was done, or with a dry run would be, and what stands in the way; with a conflict nothing was done."""
+    """What was done, or with a dry run would be, what was left out, and what stands in the way; with a conflict nothing was done."""
 
     done: tuple[str, ...]
+    left_out: tuple[str, ...]
     conflicts: tuple[str, ...]
 
 
@@ -94,7 +95,7 @@ def take_over(network: Network, config: Config, directory: Path, *, interface: s
         if not conflicts and not dry_run:
             with closing(SqliteStore(config.place.path, must_exist=not config.blocks)) as store:
                 done, conflicts = _hold(store, network, config, found, interface)
-    return Converted((*done, *strange), tuple(conflicts))
+    return Converted(tuple(done), tuple(strange), tuple(conflicts))
 
 
 def give_back(network: Network, config: Config, directory: Path, *, overwrite: bool = False, dry_run: bool = False) -> Converted:
@@ -114,14 +115,14 @@ def give_back(network: Network, config: Config, directory: Path, *, overwrite: b
     with closing(SqliteStore(config.place.path, read_only=True, must_exist=True)) as store:
         held = _held(store, network, config)
     if dry_run and not directory.exists():
-        return Converted(tuple(f"write {each.address} of {each.container}" for each in held), ())
+        return Converted(tuple(f"write {each.address} of {each.container}" for each in held), (), ())
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     with _locked(directory):
         found, strange = _read(directory)
         wanted, there = set(held), set(found)
         stale = sorted(there - wanted)
         if stale and not overwrite:
-            return Converted((), tuple(f"{directory / each.address} is of {each.container} {each.interface}, which the store does not say" for each in stale))
+            return Converted((), (), tuple(f"{directory / each.address} is of {each.container} {each.interface}, which the store does not say" for each in stale))
         done = [f"remove {each.address} of {each.container}" for each in stale]
         done += [f"write {each.address} of {each.container}" for each in held if each not in there]
         if not dry_run:
@@ -130,7 +131,7 @@ def give_back(network: Network, config: Config, directory: Path, *, overwrite: b
             for each in held:
                 if each not in there:
                     _write(directory / each.address, f"{each.container}\r\n{each.interface}")
-    return Converted((*done, *strange), ())
+    return Converted(tuple(done), tuple(strange), ())
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
