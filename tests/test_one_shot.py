@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, Store
+from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, Store, partial_view
 from ciliumipam.audit import audit
 from ciliumipam.errors import (
     AlreadyAllocatedError,
     ConflictError,
     InvalidRequestError,
     IpamError,
+    NoBlockError,
     NodeExhaustedError,
     NotFoundError,
     OwnerHoldsError,
@@ -161,6 +162,15 @@ def test_usage_counts_what_is_in_use_what_cools_and_what_is_reserved() -> None:
     assert one(store, clock=lambda: NOW + 60).usage()[4].cooling == 0
 
 
+def test_a_node_that_drains_gives_nothing() -> None:
+    store = filled(BOTH, "x")
+    Ipam(store).drain("node", "n")
+
+    with pytest.raises(NoBlockError, match="the node is draining"):
+        one(store).allocate("web")
+    assert len(one(store).release("x")) == 2
+
+
 def test_a_full_node_is_told_in_full() -> None:
     pool = PoolSpec(name="p", cidrs=["10.0.0.0/29"], selector=EVERY, block_length_v4=30, blocks_per_node=2)
     store = filled(pool, "a", "b", "c", "d")
@@ -287,12 +297,16 @@ STEPS = st.lists(
 
 @given(POOLS, STEPS)
 def test_it_answers_and_writes_as_ipam_does(pool: PoolSpec, steps: list[tuple[str, int]]) -> None:
+    compare(pool, steps)
+
+
+def compare(pool: PoolSpec, steps: Sequence[tuple[str, int]]) -> None:
+    """Do the same through a new `Ipam` and a new `OneShot` for each step, on a store each."""
     now = NOW
 
     def clock() -> float:
         return now
 
-    # an Ipam that is new for each call, as the other is
     theirs = filled(pool)
     ours = filled(pool)
     for number, (kind, which) in enumerate(steps):
@@ -316,6 +330,16 @@ def test_it_answers_and_writes_as_ipam_does(pool: PoolSpec, steps: list[tuple[st
         assert records(ours) == records(theirs)
         assert short.held(owner) == tuple(each for each in ipam.allocations("n") if each.owner == owner)
     assert one(ours, clock=clock).usage() == Ipam(theirs, clock=clock).nodes()[0].utilization
+
+
+@pytest.mark.parametrize("kind", ["address-page", "address-claims", "block-page", "block-claims", "pool"])
+def test_that_what_was_not_read_is_taken_for_absent_would_be_seen(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = partial_view._Reading.ask
+    monkeypatch.setattr(partial_view._Reading, "ask", lambda self, key: ask(self, key) if key.kind != kind else None)
+    pool = PoolSpec(name="p", cidrs=["10.0.0.0/29"], selector=EVERY, block_length_v4=30, blocks_per_node=2, reuse_delay=5)
+
+    with pytest.raises(AssertionError):
+        compare(pool, [("allocate", 1), ("allocate", 2), ("allocate", 3), ("release", 1), ("drain", 0), ("allocate", 4)])
 
 
 # ------------------------------------------------------------------------------------------------ crashes
