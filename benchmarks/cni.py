@@ -103,11 +103,14 @@ def where_it_goes(contestant: Contestant, folder: Path) -> None:
     path = "\n".join(each for each in script().splitlines() if each.startswith(("import", "sys.path")))
     load = f"{path}\nimport ciliumipam.cni.plugin, ciliumipam.cni.node_store"
     database = folder / "bare.db"
-    bare = (
-        "import sqlite3\nc = sqlite3.connect({0!r}, isolation_level=None)\nc.execute('PRAGMA journal_mode = WAL')\nc.execute('PRAGMA synchronous = FULL')\n"
-        "c.execute('CREATE TABLE IF NOT EXISTS t (k PRIMARY KEY, v)')\nfor n in range(2):\n c.execute('BEGIN IMMEDIATE')\n"
-        " c.execute('INSERT OR REPLACE INTO t VALUES (?, ?)', (n, 'x' * 4000))\n c.execute('COMMIT')\n"
-    ).format(str(database))
+    bare = "\n".join(
+        (
+            f"import sqlite3\nc = sqlite3.connect({str(database)!r}, isolation_level=None)",
+            "c.execute('PRAGMA journal_mode = WAL')\nc.execute('PRAGMA synchronous = FULL')",
+            "c.execute('CREATE TABLE IF NOT EXISTS t (k PRIMARY KEY, v)')\nfor n in range(2):",
+            " c.execute('BEGIN IMMEDIATE')\n c.execute('REPLACE INTO t VALUES (?, ?)', (n, 'x' * 4000))\n c.execute('COMMIT')",
+        )
+    )
     end = "\nimport os\nos._exit(0)"
     steps = (("the interpreter", "pass"), ("imports", load), ("two bare commits of SQLite", f"{load}\n{bare}"))
     took: dict[str, list[float]] = {}

@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from cni_calls import addresses, call, environment, network  # noqa: E402 - the path comes first
-
-from ciliumipam.cni.install import install  # noqa: E402
-from ciliumipam.testing.go_build import go_build, skip_reason  # noqa: E402
+from ciliumipam.cni.install import install
+from ciliumipam.testing.go_build import go_build, skip_reason
+from tests.cni_calls import addresses, call, environment, network
 
 needs_go = pytest.mark.skipif(bool(skip_reason()), reason=skip_reason())
 PACKAGE = "github.com/containernetworking/plugins/plugins/ipam/host-local"
@@ -40,7 +38,7 @@ class Site:
 
     def command(self, name: str, *options: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "ciliumipam.cni", name, "--config", self.file, "--directory", self.directory, *options]
-        return subprocess.run(words, capture_output=True, text=True, timeout=120)
+        return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
     def files(self) -> dict[str, bytes]:
         return {each.name: each.read_bytes() for each in self.directory.iterdir() if each.name[0] in "1f"}
@@ -50,7 +48,7 @@ class Site:
         config = {"cniVersion": "1.0.0", "name": "pods", "type": "ptp", "ipam": ipam}
         program = go_build(Path(__file__).parent / "cni_parts", PACKAGE)
         env = environment(command, container)
-        done = subprocess.run([program], input=json.dumps(config), env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([program], input=json.dumps(config), env=env, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done
         return [each["address"] for each in json.loads(done.stdout)["ips"]] if done.stdout else []
 

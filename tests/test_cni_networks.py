@@ -17,14 +17,12 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from cni_calls import call  # noqa: E402 - the path comes first
-
-from ciliumipam import Ipam  # noqa: E402
-from ciliumipam.audit import audit  # noqa: E402
-from ciliumipam.cni.install import install  # noqa: E402
-from ciliumipam.store.sqlite import SqliteStore  # noqa: E402
-from ciliumipam.testing.go_build import REQUIRED, go_build, skip_reason  # noqa: E402
+from ciliumipam import Ipam
+from ciliumipam.audit import audit
+from ciliumipam.cni.install import install
+from ciliumipam.store.sqlite import SqliteStore
+from ciliumipam.testing.go_build import REQUIRED, go_build, skip_reason
+from tests.cni_calls import call
 
 MODULE = Path(__file__).parent / "cni_parts"
 PLUGINS = "github.com/containernetworking/plugins/plugins"
@@ -67,7 +65,7 @@ def why_not() -> str:
     missing = [each for each in ("ip", "nsenter", "unshare") if shutil.which(each) is None]
     if missing:
         return f"there is no {missing[0]!r} on PATH to make network namespaces with ({REQUIRED}=1 makes that a failure)"
-    if subprocess.run(["unshare", "--net", "--mount", "ip", "link", "add", "probe", "type", "veth"], capture_output=True).returncode:
+    if subprocess.run(["unshare", "--net", "--mount", "ip", "link", "add", "probe", "type", "veth"], capture_output=True, check=False).returncode:
         return f"this user may not make network namespaces and veth pairs here ({REQUIRED}=1 makes that a failure)"
     return skip_reason()
 
@@ -76,7 +74,7 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 
 def run(*command: str | Path, **more: Any) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **more)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
     assert done.returncode == 0, (command, done.stdout, done.stderr)
     return done.stdout
 
@@ -103,7 +101,7 @@ class Site:
 
     def close(self) -> None:
         for each in self.made:
-            subprocess.run(["ip", "netns", "del", each], capture_output=True)
+            subprocess.run(["ip", "netns", "del", each], capture_output=True, check=False)
 
     def inside(self, namespace: str, *command: str | Path, **more: Any) -> str:
         return run("nsenter", f"--net=/run/netns/{namespace}", *command, **more)
@@ -130,7 +128,7 @@ class Host:
         mount = f"mkdir -p /var/lib/cni && mount --bind '{self.cache}' /var/lib/cni && exec nsenter --net=/run/netns/{self.namespace} \"$@\""
         words = [self.site.bin / "cnitool", command, self.config["name"], f"/run/netns/{pod}"]
         return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", mount, "sh", *words], capture_output=True, text=True, timeout=120,
+            ["unshare", "--mount", "sh", "-c", mount, "sh", *words], capture_output=True, text=True, timeout=120, check=False,
             env={"PATH": os.environ["PATH"], "CNI_PATH": str(self.site.bin), "NETCONFPATH": str(self.folder), **env},
         )  # fmt: skip
 
@@ -169,7 +167,7 @@ def test_pods_of_two_nodes_reach_each_other_in_both_families(site: Site) -> None
     run("ip", "link", "add", "wire", "netns", hosts[1].namespace, "type", "veth", "peer", "name", "wire", "netns", hosts[2].namespace)
     for number, host in hosts.items():
         other = 3 - number
-        for own, block, peer in zip(WIRE[number], BLOCKS[other], WIRE[other], strict=True):
+        for own in WIRE[number]:
             run("ip", "-n", host.namespace, "address", "add", own, "dev", "wire", *(["nodad"] if ":" in own else []))
         run("ip", "-n", host.namespace, "link", "set", "wire", "up")
         for block, peer in zip(BLOCKS[other], WIRE[other], strict=True):

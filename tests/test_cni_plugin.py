@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,14 +16,12 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from cni_calls import Answer, addresses, call, environment, network  # noqa: E402 - the path comes first
-
-from ciliumipam import Ipam, Node, NodeSelector, PoolSpec  # noqa: E402
-from ciliumipam.audit import audit  # noqa: E402
-from ciliumipam.cni.install import install, script  # noqa: E402
-from ciliumipam.errors import InvalidRequestError  # noqa: E402
-from ciliumipam.store.sqlite import SqliteStore  # noqa: E402
+from ciliumipam import Ipam, Node, NodeSelector, PoolSpec
+from ciliumipam.audit import audit
+from ciliumipam.cni.install import install, script
+from ciliumipam.errors import InvalidRequestError
+from ciliumipam.store.sqlite import SqliteStore
+from tests.cni_calls import Answer, addresses, call, environment, network
 
 
 @pytest.fixture(scope="module")
@@ -324,8 +323,6 @@ def test_an_error_is_an_object_in_the_version_of_the_call(program: Path, store: 
 
 
 def test_a_call_ends_at_its_deadline_though_the_store_is_locked(program: Path, store: Path) -> None:
-    import sqlite3
-
     config = network(store, deadlineSeconds=1)
     call(program, "ADD", config, "before")
     lock = sqlite3.connect(store, isolation_level=None)
@@ -345,7 +342,7 @@ def test_a_call_ends_at_its_deadline_though_nothing_else_goes_on(store: Path) ->
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        input=json.dumps(network(store, deadlineSeconds=0.5)), env=os.environ | environment("ADD"), capture_output=True, text=True, timeout=60,
+        input=json.dumps(network(store, deadlineSeconds=0.5)), env=os.environ | environment("ADD"), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, json.loads(done.stdout)["code"]) == (1, 11)
     assert "0.5" in json.loads(done.stdout)["details"]
@@ -354,7 +351,7 @@ def test_a_call_ends_at_its_deadline_though_nothing_else_goes_on(store: Path) ->
 def test_a_fault_of_ours_is_an_error_object_and_its_trace_is_on_standard_error(store: Path) -> None:
     code = "from ciliumipam.cni import plugin\ndef broken(*given): print('noise'); raise KeyError('oops')\nplugin._add = broken\nplugin.main()"
     done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(network(store)), env=os.environ | environment("ADD"), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], input=json.dumps(network(store)), env=os.environ | environment("ADD"), capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, json.loads(done.stdout)["code"]) == (1, 999)
     assert "noise" in done.stderr
@@ -368,7 +365,7 @@ def test_a_call_loads_nothing_that_it_does_not_need(program: Path, store: Path) 
     for command in ("ADD", "DEL", "STATUS"):
         call(program, "ADD", network(store), "before")
         done = subprocess.run(
-            [sys.executable, "-IS", "-c", code], input=json.dumps(network(store)), env=environment(command), capture_output=True, text=True, timeout=60
+            [sys.executable, "-IS", "-c", code], input=json.dumps(network(store)), env=environment(command), capture_output=True, text=True, timeout=60, check=False
         )
         loaded = set(done.stderr.split())
         assert "ciliumipam.one_shot" in loaded
@@ -449,6 +446,6 @@ def test_an_interpreter_in_a_folder_with_a_space_is_no_obstacle(tmp_path: Path, 
 def test_a_module_in_the_folder_of_the_caller_is_not_loaded(program: Path, store: Path, tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')\n")
     env = environment("ADD") | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([program], input=json.dumps(network(store)), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program], input=json.dumps(network(store)), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
