@@ -37,7 +37,7 @@ class Site:
         self.file.write_text(json.dumps({"cniVersion": "1.1.0", "name": "pods", "plugins": [{"type": "loopback"}, plugin]}))
 
     def command(self, name: str, *options: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "ciliumipam.cni", name, "--config", self.file, "--directory", self.directory, *options]
+        words = [sys.executable, "-m", "ciliumipam.cni", name, "--config", str(self.file), "--directory", str(self.directory), *options]
         return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
     def files(self) -> dict[str, bytes]:
@@ -132,7 +132,7 @@ def test_host_locals_lock_is_held_meanwhile(site: Site, command: str) -> None:
     site.directory.mkdir(parents=True)
     with (site.directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        words = [sys.executable, "-m", "ciliumipam.cni", command, "--config", site.file, "--directory", site.directory]
+        words = [sys.executable, "-m", "ciliumipam.cni", command, "--config", str(site.file), "--directory", str(site.directory)]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + 60
         while not any("->" in line and f" {process.pid} " in line for line in Path("/proc/locks").read_text().splitlines()):

@@ -76,7 +76,7 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 def run(*command: str | Path, **more: Any) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
     assert done.returncode == 0, (command, done.stdout, done.stderr)
-    return done.stdout
+    return str(done.stdout)
 
 
 class Site:
