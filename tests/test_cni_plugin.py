@@ -215,6 +215,9 @@ def test_check_compares_what_is_held_with_the_result(program: Path, store: Path)
     wrong = result | {"ips": [{"address": "10.7.1.9/24"}, result["ips"][1]]}
     refused(call(program, "CHECK", config | {"prevResult": wrong}), 101, "10.7.1.9")
     refused(call(program, "CHECK", config | {"prevResult": result | {"ips": result["ips"][:1]}}), 101, "fd07:1::2")
+    with SqliteStore(store) as opened:
+        Ipam(opened).force_release("fd07:1::2")
+    refused(call(program, "CHECK", config | {"prevResult": result}), 101, "does not hold fd07:1::2; it holds 10.7.1.2")
     call(program, "DEL", config)
     refused(call(program, "CHECK", config | {"prevResult": result}), 101, "10.7.1.2")
 
