@@ -25,8 +25,8 @@ from ciliumipam.store.sqlite import SqliteStore
 from ciliumipam.testing.go_build import go_build
 
 HELD = (0, 1_000, 4_000, 10_000)
-CALLS = 40
-AT_ONCE, MANY = 16, 320
+CALLS = 30
+AT_ONCE, MANY = 16, 160
 SUBNET, FIRST = "10.64.0.0/18", ip_address("10.64.0.2")
 PARTS = Path(__file__).parents[1] / "tests" / "cni_parts"
 PACKAGE = "github.com/containernetworking/plugins/plugins/ipam/host-local"
