@@ -156,14 +156,16 @@ _HOMES = {
 """Where each name is at home."""
 
 
-def __getattr__(name: str) -> object:
-    """Load the module of a name when it is first asked for (PEP 562): a CNI plugin lives for one call, and needs few of them."""
-    module = _HOMES.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(module), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker knows the names above, and tells of all others
+
+    def __getattr__(name: str) -> object:
+        """Load the module of a name when it is first asked for (PEP 562): a CNI plugin lives for one call, and needs few of them."""
+        module = _HOMES.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(module), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,14 @@
-"""Taking over what nodes have already, by what another allocator wrote down: the oldest claim first, each conflict named."""
+"""Taking over what nodes have already, by what another allocator wrote down: the oldest claim first, each conflict named.
+
+What a node is said to have, and no ledger shows, comes from whoever asks (`Apply.existing`), or from the store itself: in a cluster the
+nodes' objects list it, whoever wrote it there. No call may give such a block to another node, also one that adopts nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ciliumipam.cidr import WIDTH, Prefix
 from ciliumipam.draft import Draft
@@ -12,9 +16,32 @@ from ciliumipam.levels import BlockLevel
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.protocol import Standing
 from ciliumipam.reconcile import Pools
-from ciliumipam.records import Holding
-from ciliumipam.requests import Conflict, ExistingBlock
+from ciliumipam.records import Holding, Page
+from ciliumipam.requests import Conflict, ExistingBlock, Plan
+from ciliumipam.store import Store
 from ciliumipam.view import View
+
+
+@runtime_checkable
+class SupportsListed(Protocol):
+    """A store that also knows what nodes use by other means than its records."""
+
+    def listed(self, pools: Sequence[PoolSpec]) -> Sequence[ExistingBlock]:
+        """Every block that a node is said to have, as of now, held or not.
+
+        Args:
+            pools: Pools that are about to be put; they count with those that there are.
+        """
+        ...
+
+
+def listing_of(store: Store) -> Callable[[Sequence[PoolSpec]], Sequence[ExistingBlock]]:
+    """How a store is asked for what nodes are said to have; nothing, of one that does not know."""
+    return store.listed if isinstance(store, SupportsListed) else _nothing
+
+
+def _nothing(_: Sequence[PoolSpec]) -> Sequence[ExistingBlock]:
+    return ()
 
 
 class Adopted(NamedTuple):
@@ -70,7 +97,8 @@ def adopt(
     """
     result = Adopted({}, [])
     denied: list[Holding] = []
-    if not existing:
+    lacking = unheld(view, existing)
+    if not lacking:
         return result
     taken = _Taken()
     for block in view.blocks():
@@ -78,12 +106,10 @@ def adopt(
     for standing in standings.values():
         for piece in standing.pending:
             taken.add(piece)
-    for each in sorted(existing, key=lambda each: (each.since or inf, each.node, each.prefix)):
+    for each in sorted(lacking, key=lambda each: (each.since or inf, each.node, each.prefix)):
         known = standings.get(each.node)
         mine = (*(known.good if known is not None else ()), *result.pieces.get(each.node, ()))
-        pool = _pool_of(pools, each, mine[0].space if mine else None)
-        space = pool.address_space if pool is not None else each.address_space or DEFAULT_SPACE
-        name = pool.name if pool is not None else each.pool or ""
+        space, name = _place_of(pools, each, mine)
         reason = _reason(each, known, result.pieces.get(each.node, ()), space)
         other = taken.overlapping(space, each.prefix)
         if other is not None and not reason:
@@ -104,11 +130,56 @@ def adopt(
         if undo is not None:
             draft.undo.append(undo)
         result.pieces.setdefault(each.node, []).append(piece)
-    for piece in denied:
+    _leave_out(view, draft, denied)
+    return result
+
+
+def unheld(view: View, existing: Iterable[ExistingBlock]) -> list[ExistingBlock]:
+    """What of it no page shows as held by that node."""
+    said = [*existing]
+    if not said:
+        return []
+    held = {(block.holder, block.prefix) for block in view.blocks()}
+    return [each for each in said if (each.node, each.prefix) not in held]
+
+
+def leave_out(view: View, draft: Draft, pools: Pools, standings: Mapping[str, Standing], existing: Iterable[ExistingBlock], now: float) -> None:
+    """Keep what nodes are said to have, and do not hold, out of what is carved, for a call that adopts nothing."""
+    marks: list[Holding] = []
+    for each in unheld(view, existing):
+        known = standings.get(each.node)
+        space, name = _place_of(pools, each, known.good if known is not None else ())
+        if each.prefix.length:
+            marks.append(Holding(*each.prefix, 0, each.node, name, now, space))
+    _leave_out(view, draft, marks)
+
+
+def _leave_out(view: View, draft: Draft, pieces: Iterable[Holding]) -> None:
+    for piece in pieces:
         undo = view.free.mark(piece)
         if undo is not None:
             draft.undo.append(undo)
-    return result
+
+
+def overtaken(view: View, plan: Plan, existing: Iterable[ExistingBlock]) -> list[str]:
+    """What nodes are said to have by now of the blocks that a plan gives to others, in words."""
+    late = unheld(view, existing)
+    if not late:
+        return []
+    before = dict(plan.before)
+    given: dict[Holding, None] = {}
+    for step in plan.steps:
+        if step.key.kind == "block-page" and isinstance(step.record, Page):
+            known = before.get(step.key)
+            old = set(known.record.slots) if known is not None and isinstance(known.record, Page) else set()
+            given.update(dict.fromkeys(slot for slot in step.record.slots if type(slot) is Holding and slot not in old))
+    return [
+        f"node {each.node} has {each.prefix} by now"
+        for each in late
+        if any(
+            piece.holder != each.node and each.address_space in (None, piece.space) and piece.prefix.overlaps(each.prefix) for piece in given
+        )
+    ]
 
 
 def _reason(each: ExistingBlock, standing: Standing | None, adopted: Sequence[Holding], space: str) -> str:
@@ -120,6 +191,14 @@ def _reason(each: ExistingBlock, standing: Standing | None, adopted: Sequence[Ho
         if block.space != space:
             return f"it is in the address space {space!r}, and the node's blocks are in {block.space!r}"
     return ""
+
+
+def _place_of(pools: Pools, each: ExistingBlock, mine: Sequence[Holding]) -> tuple[str, str]:
+    """The address space of a block that a node is said to have, and its pool, "" for none."""
+    pool = _pool_of(pools, each, mine[0].space if mine else None)
+    if pool is not None:
+        return pool.address_space, pool.name
+    return each.address_space or DEFAULT_SPACE, each.pool or ""
 
 
 def _pool_of(pools: Pools, each: ExistingBlock, space: str | None) -> PoolSpec | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ciliumipam.adopt import adopt
+from ciliumipam.adopt import adopt, leave_out
 from ciliumipam.cidr import Family
 from ciliumipam.draft import RECORD, Draft
 from ciliumipam.errors import NoBlockError, NotFoundError, OverlapError, PoolExhaustedError
@@ -16,8 +16,8 @@ from ciliumipam.pool_status import concerns
 from ciliumipam.protocol import Call, Standing, look, release, take
 from ciliumipam.reconcile import Held, Offer, Pools, Want, own_pool, reconcile, want
 from ciliumipam.records import Holding, Key, NodeRecord, PoolRecord
-from ciliumipam.requests import Applied, Apply, Change, Concern, Conflict, Grow, Refusal
-from ciliumipam.tasks import Task, why_no_block
+from ciliumipam.requests import Applied, Apply, Change, Concern, Conflict, ExistingBlock, Grow, Refusal
+from ciliumipam.tasks import Task, block_change, why_no_block
 from ciliumipam.view import View
 
 
@@ -25,6 +25,7 @@ class BlockTask(Task):
     """What the tasks about blocks share.
 
     Attributes:
+        listed: What nodes are said to have, by what the store knows of them beside its records.
         carved: The blocks that this call gave to nodes.
         tried: What it set out to give them.
         adopted: Those of them that the nodes had before.
@@ -32,8 +33,9 @@ class BlockTask(Task):
 
     lists = ("pool", "node", "block-claims", "block-page")
 
-    def __init__(self, now: float, token: str) -> None:
+    def __init__(self, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
         super().__init__(now)
+        self.listed = listed
         self.call = Call(token)
         self.carved: list[Holding] = []
         self.tried: dict[Holding, None] = {}
@@ -133,14 +135,14 @@ def _ending(view: View, standing: Standing) -> tuple[Holding, ...]:
 
 
 def _carved(piece: Holding) -> Change:
-    return Change("carve", "block", piece.piece, f"for node {piece.holder} out of pool {piece.label}")
+    return block_change("carve", piece, f"for node {piece.holder} out of pool {piece.label}")
 
 
 class ApplyTask(BlockTask):
     """Pools and nodes first, in a round of their own; then blocks for every node that should have some."""
 
-    def __init__(self, request: Apply, now: float, token: str) -> None:
-        super().__init__(now, token)
+    def __init__(self, request: Apply, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+        super().__init__(now, token, listed)
         self.request = request
         self.conflicts: list[Conflict] = []
         self._concerns: tuple[Concern, ...] = ()
@@ -160,7 +162,7 @@ class ApplyTask(BlockTask):
         standings = {name: look(draft, level, name) for name in view.nodes}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
-        adopted = adopt(view, draft, level, pools, standings, self.request.existing, self.now)
+        adopted = adopt(view, draft, level, pools, standings, (*self.request.existing, *self.listed), self.now)
         self.conflicts = adopted.conflicts
         self.adopted.update(piece for pieces in adopted.pieces.values() for piece in pieces)
         held = {
@@ -192,7 +194,7 @@ class ApplyTask(BlockTask):
                 draft.put(Key("pool", spec.name), PoolRecord(spec, known.since if known else self.now), RECORD)
                 self._note(Change("change" if known else "add", "pool", spec.name, _pool_change(known, spec)))
                 for block in _orphaned(view, spec):
-                    self._note(Change("orphan", "block", block.piece, f"of node {block.holder}: pool {spec.name} no longer covers it"))
+                    self._note(block_change("orphan", block, f"of node {block.holder}: pool {spec.name} no longer covers it"))
         for node in sorted(request.nodes, key=lambda each: each.name):
             record = view.nodes.get(node.name)
             if record is None or record.node != node:
@@ -203,7 +205,7 @@ class ApplyTask(BlockTask):
 
 
 def _adopted(piece: Holding) -> Change:
-    return Change("adopt", "block", piece.piece, f"of node {piece.holder} " + (f"into pool {piece.label}" if piece.label else "outside every pool"))
+    return block_change("adopt", piece, f"of node {piece.holder} " + (f"into pool {piece.label}" if piece.label else "outside every pool"))
 
 
 def _pool_change(known: PoolRecord | None, spec: PoolSpec) -> str:
@@ -248,8 +250,8 @@ def _orphaned(view: View, spec: PoolSpec) -> list[Holding]:
 class GrowTask(BlockTask):
     """More blocks for one node."""
 
-    def __init__(self, request: Grow, now: float, token: str) -> None:
-        super().__init__(now, token)
+    def __init__(self, request: Grow, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+        super().__init__(now, token, listed)
         self.request = request
 
     @property
@@ -263,10 +265,11 @@ class GrowTask(BlockTask):
             raise NotFoundError("node", self.request.node, tuple(sorted(view.nodes)[:8]))
         self.refusals = []
         level = BlockLevel(view, self.confirmed, self.now)
-        standings = [look(draft, level, name) for name in view.nodes]
-        if self.finish_what_was_begun(view, draft, level, standings):
+        standings = {name: look(draft, level, name) for name in view.nodes}
+        if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
-        standing = next(each for each in standings if each.holder == self.request.node)
+        leave_out(view, draft, Pools.of(view), standings, self.listed, self.now)
+        standing = standings[self.request.node]
         held = Held(standing.good, view.claims(standing.key).draining)
         if record.draining or (held.blocks and own_pool(Pools.of(view), held) is None):
             raise NoBlockError(record.node.name, 0, why_no_block(view, record.node.name))

@@ -6,9 +6,10 @@ one that a process does: the same request, asked again, goes on from where thing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
+from ciliumipam.adopt import leave_out
 from ciliumipam.block_tasks import BlockTask, exhausted
 from ciliumipam.cidr import parse_prefix, to_address
 from ciliumipam.draft import CLAIM, DROP, RECORD, Draft
@@ -18,15 +19,16 @@ from ciliumipam.levels import BlockLevel
 from ciliumipam.protocol import Standing, Unsure, forget, look, release, take
 from ciliumipam.reconcile import Held, Offer, Pools, want
 from ciliumipam.records import Holding, Key
-from ciliumipam.requests import Applied, Blocker, Change, Drain, Migrate, Refusal
+from ciliumipam.requests import Action, Applied, Blocker, Change, Drain, ExistingBlock, Migrate, Refusal
+from ciliumipam.tasks import block_change
 from ciliumipam.view import View, address_claims_keys, block_claims_key
 
 
 class TakeBackTask(BlockTask):
     """What the tasks that take back empty blocks share."""
 
-    def __init__(self, now: float, token: str) -> None:
-        super().__init__(now, token)
+    def __init__(self, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+        super().__init__(now, token, listed)
         self.blockers: list[Blocker] = []
         self._touched: set[str] = set()
 
@@ -63,8 +65,11 @@ class TakeBackTask(BlockTask):
                 if each.family == block.family and each not in leaving and (bad or not view.is_orphan(each))
             ]
             inside = list(holdings(draft, view.address_ledger(block), block.fence))
+            said = next((each for each in self.listed if each.node == block.holder and each.prefix.overlaps(block.prefix)), None)
             if inside:
                 self.blockers += [_held_by(block, piece) for piece in inside]
+            elif said is not None:
+                self.blockers.append(_listed_in(block, said.source))
             elif not others and not bare:
                 reason = "it is empty, but the node has no other block of the family; see why none is offered, or remove the node"
                 self.blockers.append(Blocker(block.holder, block.prefix.to_network(), None, "", "", block.since, reason))
@@ -90,9 +95,17 @@ def _held_by(block: Holding, piece: Holding) -> Blocker:
     return Blocker(block.holder, block.prefix.to_network(), address, piece.holder, piece.label, piece.since, reason)
 
 
+def _listed_in(block: Holding, source: str) -> Blocker:
+    reason = (
+        f"{source} lists it, so the node may give out addresses of it at any moment: take the node out of service and delete its objects;"
+        " its blocks go back after that"
+    )
+    return Blocker(block.holder, block.prefix.to_network(), None, "", "", block.since, reason)
+
+
 def gives_back(block: Holding) -> Change:
     """A block that goes back, in words."""
-    return Change("give back", "block", block.piece, f"from node {block.holder}" + (f" to pool {block.label}" if block.label else ""))
+    return block_change("give back", block, f"from node {block.holder}" + (f" to pool {block.label}" if block.label else ""))
 
 
 def forget_owners(draft: Draft, node: str, blocks: Collection[Holding]) -> None:
@@ -108,8 +121,8 @@ def forget_owners(draft: Draft, node: str, blocks: Collection[Holding]) -> None:
 class DrainTask(TakeBackTask):
     """A pool, a node or a block that takes nothing new."""
 
-    def __init__(self, request: Drain, now: float, token: str) -> None:
-        super().__init__(now, token)
+    def __init__(self, request: Drain, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+        super().__init__(now, token, listed)
         self.request = request
         self._found = False
         self._block = parse_prefix(request.name) if request.kind == "block" else None
@@ -143,6 +156,7 @@ class DrainTask(TakeBackTask):
         standings = {name: look(draft, level, name) for name in {*view.nodes, *holders}}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
+        leave_out(view, draft, pools, standings, self.listed, self.now)
         kept = {piece for standing in standings.values() for piece in standing.good}
         for name in sorted(holders & view.nodes.keys()):
             standing = standings[name]
@@ -157,21 +171,22 @@ class DrainTask(TakeBackTask):
 
     def _mark(self, view: View, draft: Draft) -> None:
         kind, name, cancel = self.request.kind, self.request.name, self.request.cancel
-        change = Change("change" if cancel else "drain", kind, name, "takes new ones again" if cancel else "takes nothing new")
+        action: Action = "change" if cancel else "drain"
+        what = "takes new ones again" if cancel else "takes nothing new"
         if kind == "pool":
             pool = view.pools.get(name)
             if pool is None:
                 raise NotFoundError("pool", name, tuple(sorted(view.pools)[:8]))
             if pool.spec.draining == cancel:
                 draft.put(Key("pool", name), pool._replace(spec=replace(pool.spec, draining=not cancel)), RECORD)
-                self._note(change)
+                self._note(Change(action, kind, name, what))
         elif kind == "node":
             node = view.nodes.get(name)
             if node is None:
                 raise NotFoundError("node", name, tuple(sorted(view.nodes)[:8]))
             if node.draining == cancel:
                 draft.put(Key("node", name), node._replace(draining=not cancel), RECORD)
-                self._note(change)
+                self._note(Change(action, kind, name, what))
         else:
             blocks = [block for block in view.blocks() if self._covers(block)]
             if not blocks and not self._found:
@@ -185,15 +200,15 @@ class DrainTask(TakeBackTask):
                 if (block in claims.draining) == cancel:
                     changed = claims.draining - {block} if cancel else claims.draining | {block}
                     draft.put(key, claims._replace(draining=changed), CLAIM)
-                    self._note(change)
+                    self._note(block_change(action, block, what))
             self._found = True
 
 
 class MigrateTask(TakeBackTask):
     """A node moved to another pool."""
 
-    def __init__(self, request: Migrate, now: float, token: str) -> None:
-        super().__init__(now, token)
+    def __init__(self, request: Migrate, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+        super().__init__(now, token, listed)
         self.request = request
         self._marked: set[Holding] = set()
 
@@ -216,6 +231,7 @@ class MigrateTask(TakeBackTask):
         standings = {name: look(draft, level, name) for name in view.nodes}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
+        leave_out(view, draft, pools, standings, self.listed, self.now)
         standing = standings[node.name]
         reason = pools.why_not(spec)
         if not spec.selector.matches(node.labels, node.name):
@@ -247,7 +263,7 @@ class MigrateTask(TakeBackTask):
             draft.put(standing.key, claims._replace(draining=marked), CLAIM)
             self._marked.update(set(old) - claims.draining)
             for block in old:
-                self._note(Change("drain", "block", block.piece, f"node {node.name} moves to pool {spec.name}"))
+                self._note(block_change("drain", block, f"node {node.name} moves to pool {spec.name}"))
         self.carved = [piece for piece in self.tried if piece in (*standing.good, *chosen)]
         if draft:
             return False

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ciliumipam.words import counted, moment
+
 
 class IpamError(Exception):
     """Root of all errors of this package."""
@@ -238,7 +240,7 @@ class CoolingAddressError(StateError):
 
     def __str__(self) -> str:
         return (
-            f"{self.address} was released and cools until {_moment(self.until)}, so that nobody gets what is still sent to its last"
+            f"{self.address} was released and cools until {moment(self.until)}, so that nobody gets what is still sent to its last"
             " owner; wait until then or ask for another address"
         )
 
@@ -290,15 +292,15 @@ class BlockNotEmptyError(StateError):
     def __str__(self) -> str:
         which = f"block {self.block} of node {self.node!r} has"
         if self.cooling and not self.in_use:
-            last = f", the last until {_moment(self.until)}" if self.until is not None else ""
+            last = f", the last until {moment(self.until)}" if self.until is not None else ""
             return (
-                f"{which} no address in use, but {_count(self.cooling, 'cooling address', 'cooling addresses')}{last};"
+                f"{which} no address in use, but {counted(self.cooling, 'cooling address', 'cooling addresses')}{last};"
                 " wait, since whoever gets the block next would not know of it"
             )
         more = ", ..." if self.in_use > len(self.holders) else ""
         them = "it" if self.in_use == 1 else "them"
         return (
-            f"{which} {_count(self.in_use, 'address', 'addresses')} in use ({', '.join(self.holders)}{more});"
+            f"{which} {counted(self.in_use, 'address', 'addresses')} in use ({', '.join(self.holders)}{more});"
             f" release {them} first, or force it, which drops {them}"
         )
 
@@ -352,10 +354,10 @@ class NodeExhaustedError(ExhaustedError):
         free = self.capacity - self.in_use - self.cooling - self.reserved
         cooling = f" {self.cooling} cooling," if self.cooling else ""
         if self.cooling and self.due is not None:
-            cooling = f" {self.cooling} cooling (the first until {_moment(self.due)}),"
+            cooling = f" {self.cooling} cooling (the first until {moment(self.due)}),"
         return (
-            f"node {self.node!r} has {_count(free, f'free IPv{self.family} address', f'free IPv{self.family} addresses')},"
-            f" {self.wanted} wanted: looked at {', '.join(self.blocks)}: {_count(self.capacity, 'address', 'addresses')},"
+            f"node {self.node!r} has {counted(free, f'free IPv{self.family} address', f'free IPv{self.family} addresses')},"
+            f" {self.wanted} wanted: looked at {', '.join(self.blocks)}: {counted(self.capacity, 'address', 'addresses')},"
             f" {self.in_use} in use,{cooling} {self.reserved} reserved;"
             f" {'wait for those that cool, ' if self.cooling else ''}release addresses that are no longer used,"
             f" or give the node another block: ciliumipam grow {self.node} --blocks {len(self.blocks) + 1}"
@@ -486,24 +488,7 @@ class RetriesExhaustedError(StoreError):
         self.attempts, self.key = attempts, key
 
     def __str__(self) -> str:
-        return f"gave up after {_count(self.attempts, 'attempt', 'attempts')}: other writers kept changing {self.key}; try again"
-
-
-# ------------------------------------------------------------------------------------------------ words
-
-
-def _count(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
-
-
-def _moment(seconds: float) -> str:
-    """Seconds since the epoch as UTC in RFC 3339, to the second, never too early."""
-    from datetime import UTC, datetime  # noqa: PLC0415 - loaded only for an error
-
-    try:
-        return datetime.fromtimestamp(-(-seconds // 1), tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):  # some clock was far off
-        return f"{seconds} s after 1970"
+        return f"gave up after {counted(self.attempts, 'attempt', 'attempts')}: other writers kept changing {self.key}; try again"
 
 
 __all__ = [name for name, value in list(globals().items()) if isinstance(value, type) and issubclass(value, IpamError)]

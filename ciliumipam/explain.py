@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from ciliumipam.addresses import BlockAddresses
 from ciliumipam.errors import NotFoundError
-from ciliumipam.names import counted
 from ciliumipam.pool import PoolSpec, pool_order
 from ciliumipam.reconcile import Held, Pools, Want, own_pool, want
 from ciliumipam.records import Holding, NodeRecord
 from ciliumipam.requests import Explanation
 from ciliumipam.view import View, block_claims_key
+from ciliumipam.words import counted
 
 
 def explain(view: View, name: str) -> Explanation:

@@ -13,7 +13,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Literal, Self
 
-from ciliumipam.allocator import Utilization
+from ciliumipam.adopt import listing_of, overtaken
 from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
 from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
 from ciliumipam.combining import Combiner
@@ -21,13 +21,13 @@ from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.errors import NotFoundError, StalePlanError
 from ciliumipam.executor import CollectorPause, DryRun, Executor, cooling_later, drive
 from ciliumipam.explain import explain
-from ciliumipam.ledger import holdings
 from ciliumipam.meter import Meter, observed
 from ciliumipam.node import Node
+from ciliumipam.node_status import all_blocks, allocations, blocks_by_node, node_statuses
 from ciliumipam.observer import UNOBSERVED, Observer
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.pool_status import routes, statuses
-from ciliumipam.records import Holding, Key, Kind
+from ciliumipam.records import Holding, Key, Kind, PoolRecord
 from ciliumipam.release_tasks import ReleaseAddressTask, ReleaseTask
 from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
 from ciliumipam.repair_tasks import Repair, RepairAddresses, RepairAddressesTask, RepairBlocks, RepairBlocksTask
@@ -55,17 +55,17 @@ from ciliumipam.requests import (
 from ciliumipam.routes import GroupRoutes
 from ciliumipam.session import restore, run
 from ciliumipam.store import Store
-from ciliumipam.tasks import AllocateTask, Task, to_allocation
+from ciliumipam.tasks import AllocateTask, Task
 from ciliumipam.view import View
 
 
 class Ipam:
     """Pools, blocks and addresses on a store. Thread-safe; any number of processes may use one store at once.
 
-    * change: `apply`, `grow`, `drain`, `migrate`, `remove_node`, `remove_pool`; `allocate`, `release`, `release_fenced`,
-      `force_release`; `repair` what a crash left
+    * change: `apply`, `grow`, `drain`, `migrate`, `remove_node`, `remove_nodes`, `remove_pool`; `allocate`, `release`,
+      `release_fenced`, `force_release`; `repair` what a crash left
     * change in two steps: `plan` decides and writes nothing, `execute` writes exactly that or refuses
-    * look: `pools`, `nodes`, `blocks`, `allocations`, `routes`, `explain`; `refresh` first where others write to the store too
+    * look: `pools`, `nodes`, `blocks`, `held`, `due`, `allocations`, `routes`, `explain`; `refresh` first where others write too
 
     Every change either is done, wholly and durably as far as the store is durable, or raises an `IpamError`. After an error of the
     store (`StoreError`) a part may have been done: the same call again, or the next call of that owner, goes on from there.
@@ -98,6 +98,7 @@ class Ipam:
             pause: Called with the number of attempts that went wrong before a call tries again; by default it sleeps, the longer
                 the more, and by chance. A simulation need not wait.
         """
+        self._listed = listing_of(store)
         self._meter = Meter(observer, timer) if observer is not UNOBSERVED else None
         if self._meter is not None:
             store, addresses = self._meter.stores(store, addresses)
@@ -244,10 +245,10 @@ class Ipam:
         Raises:
             BlockNotEmptyError: Addresses are in use on one of them, and not `force`. The others are removed.
         """
-        now = self._clock()
-        tasks = [RemoveNodeTask(RemoveNode(name, force), now) for name in sorted(set(names))]
-        with self._lock:
-            self._decide(tasks)
+        tasks = [self._task(RemoveNode(name, force)) for name in sorted(set(names))]
+        if tasks:
+            with self._lock:
+                self._decide(tasks)
         failed = [task.failed for task in tasks if task.failed is not None and not isinstance(task.failed, NotFoundError)]
         if failed:
             raise failed[0]
@@ -316,10 +317,11 @@ class Ipam:
             StalePlanError: Something that it replaces, or that it was decided over, has changed; nothing was written, or, if it
                 changed during the writing, a first part of it, which is a legal state.
         """
+        listed = self._listed([step.record.spec for step in plan.steps if isinstance(step.record, PoolRecord)])
         with self._lock:
-            return self._execute(plan, self._clock())
+            return self._execute(plan, self._clock(), listed)
 
-    def _execute(self, plan: Plan, now: float) -> tuple[Allocation, ...]:
+    def _execute(self, plan: Plan, now: float, listed: Sequence[ExistingBlock]) -> tuple[Allocation, ...]:
         self._restore()
         before = dict(plan.before)
         changed = [f"{key} is new" for kind in plan.lists for key in self._list(kind) if before.get(key) is None]
@@ -328,7 +330,7 @@ class Ipam:
             self._view.load(key, found)
             if found != known:
                 changed.append(f"{key} {'is gone' if found is None else 'is new' if known is None else 'changed'}")
-        if changed:
+        if changed := [*changed, *overtaken(self._view, plan, listed)]:
             raise StalePlanError(tuple(dict.fromkeys(changed)), 0)
         late = max(0.0, now - plan.now)
         self._executor.perform([cooling_later(step, before.get(step.key), late) for step in plan.steps], self._view.load)
@@ -346,7 +348,7 @@ class Ipam:
         now = self._clock()
         match request:
             case Apply():
-                return ApplyTask(request, now, self._token())
+                return ApplyTask(request, now, self._token(), self._listed(request.pools))
             case Allocate():
                 return AllocateTask(request, now, self._token())
             case Release():
@@ -354,11 +356,11 @@ class Ipam:
             case ReleaseFenced() | ForceRelease():
                 return ReleaseAddressTask(request, now)
             case Grow():
-                return GrowTask(request, now, self._token())
+                return GrowTask(request, now, self._token(), self._listed(()))
             case Drain():
-                return DrainTask(request, now, self._token())
+                return DrainTask(request, now, self._token(), self._listed(()))
             case Migrate():
-                return MigrateTask(request, now, self._token())
+                return MigrateTask(request, now, self._token(), self._listed(()))
             case RemoveNode():
                 return RemoveNodeTask(request, now)
             case RemovePool():
@@ -380,8 +382,6 @@ class Ipam:
     def _decide(self, tasks: Sequence[Task]) -> None:
         try:
             self._restore()
-            if not tasks:
-                return
             if isinstance(tasks[0], BlockTask):  # it comes alone, and looks at all nodes
                 with CollectorPause():
                     drive(run(self._view, tasks), self._executor.answer)
@@ -420,21 +420,12 @@ class Ipam:
     def nodes(self) -> tuple[NodeStatus, ...]:
         """All nodes by name, with their blocks and counts."""
         with self._lock:
-            view = self._now()
-            found = []
-            for name, record in sorted(view.nodes.items()):
-                blocks = tuple(self._block(block.holding) for block in view.node_blocks(name))
-                counts = {
-                    family: Utilization(*map(sum, zip(*(b.utilization for b in blocks if b.family == family), strict=True)))
-                    for family in sorted({block.family for block in blocks})
-                }
-                found.append(NodeStatus(record.node, blocks, counts, record.draining))
-            return tuple(found)
+            return node_statuses(self._now())
 
     def blocks(self) -> tuple[Block, ...]:
         """All blocks that nodes hold, by address space and address."""
         with self._lock:
-            return tuple(self._block(block) for block in self._now().blocks())
+            return all_blocks(self._now())
 
     def held(self, *, closing: bool = False) -> dict[str, tuple[Holding, ...]]:
         """What every node holds, in the order in which it got it; `blocks` counts addresses too, which costs more.
@@ -447,12 +438,7 @@ class Ipam:
         """
         with self._lock:
             self._restore()
-            view = self._view
-            found: dict[str, list[Holding]] = {}
-            for block in view.blocks():
-                if closing or not view.is_closed(block):
-                    found.setdefault(block.holder, []).append(block)
-            return {node: view.in_order(node, blocks) for node, blocks in found.items()}
+            return blocks_by_node(self._view, closing=closing)
 
     def due(self) -> float | None:
         """When the next block that was given back and cools can be carved again, in seconds since the epoch; None if none cools. O(1)."""
@@ -464,22 +450,6 @@ class Ipam:
         self._restore()
         self._view.advance(self._clock())
         return self._view
-
-    def _block(self, held: Holding) -> Block:
-        view = self._view
-        index = view.addresses(held)
-        return Block(
-            held.holder,
-            held.label,
-            held.prefix.to_network(),
-            held.family,
-            held.fence,
-            held.since,
-            view.is_orphan(held),
-            Utilization(index.capacity, index.available, index.in_use, index.cooling, index.reserved),
-            view.drains(held),
-            held.space,
-        )
 
     def routes(self, pool: str, group_by: str | None = None) -> tuple[GroupRoutes, ...]:
         """What routers announce for the blocks of a pool, by group of nodes, and what keeping groups together saves.
@@ -505,15 +475,7 @@ class Ipam:
         """
         with self._lock:
             self._restore()
-            view = self._view
-            blocks = [block for block in view.blocks() if node in (None, block.holder)]
-            if node is not None and node not in view.nodes and not blocks:
-                raise NotFoundError("node", node, tuple(sorted(view.nodes)[:8]))
-            found = []
-            for held in blocks:
-                block = view.node_block(held, serves=True)
-                found += [to_allocation(held.holder, block, piece) for piece in holdings(view, block.ledger, held.fence)]
-            return tuple(found)
+            return allocations(self._view, node)
 
     def explain(self, node: str) -> Explanation:
         """Why a node has the blocks that it has, or none, pool by pool.

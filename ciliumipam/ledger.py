@@ -200,7 +200,7 @@ def locate(draft: Pages, ledger: Ledger, fence: int, network: int, length: int) 
             child = child._replace(slots=tuple([Cooling(fence_of(each), slot.until) for each in child.slots]))
         level, page, below = below, child, ledger.next_levels[below]
         index = (network >> (width - below)) & (ledger.sizes[level] - 1)
-    stop = index + (1 << (below - length) if length < below else 1)
+    stop = index + (1 << (below - length))
     return Spot(level, _masked(ledger, network, level), raw, page, index, stop, links, covered)
 
 
@@ -340,8 +340,7 @@ def fill(draft: Drafts, ledger: Ledger, fence: int, holding: Holding) -> None:
     if spot is None or spot.covered_by is not None:
         raise AssertionError(f"{holding.piece} is not pending")
     _put_links(draft, ledger, spot)
-    is_address = holding.length == ledger.width and spot.level == ledger.levels[-1]
-    cursor = spot.stop % len(spot.page.slots) if is_address else spot.page.cursor
+    cursor = spot.stop % len(spot.page.slots) if holding.length == ledger.width else spot.page.cursor
     _put_run(draft, ledger, spot.level, spot.network, spot.page, spot.start, spot.stop, holding, cursor)
 
 

@@ -26,7 +26,7 @@ from ciliumipam.observer import (
 )
 from ciliumipam.records import Entry, Key, Kind, Record, Revision
 from ciliumipam.requests import Applied
-from ciliumipam.store import Expect, Listing, Store, SupportsOrderedPuts, SupportsWatch, Write
+from ciliumipam.store import Expect, Listing, Store, SupportsOrderedPuts, SupportsPutTogether, SupportsWatch, Write
 
 
 class Meter:
@@ -210,6 +210,14 @@ class _TimedOrderedStore(_TimedStore):
 
 def _timed(store: Store, name: StoreName, meter: Meter) -> Store:
     timed = _TimedOrderedStore(store, store, name, meter) if isinstance(store, SupportsOrderedPuts) else _TimedStore(store, name, meter)
+    if isinstance(store, SupportsPutTogether):
+        together = store.put_together
+
+        def put_together(writes: Sequence[Write]) -> list[Revision]:
+            with _Asked(meter, name, "put_together"):
+                return together(writes)
+
+        vars(timed)["put_together"] = put_together
     if isinstance(store, SupportsWatch):
         vars(timed)["watch"] = store.watch  # as it is: a watch waits, and how long says nothing of the store
     return timed

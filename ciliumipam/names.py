@@ -103,17 +103,6 @@ def _label_text_problem(text: str) -> str:
     return ""
 
 
-def counted(count: int, one: str, many: str) -> str:
-    """A number and what is counted, for a sentence."""
-    return f"{count} {one if count == 1 else many}"
-
-
-def some(names: Collection[str], shown: int = 5) -> str:
-    """The first few of several names, and how many more there are."""
-    listed = ", ".join(list(names)[:shown])
-    return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more"
-
-
 def shorten(text: str, shown: int = 80) -> str:
     """The text, or its beginning where it is too long for a sentence."""
     return text if len(text) <= shown else text[:shown] + "..."

@@ -37,7 +37,7 @@ OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 StoreName: TypeAlias = Literal["store", "addresses"]
 """Which store: after the arguments of `Ipam`. One that is used for both is `store`."""
 
-Verb: TypeAlias = Literal["get", "scan", "put", "put_in_order", "delete"]
+Verb: TypeAlias = Literal["get", "scan", "put", "put_in_order", "put_together", "delete"]
 
 StoreOutcome: TypeAlias = Literal["ok", "conflict", "unknown", "unavailable", "failed"]
 """How a verb of a store ended: well; another writer was faster; unavailable, and the write may have taken effect or not;

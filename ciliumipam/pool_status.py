@@ -8,13 +8,13 @@ from ciliumipam.cidr import WIDTH, Family
 from ciliumipam.errors import NotFoundError
 from ciliumipam.free_blocks import reserved_blocks
 from ciliumipam.ledger import holdings
-from ciliumipam.names import counted, some
 from ciliumipam.pool import PoolSpec
 from ciliumipam.reconcile import Pools
 from ciliumipam.records import Holding
 from ciliumipam.requests import Concern, PoolStatus, Space
 from ciliumipam.routes import GroupBlock, GroupRoutes, group_routes
 from ciliumipam.view import View
+from ciliumipam.words import counted, some
 
 
 def statuses(view: View) -> tuple[PoolStatus, ...]:

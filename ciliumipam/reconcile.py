@@ -109,6 +109,12 @@ class Pools:
         self._matching[node.name] = node, found
         return found
 
+    def forget_all_but(self, records: Sequence[NodeRecord]) -> None:
+        """Forget what other nodes matched, once they are many: nodes come and go for years while no pool changes."""
+        if len(self._matching) > 2 * len(records) + 100:
+            names = {record.node.name for record in records}
+            self._matching = {name: known for name, known in self._matching.items() if name in names}
+
     def why_not(self, spec: PoolSpec) -> str:
         """Why a pool serves nobody new; "" if it does."""
         if spec.name in self.conflicting:
@@ -140,7 +146,9 @@ def reconcile(nodes: Iterable[NodeRecord], pools: Pools, held: Mapping[str, Held
         pools: All pools.
         held: By node, what it has or is about to take.
     """
-    for record in sorted(nodes, key=lambda each: each.node.name):
+    records = sorted(nodes, key=lambda each: each.node.name)
+    pools.forget_all_but(records)
+    for record in records:
         yield want(record, pools, held.get(record.node.name, NOTHING))
 
 

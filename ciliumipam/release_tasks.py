@@ -18,7 +18,7 @@ from ciliumipam.view import View, address_claims_key
 
 
 def _released(node: str, piece: Holding) -> Change:
-    return Change("release", "address", piece.piece, f"on {node} from {piece.holder}")
+    return Change("release", "address", piece.piece, f"on {node} from {piece.holder}", node)
 
 
 def _is_held(pages: Pages, level: AddressLevel, piece: Holding) -> bool:

@@ -9,12 +9,12 @@ from ciliumipam.drain_tasks import forget_owners, gives_back
 from ciliumipam.errors import BlockNotEmptyError, NotFoundError
 from ciliumipam.ledger import holdings
 from ciliumipam.levels import BlockLevel
-from ciliumipam.names import counted
 from ciliumipam.protocol import Standing, look, release
 from ciliumipam.records import Holding, Key
 from ciliumipam.requests import Change, RemoveNode, RemovePool
-from ciliumipam.tasks import Task
+from ciliumipam.tasks import Task, block_change
 from ciliumipam.view import View, address_claims_keys, block_claims_key
+from ciliumipam.words import counted
 
 
 class RemoveNodeTask(Task):
@@ -57,7 +57,7 @@ class RemoveNodeTask(Task):
             for block in (*standing.held, *standing.closing):
                 self._note(gives_back(block))
             for piece in dropped:
-                self._note(Change("release", "address", piece.piece, f"on {name} from {piece.holder}, by force"))
+                self._note(Change("release", "address", piece.piece, f"on {name} from {piece.holder}, by force", name))
             forget_owners(draft, name, (*standing.held, *standing.closing))
             release(draft, level, standing, standing.pieces)
             return False  # the node goes in a round of its own: see `verify`
@@ -99,6 +99,6 @@ class RemovePoolTask(Task):
         self._note(Change("remove", "pool", name, what))
         for block in orphans:
             if not view.is_orphan(block):
-                self._note(Change("orphan", "block", block.piece, f"of node {block.holder}: pool {name} is gone"))
+                self._note(block_change("orphan", block, f"of node {block.holder}: pool {name} is gone"))
         return True
 

@@ -15,7 +15,7 @@ from ciliumipam.levels import AddressLevel, BlockLevel
 from ciliumipam.protocol import Standing, cancel, forget, look, release
 from ciliumipam.records import ClaimPage, Holding, Key
 from ciliumipam.requests import Change
-from ciliumipam.tasks import AddressTask, Task
+from ciliumipam.tasks import AddressTask, Task, block_change
 from ciliumipam.view import View, address_claims_key, address_claims_keys, block_claims_key
 
 
@@ -41,8 +41,8 @@ def _claim_again(draft: Draft, key: Key, pieces: Iterable[Holding]) -> None:
     draft.put(key, ClaimPage(MappingProxyType(changed), claims.tentative, claims.closing, claims.draining), CLAIM)
 
 
-def _repaired(piece: Holding, kind: str, what: str) -> Change:
-    return Change("repair", "block" if kind == "block" else "address", piece.piece, f"of {piece.holder}: {what}")
+def _repaired(block: Holding, what: str) -> Change:
+    return block_change("repair", block, f"of {block.holder}: {what}")
 
 
 class RepairBlocksTask(Task):
@@ -63,7 +63,7 @@ class RepairBlocksTask(Task):
         for key, blocks in lost.items():
             _claim_again(draft, key, blocks)
             for block in blocks:
-                self._note(_repaired(block, "block", "no claim named it; it does again"))
+                self._note(_repaired(block, "no claim named it; it does again"))
         if draft:
             return False
         level = BlockLevel(view, self.confirmed, self.now)
@@ -81,9 +81,9 @@ class RepairBlocksTask(Task):
             forget(draft, standing, dead, UNCLAIM)
         for piece in ending:
             what = "it was being given back; it is now" if piece in standing.closing else "the node is gone; what was begun for it is undone"
-            self._note(_repaired(piece, "block", what))
+            self._note(_repaired(piece, what))
         for piece in dead:
-            self._note(_repaired(piece, "block", "a claim named it that came to nothing; it is forgotten"))
+            self._note(_repaired(piece, "a claim named it that came to nothing; it is forgotten"))
 
 
 class RepairAddressesTask(AddressTask):
@@ -115,7 +115,7 @@ class RepairAddressesTask(AddressTask):
         for key, pieces in lost.items():
             _claim_again(draft, key, pieces)
             for piece in pieces:
-                self._note(_repaired(piece, "address", f"on {self.node}, no claim named it; it does again"))
+                self._note(self._repaired(piece, "no claim named it; it does again"))
         if draft:
             return False
         for key in address_claims_keys(self.node):
@@ -132,6 +132,9 @@ class RepairAddressesTask(AddressTask):
             cancel(draft, level, standing, standing.pending)
         for piece in ending:
             what = "its release was begun; it is done" if piece in standing.closing else "a call was cut short; what it began is undone"
-            self._note(_repaired(piece, "address", f"on {self.node}, {what}"))
+            self._note(self._repaired(piece, what))
         for piece in dead:
-            self._note(_repaired(piece, "address", f"on {self.node}, a claim named it that came to nothing; it is forgotten"))
+            self._note(self._repaired(piece, "a claim named it that came to nothing; it is forgotten"))
+
+    def _repaired(self, piece: Holding, what: str) -> Change:
+        return Change("repair", "address", piece.piece, f"of {piece.holder}: on {self.node}, {what}", self.node)

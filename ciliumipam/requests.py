@@ -10,7 +10,6 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, NamedTuple, TypeAlias
 
-from ciliumipam.allocator import Utilization
 from ciliumipam.cidr import Address, Family, Network, Prefix
 from ciliumipam.draft import Step
 from ciliumipam.errors import InvalidRequestError
@@ -18,6 +17,7 @@ from ciliumipam.names import validate_name, validate_owner
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.records import Entry, Key, Kind
+from ciliumipam.side import Utilization
 
 # --------------------------------------------------------------------------------------------------- requests
 
@@ -318,13 +318,27 @@ class Refusal(NamedTuple):
         return f"pool {self.pool}{which}: {self.reason}"
 
 
-class Change(NamedTuple):
-    """One thing that a plan does, in words."""
+Action: TypeAlias = Literal[
+    "add", "change", "remove", "carve", "adopt", "drain", "orphan", "give back", "allocate", "release", "repair"
+]
 
-    action: Literal["add", "change", "remove", "carve", "adopt", "drain", "orphan", "give back", "allocate", "release", "repair"]
+
+class Change(NamedTuple):
+    """One thing that a plan does.
+
+    Attributes:
+        action, kind, name: What it does to what.
+        detail: More about it, in words.
+        node: The node that a block or address is on; "" for a pool and a node.
+        pool: The pool that a block is from; "" for a block of none, and for all else.
+    """
+
+    action: Action
     kind: Literal["pool", "node", "block", "address"]
     name: str
     detail: str
+    node: str = ""
+    pool: str = ""
 
     def __str__(self) -> str:
         return f"{self.action} {self.kind} {self.name}: {self.detail}"

@@ -138,7 +138,7 @@ def check_requirement(
     if problem:
         raise InvalidSelectorError(part, f"the key {shorten(key)!r} is not a label key: {problem}")
     if operator not in known:
-        raise _unknown_operator(part, operator, known)
+        raise _unknown_operator(part, operator, known, "node selector terms")
     given = tuple(values)
     if operator in {"In", "NotIn"} and not given:
         raise InvalidSelectorError(part, f"{operator} needs at least one value")
@@ -174,7 +174,7 @@ def check_name_requirement(part: str, key: str, operator: str, values: Iterable[
     if key != NAME_FIELD:
         raise InvalidSelectorError(part, f"only {NAME_FIELD} can be matched as a field, found {shorten(key)!r}")
     if operator not in {"In", "NotIn"}:
-        raise _unknown_operator(part, operator, ("In", "NotIn"))
+        raise _unknown_operator(part, operator, ("In", "NotIn"), "matchExpressions")
     given = tuple(values)
     if len(given) != 1:
         raise InvalidSelectorError(part, f"{operator} on {NAME_FIELD} needs exactly one value, found {len(given)}")
@@ -186,6 +186,7 @@ def check_name_requirement(part: str, key: str, operator: str, values: Iterable[
     return Requirement(NAME_FIELD, cast("Operator", operator), given)
 
 
-def _unknown_operator(part: str, operator: str, known: Iterable[str]) -> InvalidSelectorError:
-    hint = "; it belongs to node selector terms" if operator in ORDER_SIGNS else ""
+def _unknown_operator(part: str, operator: str, known: Iterable[str], ordered: str) -> InvalidSelectorError:
+    """That an operator is none of those known; `ordered` is where Gt and Lt can stand."""
+    hint = f"; it belongs to {ordered}" if operator in ORDER_SIGNS else ""
     return InvalidSelectorError(part, f"operator {shorten(operator)!r} is not one of {', '.join(known)}{hint}")

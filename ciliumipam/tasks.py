@@ -29,7 +29,7 @@ from ciliumipam.levels import AddressLevel
 from ciliumipam.protocol import Call, Standing, Unsure, cancel, look, release, take
 from ciliumipam.reconcile import Held, Pools, own_pool, refusals, want
 from ciliumipam.records import Cooling, Holding, Key, Kind, Revision
-from ciliumipam.requests import Allocate, Allocation, Applied, Change, Refusal
+from ciliumipam.requests import Action, Allocate, Allocation, Applied, Change, Refusal
 from ciliumipam.view import NodeBlock, View, address_claims_key, block_claims_key
 
 Blocks: TypeAlias = tuple[NodeBlock, ...]
@@ -106,6 +106,11 @@ class Task:
         return ()
 
 
+def block_change(action: Action, block: Holding, detail: str) -> Change:
+    """What is done to a block."""
+    return Change(action, "block", block.piece, detail, block.holder, block.label)
+
+
 # -------------------------------------------------------------------------------------------------- addresses
 
 
@@ -148,7 +153,7 @@ def _node_keys(name: str) -> tuple[Key, Key]:
 
 
 def _allocated(node: str, piece: Holding) -> Change:
-    return Change("allocate", "address", piece.piece, f"on {node} to {piece.holder}")
+    return Change("allocate", "address", piece.piece, f"on {node} to {piece.holder}", node)
 
 
 class AllocateTask(AddressTask):
@@ -290,6 +295,7 @@ class AllocateTask(AddressTask):
             if block.serves and block.family == family:
                 number = block.addresses.pick(self._draw(view, block, owner))
                 if number is not None:
+                    view.propose(block, number)
                     block.addresses.occupy(number)
                     draft.undo.append(partial(block.addresses.vacate, number))
                     return level.next(draft, block, number, owner, self.request.label, self.now)

@@ -18,9 +18,9 @@ from typing import NamedTuple, TypeAlias
 
 from ciliumipam.audit import Audit, audit
 from ciliumipam.errors import StateError
-from ciliumipam.names import counted, some
 from ciliumipam.records import KINDS, Entry, Holding, Key, Kind, Page, Record, Split
 from ciliumipam.store import ABSENT, Store, SupportsOrderedPuts, Write
+from ciliumipam.words import counted, some
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Told the records that are done, and all of them."""

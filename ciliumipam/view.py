@@ -120,6 +120,9 @@ class View:
         """Whether a call that depends on a record has to read it before it begins: what is known may be old."""
         return True
 
+    def propose(self, block: NodeBlock, number: int) -> None:
+        """An address of a block is about to be chosen; see `partial_view`."""
+
     def load(self, key: Key, entry: Entry | None) -> bool:
         """Take over a record as read; None where there is none. Returns whether it differs from what was known."""
         known = self.entries.get(key)
@@ -318,13 +321,6 @@ class View:
         ledger = self.address_ledger(block)
         known = sorted(self._address_pages.get(block.place, ()), key=lambda key: (self._places[key][1].length, key))
         return list(dict.fromkeys([ledger.key(block.network, block.length), *known]))
-
-    def in_order(self, node: str, blocks: Sequence[Holding]) -> tuple[Holding, ...]:
-        """Blocks of a node in the order in which its claim names them; what it does not name comes last."""
-        if len(blocks) < 2:
-            return tuple(blocks)
-        named = self.claims(block_claims_key(node)).claims.get(node, ())
-        return tuple(sorted(blocks, key=lambda block: named.index(block) if block in named else len(named)))
 
     def node_blocks(self, node: str) -> tuple[NodeBlock, ...]:
         """The blocks of a node, in the order in which it got them; without those on their way back."""

@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPResponse, HTTPSConnection, IncompleteRead, RemoteDisconnected
 from secrets import token_hex
 from typing import Any
@@ -21,9 +22,12 @@ from ciliumipam.testing.api_proxy import (
     Fault,
     FaultProxy,
     Hold,
+    Planted,
     Request,
+    Seen,
     Silence,
 )
+from ciliumipam.testing.api_proxy.connection import Peer
 from ciliumipam.testing.api_proxy.faults import read_request
 from ciliumipam.testing.control_plane import Binaries, ControlPlane, KubectlError, ScratchControlPlane
 
@@ -115,6 +119,73 @@ def test_what_no_fault_befalls_passes_as_it_is_over_one_connection(
     assert [seen.request.verb for seen in proxy.seen] == verbs
     assert [seen.status for seen in proxy.seen] == [201, 409, 200, 200, 200, 200, 200]
     assert {seen.fault for seen in proxy.seen} == {None}
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (None, 201),
+        (Hold(0), 201),
+        (Hold(0, reply=True), 201),
+        (Answer(503), 503),
+        (Cut("torn"), 201),
+    ],
+    ids=str,
+)
+def test_a_request_is_booked_before_any_byte_of_its_reply_is_sent(
+    monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, client: Client, name: str, fault: Fault | None, status: int
+) -> None:
+    planted = proxy.plant(fault) if fault else None
+    sent = booked_when_sent(monkeypatch, proxy, planted)
+
+    with suppress(IncompleteRead):
+        client.create(name)
+
+    replies = [booked for data, booked in sent if data.startswith(b"HTTP/1.1")]
+    assert replies == [([Seen(Request("create", MAPS), fault, status)], int(planted is not None))]
+
+
+@pytest.mark.parametrize(
+    "fault", [None, EndWatch(1, "clean"), EndWatch(1, "expired"), EndWatch(1, "torn"), Cut("after")], ids=str
+)
+def test_a_watch_is_booked_before_its_end_is_sent_and_not_before_it_ends(
+    monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, client: Client, direct: Client, name: str, fault: Fault | None
+) -> None:
+    planted = proxy.plant(fault, verbs=["watch"]) if fault else None
+    direct.create(name)
+    sent = booked_when_sent(monkeypatch, proxy, planted)
+
+    with suppress(IncompleteRead):
+        watching = client.watch(name, "" if fault else "&timeoutSeconds=1")
+        if fault == EndWatch(1, "torn"):
+            assert watching.readline()
+            direct.ask("DELETE", f"{MAPS}/{name}")
+        watching.read()
+
+    booked = [booked for _, booked in sent[1:]]  # the first is the request, which goes to the server
+    seen = Seen(Request("watch", MAPS), fault, 200)
+    if fault == Cut("after"):
+        assert booked == [([], 0)], "the end is the connection's"
+        assert (list(proxy.seen), planted and planted.hits) == ([seen], 1)
+    else:
+        *before, last = booked
+        assert before == [([], 0)] * len(before)
+        assert last == ([seen], int(planted is not None))
+
+
+def booked_when_sent(
+    monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, planted: Planted | None
+) -> list[tuple[bytes, tuple[list[Seen], int]]]:
+    """What the proxy sends from now on, either way, each with what it had seen by then and how often the fault had happened."""
+    sent: list[tuple[bytes, tuple[list[Seen], int]]] = []
+    send = Peer.send
+
+    async def noted(self: Peer, data: bytes) -> None:
+        sent.append((data, (list(proxy.seen), planted.hits if planted else 0)))
+        await send(self, data)
+
+    monkeypatch.setattr(Peer, "send", noted)
+    return sent
 
 
 def test_kubectl_goes_through_it_with_its_own_kubeconfig(

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from ciliumipam import Allocate, ExistingBlock, Ipam, MemoryStore, Node, NodeSelector, PoolSpec
+from ciliumipam.allocator import Utilization
 from ciliumipam.audit import audit
 from ciliumipam.cidr import parse_prefix
+from ciliumipam.draft import CLAIM, Draft, Later
 from ciliumipam.errors import (
     ConflictError,
     CorruptRecordError,
@@ -19,6 +21,7 @@ from ciliumipam.errors import (
     InvalidRequestError,
     IpamError,
     NoBlockError,
+    NodeExhaustedError,
     NotFoundError,
     NotHeldError,
     PoolExhaustedError,
@@ -27,7 +30,9 @@ from ciliumipam.errors import (
 )
 from ciliumipam.executor import Executor, drive
 from ciliumipam.ledger import block_ledger
+from ciliumipam.levels import AddressLevel
 from ciliumipam.pool import BlockLengths
+from ciliumipam.protocol import cancel, look
 from ciliumipam.records import KINDS, ClaimPage, Key, Page, PoolRecord, Record, Revision
 from ciliumipam.release_tasks import ReleaseTask
 from ciliumipam.requests import Blocker, Concern, Drain, Grow, Release
@@ -422,6 +427,40 @@ def test_a_claim_of_a_clock_that_was_ahead_is_finished_although_the_address_stil
     assert [each for each in audit(store, clock=lambda: NOW).findings if each.severity != "notice"] == []
 
 
+def test_an_address_that_is_claimed_and_cools_cools_on_where_the_call_that_found_it_so_fails(store: MemoryStore) -> None:
+    ipam = new(store)
+    ipam.apply([pool("10.0.0.0/29", block_length_v4=29, reuse_delay=30, address_policy="lowest")], [Node("a")])
+    ipam.allocate("a", "old")
+    ipam.release("a", "old")
+    with pytest.raises(Crash):
+        Ipam(FaultyStore(store, crash_after(1)), clock=lambda: NOW + 60).allocate("a", "web")
+    ipam.refresh()
+
+    with pytest.raises(NodeExhaustedError):
+        ipam.allocate("a", "web", *"bcdefg")
+
+    assert [block.utilization for block in ipam.blocks()] == [Utilization(8, 5, 0, 1, 2)]
+    ipam.check_invariants()
+
+
+def test_who_cancels_beside_a_claim_of_the_same_page_waits_and_has_put_nothing(store: MemoryStore) -> None:
+    new(store).apply([pool("10.0.0.0/24")], [Node("a")])
+    with suppress(Crash):
+        new(FaultyStore(store, crash_after(1))).allocate("a", "web")
+    view = View()
+    drive(restore(view), Executor(store, None, lambda _: None).answer)
+    draft, level = Draft(view), AddressLevel(view, "a", {}, NOW)
+    standing = look(draft, level, "web")
+    assert [piece.piece for piece in standing.pending] == ["10.0.0.1"]
+    draft.put(standing.key, draft.claims(standing.key), CLAIM)
+    before = draft.steps()
+
+    with pytest.raises(Later):
+        cancel(draft, level, standing, standing.pending)
+
+    assert draft.steps() == before
+
+
 # ------------------------------------------------------------------------------------------------ asked in vain
 
 REFUSED = [
@@ -640,4 +679,16 @@ def test_a_pool_that_shrank_below_a_block_gives_out_nothing_of_it(ipam: Ipam) ->
     ipam.apply(nodes=[Node("d", {"rack": "3"})])
     assert blocks(ipam, "d") == ["p 10.0.2.128/28"]
     assert ipam.pools()[0].spaces[4].available == (64 + 256) // 16 - 2
+    ipam.check_invariants()
+
+
+def test_what_a_block_larger_than_its_pool_covered_is_carved_once_it_is_given_back(ipam: Ipam) -> None:
+    ipam.apply([pool("10.0.0.0/24")], [Node("a")])
+    ipam.apply([pool("10.0.0.0/26", block_length_v4=28)], [Node("b")])
+    assert blocks(ipam, "b") == []
+
+    ipam.remove_node("a")
+    ipam.apply()
+
+    assert blocks(ipam, "b") == ["p 10.0.0.0/28"]
     ipam.check_invariants()

@@ -13,6 +13,7 @@ import pytest
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore
 from ciliumipam.cidr import parse_prefix
 from ciliumipam.errors import (
+    BlockNotEmptyError,
     CoolingAddressError,
     NoBlockError,
     NodeExhaustedError,
@@ -25,7 +26,8 @@ from ciliumipam.errors import (
 )
 from ciliumipam.plan_file import plan_from_document, plan_to_document
 from ciliumipam.pool import BlockLengths
-from ciliumipam.records import KINDS
+from ciliumipam.reconcile import Pools, reconcile
+from ciliumipam.records import KINDS, NodeRecord, PoolRecord
 from ciliumipam.requests import Drain, ExistingBlock, Release
 from ciliumipam.testing.faults import Crash, Fault, FaultyStore, crash_after
 from ciliumipam.testing.life_reading import read_records
@@ -622,6 +624,53 @@ def test_a_retry_does_not_give_up_what_was_adopted(store: MemoryStore) -> None:
     assert blocks(ipam, "n1") == ["p 10.0.3.0/24", "p 10.0.7.0/24"]
 
 
+# ------------------------------------------------------------------------------------------------ many nodes
+
+
+def test_nodes_that_go_together_give_back_all_but_the_one_in_use_which_is_told(ipam: Ipam, store: MemoryStore) -> None:
+    ipam.apply([pool("10.0.0.0/22")], [Node("n1"), Node("n2"), Node("n3")])
+    ipam.allocate("n2", "web")
+
+    with pytest.raises(BlockNotEmptyError) as caught:
+        ipam.remove_nodes(["n3", "n2", "n1", "n1", "nobody"])
+
+    assert (caught.value.node, caught.value.in_use) == ("n2", 1)
+    assert [(block.node, str(block.prefix)) for block in ipam.blocks()] == [("n2", "10.0.1.0/24")]
+    assert [str(change) for change in ipam.remove_nodes(["n2", "n1"], force=True).changes] == [
+        "give back block 10.0.1.0/24: from node n2 to pool p",
+        "release address 10.0.1.1: on n2 from web, by force",
+        "remove node n2: with --force",
+    ]
+    assert (ipam.held(), ipam.remove_nodes([]).changes, loose(store)) == ({}, (), [])
+
+
+def test_what_is_held_is_told_in_the_order_in_which_a_node_got_it(ipam: Ipam) -> None:
+    ipam.apply([pool("10.0.0.0/16", "fd00::/56")], [Node("n0"), Node("n1")], [has("10.0.7.0/24", "n1")])
+    ipam.grow("n1", 2)
+
+    held = {node: [block.piece for block in blocks] for node, blocks in ipam.held().items()}
+
+    assert held == {
+        "n0": ["10.0.6.0/24", "fd00::/64"],
+        "n1": ["10.0.7.0/24", "fd00:0:0:1::/64", "10.0.4.0/24", "fd00:0:0:2::/64"],
+    }
+
+
+def test_what_is_on_its_way_back_is_held_only_for_who_asks_for_it(ipam: Ipam, store: MemoryStore, clock: Clock) -> None:
+    ipam.apply([pool("10.0.0.0/16", reuse_delay=30)], [Node("n1"), Node("n2")])
+    with suppress(Crash):
+        Ipam(FaultyStore(store, crash_after(1)), clock=clock).remove_node("n1")
+    ipam.refresh()
+
+    assert [*ipam.held()] == ["n2"]
+    assert [*ipam.held(closing=True)] == ["n1", "n2"]
+    assert ipam.due() is None
+    ipam.remove_node("n1")
+    assert ipam.due() == 1030.0
+    clock.now = 1030.0
+    assert ipam.due() is None
+
+
 # ------------------------------------------------------------------------------------------------ address spaces
 
 
@@ -730,3 +779,57 @@ def test_a_process_that_has_been_running_for_long_gives_nothing_on_a_node_that_a
 
     with pytest.raises(NoBlockError, match="the node is draining"):
         running.allocate("n1", "b")
+
+
+# ---------------------------------------------------------------------------------- what the store knows that nodes have
+
+
+class Knowing(MemoryStore):
+    """A store that says what nodes have, as a cluster does."""
+
+    def __init__(self, *said: ExistingBlock) -> None:
+        super().__init__()
+        self.said = said
+        self.asked: list[tuple[str, ...]] = []
+
+    def listed(self, pools: Iterable[PoolSpec]) -> tuple[ExistingBlock, ...]:
+        self.asked.append(tuple(each.name for each in pools))
+        return self.said
+
+
+def test_whoever_applies_takes_over_what_the_store_knows_that_nodes_have(clock: Clock) -> None:
+    store = Knowing(has("10.0.0.0/24", "b"))
+    ipam = Ipam(store, clock=clock)
+
+    done = ipam.apply([pool("10.0.0.0/16")], [Node("a"), Node("b")])
+
+    assert {str(change) for change in done.changes if change.action in ("adopt", "carve")} == {
+        "adopt block 10.0.0.0/24: of node b into pool p",
+        "carve block 10.0.1.0/24: for node a out of pool p",
+    }
+    assert store.asked == [("p",)]
+
+
+def test_whoever_takes_nothing_over_gives_it_to_nobody_else_either(clock: Clock) -> None:
+    store = Knowing()
+    ipam = Ipam(store, clock=clock)
+    ipam.apply([pool("10.0.0.0/22")], [Node("a")])
+    store.said = (has("10.0.1.0/24", "b"), has("10.0.2.0/25", "unknown"), has("10.0.0.0/24", "a"), has("0.0.0.0/0", "all"))
+
+    refused = ipam.grow("a", 3).refusals
+    assert len(refused) == 1
+    assert blocks(ipam, "a") == ["p 10.0.0.0/24"], "it is all or nothing"
+
+    ipam.grow("a", 2)
+
+    assert blocks(ipam, "a") == ["p 10.0.0.0/24", "p 10.0.3.0/24"]
+
+
+def test_what_nodes_that_came_and_went_matched_is_not_remembered() -> None:
+    record = PoolRecord(pool("10.0.0.0/8"), 0.0)
+    pools = Pools([record])
+
+    for number in range(400):
+        assert [want.offers[0].pool.name for want in reconcile([NodeRecord(Node(f"n{number}"), 0.0, draining=False)], pools, {})] == ["p"]
+
+    assert len(pools._matching) < 150

@@ -87,7 +87,8 @@ class OneShots(World):
                 return self.one_shot(by, node).allocate(owner, addresses=addresses, label=label)
             case Release(node, (owner,), True):
                 return self.one_shot(by, node).release(owner)
-        return super().perform(by, request)
+            case _:
+                return super().perform(by, request)
 
     def one_shot(self, by: int, node: str) -> OneShot:
         self._births += 1
@@ -108,7 +109,8 @@ def _asks_one_shot(request: Request) -> bool:
     match request:
         case Allocate(_, (_,), _, None, _) | Release(_, (_,), True):
             return True
-    return False
+        case _:
+            return False
 
 
 class OneShotMachine(Machine):

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from threading import Thread
@@ -30,6 +30,7 @@ from ciliumipam.errors import (
     InvalidJournalError,
     InvalidRequestError,
     IpamError,
+    StalePlanError,
     StoreError,
     StoreRefusedError,
     StoreUnavailableError,
@@ -185,6 +186,7 @@ DEEDS: dict[str, Callable[[Ipam, int], object]] = {
     "drain": lambda ipam, n: ipam.drain("node" if n % 2 else "pool", f"n{n}" if n % 2 else "a", cancel=n > 2),
     "migrate": lambda ipam, n: ipam.migrate(f"n{n}", RACKS[n % 2]),
     "remove_node": lambda ipam, n: ipam.remove_node(f"n{n}", force=n > 1),
+    "remove_nodes": lambda ipam, n: ipam.remove_nodes([f"n{each}" for each in range(n)], force=n > 1),
     "remove_pool": lambda ipam, n: ipam.remove_pool(RACKS[n % 2]),
     "repair": lambda ipam, _: ipam.repair(),
     "refresh": lambda ipam, _: ipam.refresh(),
@@ -470,6 +472,30 @@ def test_a_look_that_moves_the_time_past_what_cools_replays(file: str) -> None:
 
     assert str(ipam.allocate("n", "p")[0].address) == "10.0.0.1"
     assert lines_of(file)[-1]["time"] == 1010.0
+    assert ended(replay(file)) == ["not closed"]
+
+
+class Knowing(MemoryStore):
+    """A store that says what nodes have, as a cluster does."""
+
+    said: tuple[ExistingBlock, ...] = ()
+
+    def listed(self, _: Sequence[PoolSpec]) -> Sequence[ExistingBlock]:
+        return self.said
+
+
+def test_what_a_store_said_that_nodes_have_is_said_again(file: str) -> None:
+    store = Knowing()
+    store.said = (ExistingBlock("other", Prefix(4, 0x0A000000, 28), since=5.0, source="an object"),)
+    ipam = journaled(store, file)
+    ipam.apply([whole("all", "10.0.0.0/24", block_length_v4=28)], [Node("n")])
+    ipam.grow("n", 2)
+    plan = ipam.plan(Grow("n", 3))
+    store.said = (ExistingBlock("other", Prefix(4, 0x0A000030, 28)),)
+    with pytest.raises(StalePlanError, match=r"node other has 10\.0\.0\.48/28 by now"):
+        ipam.execute(plan)
+
+    assert [str(block.prefix) for block in ipam.blocks()] == ["10.0.0.16/28", "10.0.0.32/28"]
     assert ended(replay(file)) == ["not closed"]
 
 

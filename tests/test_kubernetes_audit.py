@@ -148,6 +148,21 @@ def test_old_nodes_with_a_single_pod_cidr_are_read_too() -> None:
     assert look([block("a", "10.0.7.0/24")], nodes=[{"metadata": {"name": "a"}, "spec": {"podCIDR": "10.0.7.0/24"}}]) == []
 
 
+def test_a_cilium_node_without_its_node_is_a_notice_where_there_are_nodes() -> None:
+    blocks = [block("a", "10.0.0.0/24"), block("b", "10.0.1.0/24")]
+    ciliums = [cilium("a", "10.0.0.0/24"), cilium("b", "10.0.1.0/24")]
+
+    (finding,) = audit_cluster(blocks, [POOL], ClusterObjects([core("a")], ciliums))[0]
+
+    assert finding == (
+        "notice",
+        "there is no Node of this name, and as long as this object is there, its blocks do not go back: 10.0.1.0/24",
+        "CiliumNode b",
+        "if the machine is gone for good: kubectl delete ciliumnode b; the operator takes its blocks back after the grace time",
+    )
+    assert look(blocks, ciliums=ciliums) == [], "a cluster of CiliumNodes alone"
+
+
 CIDRS = st.builds(
     lambda number, length: str(ip_network((0x0A000000 + number * 64, length), strict=False)), st.integers(0, 15), st.integers(22, 28)
 )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
+from secrets import token_hex
 from socket import socket
 from typing import Any, NamedTuple
 
@@ -23,12 +25,12 @@ from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.install import install
 from ciliumipam.kubernetes.lightkube_transport import LightkubeTransport, connect
 from ciliumipam.kubernetes.objects import POOLS
-from ciliumipam.kubernetes.rbac import roles
+from ciliumipam.kubernetes.rbac import OPERATOR, roles
 from ciliumipam.kubernetes.read_only import ReadOnlyTransport
 from ciliumipam.kubernetes.report import ClusterReporter
 from ciliumipam.kubernetes.reporter import subject_of
 from ciliumipam.kubernetes.transport import NO_QUERY, Response
-from ciliumipam.testing.control_plane import Binaries, ControlPlane, ScratchControlPlane
+from ciliumipam.testing.control_plane import Binaries, ControlPlane, KubectlError, ScratchControlPlane
 
 PATIENCE = 60.0
 
@@ -115,18 +117,28 @@ def pod_cidrs(plane: ControlPlane, name: str) -> list[str]:
     return plane.kubectl("get", "ciliumnode", name, "-o", "jsonpath={.spec.ipam.podCIDRs[*]}").split()
 
 
+def may(plane: ControlPlane, kubeconfig: Path, verb: str, resource: str) -> bool:
+    """Whether somebody may do it in kube-system. The server hears of its own new rules a moment after they are written."""
+    with suppress(KubectlError):  # its exit code says no
+        plane.kubectl("auth", "can-i", verb, resource, "--namespace", "kube-system", kubeconfig=kubeconfig)
+        return True
+    return False
+
+
 class Operator:
     """An operator in a process of its own."""
 
     def __init__(self, plane: ControlPlane, *words: str, kubeconfig: Path | None = None) -> None:
-        with socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        command = [sys.executable, "-m", "ciliumipam", "operator", "--listen", f"127.0.0.1:{self.port}", *words]
-        self.process = subprocess.Popen(command, env=environment(kubeconfig or plane.kubeconfig), stderr=subprocess.PIPE, text=True)
+        self.log = plane.folder / f"operator-{token_hex(4)}.log"
+        command = [sys.executable, "-m", "ciliumipam", "operator", "--listen", "127.0.0.1:0", *words]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, env=environment(kubeconfig or plane.kubeconfig), stderr=log)
 
     def ask(self, path: str) -> tuple[int, str]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        port = re.search(r"listening port=(\d+)", self.log.read_text())
+        if port is None:
+            return 0, "it does not listen yet"
+        connection = HTTPConnection("127.0.0.1", int(port[1]), timeout=30)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -138,8 +150,7 @@ class Operator:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> Ran:
         self.process.send_signal(number)
-        _, err = self.process.communicate(timeout=PATIENCE)
-        return Ran(self.process.returncode, "", err)
+        return Ran(self.process.wait(PATIENCE), "", self.log.read_text())
 
 
 @contextmanager
@@ -150,7 +161,7 @@ def operating(plane: ControlPlane, *words: str, kubeconfig: Path | None = None) 
     finally:
         if operator.process.poll() is None:
             operator.process.kill()
-            operator.process.communicate()
+            operator.process.wait()
 
 
 # ----------------------------------------------------------------------------------------------- the operator
@@ -167,7 +178,8 @@ def test_the_operator_serves_nodes_says_how_pools_stand_and_ends_with_its_round_
         assert pod_cidrs(cluster, "n-2") == ["10.0.1.0/24", "fd00:0:0:1::/64"]
         exhausted = 'jsonpath={.status.conditions[?(@.type=="Exhausted")].status} {.status.ipv4.held}'
         until(lambda: cluster.kubectl("get", "cidrpool", "green", "-o", exhausted) == "True 2", "the pool says that it is exhausted")
-        assert operator.ask("/healthz") == operator.ask("/readyz") == (200, "leader")
+        until(lambda: operator.ask("/readyz") == (200, "leader"), "its first round is at its end")  # a moment after the status is written
+        assert operator.ask("/healthz") == (200, "leader")
         metrics = operator.ask("/metrics")[1]
         assert 'ciliumipam_operator_node_writes_total{outcome="ok"} 2.0' in metrics
         assert 'ciliumipam_pool_blocks_held{family="ipv6",pool="green"} 2.0' in metrics
@@ -179,7 +191,7 @@ def test_the_operator_serves_nodes_says_how_pools_stand_and_ends_with_its_round_
             "an Event says why the third waits",
         )
         said = cluster.kubectl("get", "events", "--field-selector", "involvedObject.name=n-3", "-o", events)
-        assert "It has no block yet: pool green" in said
+        assert "It waits for a block: pool green" in said
         ended = operator.end()
 
     assert ended.code == 0
@@ -208,6 +220,8 @@ def test_the_operator_works_with_the_rights_of_its_role_and_no_more(cluster: Scr
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "ciliumipam-operator", "namespace": "kube-system"}}
     put(cluster, account, *roles("operator", "kube-system"), pool("green", "10.0.0.0/16"), node("n-1"), cilium_node("n-1"))
     kubeconfig = cluster.kubeconfig_of_service_account("kube-system", "ciliumipam-operator")
+    until(lambda: may(cluster, kubeconfig, "list", "cidrpools"), "the rules for the cluster are known")
+    until(lambda: may(cluster, kubeconfig, "create", "leases.coordination.k8s.io"), "the rules for the namespace are known")
 
     with operating(cluster, kubeconfig=kubeconfig) as operator:
         until(lambda: pod_cidrs(cluster, "n-1") == ["10.0.0.0/24"], "the node is served")
@@ -220,13 +234,55 @@ def test_the_operator_works_with_the_rights_of_its_role_and_no_more(cluster: Scr
     assert "cannot" not in ended.err
 
 
+def test_an_operator_that_may_not_list_one_kind_of_pools_serves_nobody_and_says_so_until_it_may(cluster: ScratchControlPlane) -> None:
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "ciliumipam-operator", "namespace": "kube-system"}}
+    fewer = [grant for grant in OPERATOR if grant.resources != ("ciliumnodeconfigs",)]
+    put(cluster, account, *roles("operator", "kube-system", fewer), pool("green", "10.0.0.0/16"), node("n-1"), cilium_node("n-1"))
+    kubeconfig = cluster.kubeconfig_of_service_account("kube-system", "ciliumipam-operator")
+
+    with operating(cluster, kubeconfig=kubeconfig) as operator:
+        until(lambda: "ciliumnodeconfigs cannot be followed" in operator.ask("/readyz")[1], "it says what it lacks")
+        status, said = operator.ask("/readyz")
+        assert status == 503
+        assert said.startswith("leader: it has not come to the end of a round yet; ciliumnodeconfigs cannot be followed: store: cannot list")
+        assert "forbidden" in said
+        assert 'ciliumipam_operator_follow_failures_total{resource="ciliumnodeconfigs"}' in operator.ask("/metrics")[1]
+        assert pod_cidrs(cluster, "n-1") == []
+
+        put(cluster, *roles("operator", "kube-system"))
+        until(lambda: pod_cidrs(cluster, "n-1") == ["10.0.0.0/24"], "the node is served")
+        until(lambda: operator.ask("/readyz") == (200, "leader"), "it is ready")
+
+
+def test_an_operator_without_cilium_nodes_to_write_to_says_what_to_do(cluster: ScratchControlPlane) -> None:
+    cluster.kubectl("delete", "crd", "ciliumnodes.cilium.io")
+    try:
+        until(lambda: cluster.get("/apis/cilium.io/v2/ciliumnodes")[0] == 404, "the definition is gone")
+        put(cluster, pool("green", "10.0.0.0/16"), node("n-1"))
+        with operating(cluster) as operator:
+            events = ("get", "events", "--field-selector", "involvedObject.name=n-1", "-o", "jsonpath={.items[*].message}")
+            until(lambda: "there are no CiliumNodes" in cluster.kubectl(*events), "an Event says why the node waits")
+            said = cluster.kubectl(*events)
+            ended = operator.end()
+    finally:
+        with opened(cluster.kubeconfig) as transport:
+            list(install(transport))
+
+    sentence = (
+        "10.0.0.0/24 is for it, but there are no CiliumNodes in this cluster to write it to (customresourcedefinition ciliumnodes.cilium.io):"
+        " Cilium brings them, else ciliumipam crds --install; for another CNI run the operator with --write-to node"
+    )
+    assert sentence in said
+    assert f"node=n-1 waits: {sentence}" in ended.err
+
+
 def test_an_operator_without_our_definitions_ends_at_once_and_says_what_to_do(plane: ScratchControlPlane) -> None:
     plane.kubectl("delete", "crd", "cidrpools.ciliumipam.io")
     try:
+        until(lambda: plane.get("/apis/ciliumipam.io/v1alpha1/cidrpools")[0] == 404, "the definition is gone")
         ran = run(plane, "operator")
     finally:
         with opened(plane.kubeconfig) as transport:
-            until(lambda: plane.get("/apis/ciliumipam.io/v1alpha1/cidrpools")[0] == 404, "the definition is gone")
             list(install(transport))
 
     assert ran.code == 5
@@ -253,6 +309,18 @@ def test_what_the_operator_cannot_be_told_is_refused(words: tuple[str, ...], sen
 
     assert main(["operator", *words]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_wrong_kind_of_pool_in_the_environment_is_refused_before_the_cluster_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ciliumipam.cli.main import main  # noqa: PLC0415 - as above
+
+    monkeypatch.setenv("CILIUMIPAM_POOLS_FROM", "Foo")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))  # asked first, it would be refused with 5; and a standby asks for pools only as a leader
+
+    assert main(["operator"]) == 2
+    assert "$CILIUMIPAM_POOLS_FROM names 'Foo', which is no kind of pool" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------- the other commands
@@ -299,6 +367,7 @@ def test_commands_that_read_work_for_whoever_may_only_read(cluster: ScratchContr
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "ciliumipam-checker", "namespace": "kube-system"}}
     put(cluster, account, *roles("checker", "kube-system"))
     kubeconfig = cluster.kubeconfig_of_service_account("kube-system", "ciliumipam-checker")
+    until(lambda: may(cluster, kubeconfig, "list", "cidrpools"), "the rules are known")
     before = cluster.kubectl("get", "cidrpools,cidrledgers,nodes,ciliumnodes", "-o", "json")
 
     running = [
@@ -410,16 +479,38 @@ def test_check_finds_what_nodes_use_and_ledgers_do_not_know_and_says_how_to_repa
     assert all(each["repair"] for each in json.loads(checked.out)["findings"])
 
 
+def test_check_lists_a_ledger_whose_label_is_lost_and_says_how_to_repair_it(cluster: ScratchControlPlane) -> None:
+    put(cluster, node("n-1"))
+    assert run(cluster, "apply", "-f", "-", text=json.dumps(pool("green", "10.0.0.0/16"))).code == 0
+    ledgers = json.loads(cluster.kubectl("get", "cidrledgers", "-o", "json"))["items"]
+    (name,) = [each["metadata"]["name"] for each in ledgers if each["spec"]["kind"] == "block-page" and each["spec"]["name"].endswith("/18")]
+    cluster.kubectl("label", "cidrledger", name, "ciliumipam.io/kind-")
+
+    checked = run(cluster, "check", "-o", "json")
+
+    assert checked.code == 1, checked.err
+    (finding,) = [each for each in json.loads(checked.out)["findings"] if each["where"] == f"cidrledgers {name}"]
+    assert finding["severity"] == "error"
+    assert finding["what"] == "its label ciliumipam.io/kind is None, so it is left out of every listing, and what it holds counts as unknown"
+    assert finding["repair"] == f"kubectl label --overwrite cidrledger {name} ciliumipam.io/kind=block-page"
+
+    cluster.kubectl("label", "--overwrite", "cidrledger", name, "ciliumipam.io/kind=block-page")
+    assert run(cluster, "check").code == 0
+
+
 def test_check_tells_of_blocks_whose_node_is_gone(cluster: ScratchControlPlane) -> None:
     put(cluster, node("n-1"), node("n-2"))
     assert run(cluster, "apply", "-f", "-", text=json.dumps(pool("green", "10.0.0.0/16"))).code == 0
     cluster.kubectl("delete", "node", "n-2")
 
     checked = run(cluster, "check", "-o", "json")
+    named = run(cluster, "check", "--store", "kubernetes:ciliumipam", "-o", "json")
 
-    assert ("notice", "block 10.0.1.0/24", "it is held by node n-2, which is not known") in [
-        (each["severity"], each["where"], each["what"]) for each in json.loads(checked.out)["findings"]
-    ]
+    what, repair = "it is held by node n-2, which is not known", "apply the node, or take the block back: ciliumipam"
+    for ran, store in ((checked, ""), (named, " --store kubernetes:ciliumipam")):  # without it, the command would ask another store
+        assert ("notice", "block 10.0.1.0/24", what, f"{repair}{store} delete node n-2") in [
+            (each["severity"], each["where"], each["what"], each["repair"]) for each in json.loads(ran.out)["findings"]
+        ]
 
 
 # --------------------------------------------------------------------------------------------------- status of pools
@@ -514,11 +605,11 @@ def test_who_had_to_wait_is_told_when_that_is_over_and_nobody_else_is(cluster: S
     waited, served = (subject_of({**node(name), "metadata": {"name": name, "uid": f"{name}-uid"}}) for name in ("waited", "served"))
     with opened(cluster.kubeconfig) as transport:
         reporter = ClusterReporter(Api(transport), "operator-0", pace=0.01)
-        reporter.start()
         reporter.node_waits(waited, "no pool")
         for each in (waited, served):
             reporter.block_given(each, ["10.0.0.0/24"])
         reporter.conflict(served, "10.0.9.0/24", "it is of another")
+        reporter.start()  # only now: it writes what has been said as soon as it is said
         reporter.close()
 
     told = {

@@ -91,7 +91,7 @@ def test_definitions_are_installed_updated_and_left_alone(
     assert capsys.readouterr().out.splitlines() == [
         f"{pool}: installed",
         f"{ledger}: installed",
-        f"{config}: left alone, since the cluster has {node} of somebody else",
+        f"{config}: left alone, since the cluster has {node} of somebody else; it is not there either, and whoever brought that one brings it",
         f"{node}: left alone, since it was not installed by ciliumipam",
     ]
     found = empty.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{node}")[1]
@@ -405,6 +405,7 @@ def test_with_its_own_rights_the_operator_gives_and_takes_back_and_the_checker_c
     service = OperatorService(api, lambda reporter: Operator(transport, write_to=write_to, grace=0, reporter=reporter), "me", lease=lease)
     thread = Thread(target=service.run, args=(stop,))
     wait_for(lambda: transport.inner.request("GET", f"/apis/coordination.k8s.io/v1/namespaces/{place}/leases/{LEASE}").status == 404)
+    wait_for(lambda: transport.inner.request("GET", "/apis/ciliumipam.io/v1alpha1/cidrpools").status == 200)  # rules of the cluster come by another way
     thread.start()
     try:
         def blocks() -> object:

@@ -228,7 +228,7 @@ def transport(control_plane: ControlPlane) -> Iterator[LightkubeTransport]:
 
 @pytest.fixture
 def api(transport: LightkubeTransport) -> Api:
-    return Api(transport, deadline=5.0)
+    return Api(transport)
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ def test_a_lease_that_is_given_back_is_taken_without_waiting(api: Api, name: str
 
 
 def test_run_tells_when_leadership_begins_and_ends_and_gives_it_back(api: Api, name: str) -> None:
-    lease = Lease(api, "default", name, "first", duration=3, renew=2, retry=0.1)
+    lease = Lease(api, "default", name, "first", retry=0.1)
     stop, began, told = Event(), Event(), []
 
     def tell(leading: bool) -> None:

@@ -332,6 +332,7 @@ def test_metrics_tell_what_the_operator_did_and_how_its_pools_stand() -> None:
     reporter.block_given(node, ["10.0.0.0/24"])
     reporter.pool_broken({"kind": "CIDRPool", "metadata": {"name": "x"}}, "why")
     reporter.pools([], ipam.pools())
+    reporter.not_followed("nodes")
     reporter.round_done(Round(1.5, 10, 3, 0.5))
     reporter.round_done(Round(0.5, 0, 0, 0.5, OSError))
     metrics.show(ipam)
@@ -341,7 +342,7 @@ def test_metrics_tell_what_the_operator_did_and_how_its_pools_stand() -> None:
         "leading": "1.0", "nodes": "10.0", "nodes_waiting": "3.0", "pools_broken": "1.0", 'rounds_total{outcome="ok"}': "1.0",
         'rounds_total{outcome="failed"}': "1.0", "round_seconds_sum": "2.0", "queue_seconds_sum": "1.0", "blocks_adopted_total": "1.0",
         'node_writes_total{outcome="ok"}': "1.0", 'node_writes_total{outcome="conflict"}': "1.0", "node_write_seconds_count": "2.0",
-        "conflicts_total": "1.0", "nodes_gone_total": "1.0",
+        "conflicts_total": "1.0", "nodes_gone_total": "1.0", 'follow_failures_total{resource="nodes"}': "1.0",
     }  # fmt: skip
     assert {name: found[f"ciliumipam_operator_{name}"] for name in expected} == expected
     assert found['ciliumipam_pool_blocks_held{family="ipv4",pool="green"}'] == "1.0"

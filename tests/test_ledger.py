@@ -886,6 +886,38 @@ def test_a_page_below_a_split_slot_that_was_not_read_shows_nothing() -> None:
     assert status(book, tree, 1, waiting) is Status.PENDING
 
 
+def test_a_slot_that_cools_is_free_to_use_up_a_ticket_in_and_cools_on() -> None:
+    tree = blocks()
+    book = Book()
+    early = taken(book, tree, 1, "10.0.0.192/26")
+    free(book, tree, 1, early, early.fence + 9, 70.0)
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.0.128/25"))
+    held = taken(book, tree, 1, "10.0.0.128/26")
+    assert status(book, tree, 1, waiting) is Status.CROSSED
+
+    assert use_up(book, tree, 1, waiting)
+
+    assert book.pages[tree.key(10 << 24, 18)].slots[1:4] == (early.fence - 1, held, Cooling(waiting.fence, 70.0))
+    assert status(book, tree, 1, waiting) is Status.DEAD
+
+
+def test_a_ticket_is_used_up_in_a_page_below_that_was_not_read() -> None:
+    tree = blocks()
+    book = Book()
+    early = taken(book, tree, 1, "10.0.0.128/28")
+    free(book, tree, 1, early, early.fence + 9)
+    waiting = ticket(book, tree, 1, parse_prefix("10.0.0.128/25"))
+    taken(book, tree, 1, "10.0.0.192/26")
+    below = tree.key(early.network, 26)
+    linked = book.pages.pop(below).fence
+    assert status(book, tree, 1, waiting) is Status.CROSSED
+
+    assert use_up(book, tree, 1, waiting)
+
+    assert book.pages[below] == Page(linked, 0, (waiting.fence,) + (linked,) * 63)
+    assert status(book, tree, 1, waiting) is Status.DEAD
+
+
 def test_only_what_is_crossed_can_be_used_up() -> None:
     tree = blocks()
     book = Book()
@@ -894,7 +926,7 @@ def test_only_what_is_crossed_can_be_used_up() -> None:
     taken(book, tree, 1, "10.0.0.0/16")
     assert not use_up(book, tree, 1, waiting), "it is covered"
     ledger = addresses("10.0.0.0/30")
-    every = [taken(book, ledger, 1, f"10.0.0.{number}/32") for number in range(4)]
+    every = [taken(book, ledger, 1, f"10.0.0.{number}/32") for number in range(2)]
     assert not use_up(book, ledger, 1, every[0]._replace(length=31)), "all of it is held"
     close(book, ledger, 30, ledger.root.network, 1, force=True)
     assert not use_up(book, ledger, 1, every[0]), "the root is closed"

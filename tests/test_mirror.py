@@ -322,3 +322,68 @@ def test_names_of_what_is_gone_are_not_remembered_for_ever(monkeypatch: pytest.M
 
     assert values(mirror) == {"stays": "x"}
     assert len(mirror._gone) <= 6
+
+
+def test_what_nobody_foresaw_stops_neither_other_objects_nor_the_mirror(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    server = Server()
+    server.put("good", "x")
+    server.things["odd"] = {"metadata": {"name": "odd", "resourceVersion": "1"}}  # no spec, of which the reader knows nothing
+    mirror, _ = mirror_of(server)
+    failed: list[str] = []
+    shown: list[str] = []
+    ends: list[Exception] = [TypeError("'int' object is not subscriptable"), AttributeError("no such thing")]
+    known: list[set[str]] = []
+
+    def watch(_: Resource, revision: str) -> Watched:
+        known.append(set(mirror.all()))
+        if not ends:
+            mirror.end()
+            return Watched([])
+        server.put(f"after {len(ends)}", "y")
+        return Watched([], ends.pop(0))
+
+    def wait(_: float) -> bool:
+        shown.append(mirror.trouble)
+        return False
+
+    monkeypatch.setattr(server, "watch", watch, raising=False)
+    monkeypatch.setattr(mirror._stopped, "wait", wait)
+
+    mirror.start(failed.append)
+    assert mirror._thread is not None
+    mirror._thread.join(10)
+
+    assert known == [{"good", "odd"}, {"good", "odd", "after 2"}, {"good", "odd", "after 2", "after 1"}]
+    assert str(values(mirror)["odd"]) == "store: cannot read things odd: KeyError: 'spec'"
+    assert shown[:2] == [
+        "things cannot be followed: TypeError: 'int' object is not subscriptable",
+        "things cannot be followed: AttributeError: no such thing",
+    ]
+    assert failed == ["things", "things"]
+    assert [record.exc_info is not None for record in caplog.records if "failures=" in record.message] == [True, True]
+
+
+def test_a_mirror_says_what_is_wrong_until_its_watch_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("ciliumipam.kubernetes.mirror.time.monotonic", lambda: now[0])
+    server = Server()
+    server.put("a", "x")
+    mirror, _ = mirror_of(server)
+    mirror._failed(StoreRefusedError("list things", "you may not"))
+    assert mirror.trouble == "things cannot be followed: store: cannot list things: you may not"
+
+    shown: list[str] = []
+
+    class Lasting(Watched):
+        def __iter__(self) -> Iterator[Event]:
+            for seconds in (1.0, 3.0):
+                now[0] += seconds
+                shown.append(mirror.trouble)
+            yield from ()
+
+    monkeypatch.setattr(server, "watch", lambda resource, revision: Lasting([]), raising=False)
+    mirror.refresh()
+    mirror._follow("1")
+
+    assert shown == ["things cannot be followed: store: cannot list things: you may not", ""]
+    assert mirror.trouble == ""

@@ -52,7 +52,7 @@ from ciliumipam.meter import Meter
 from ciliumipam.observer import CALLS, OUTCOMES, UNOBSERVED, Called, Decided, Event, Observer, StoreCalled
 from ciliumipam.prometheus import PrometheusObserver, StateCollector
 from ciliumipam.records import KINDS, Entry, Key, Kind, Record, Revision
-from ciliumipam.store import Expect, Listing
+from ciliumipam.store import Expect, Listing, Write
 
 ROOT = Path(__file__).parent.parent
 EVERYTHING = NodeSelector.everything()
@@ -238,6 +238,32 @@ def test_a_conflict_is_told_as_one_retry() -> None:
     assert [event.retries for event in events if isinstance(event, Decided)] == [1]
     ipam.allocate("a", "y")
     assert [event.retries for event in recorder.take() if isinstance(event, Decided)] == [0], "retries are of one batch"
+
+
+class TogetherStore(PlainStore):
+    """One at which several writes at once are quicker than one after another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together: list[list[Key]] = []
+
+    def put_together(self, writes: Sequence[Write]) -> list[Revision]:
+        self.together.append([write.key for write in writes])
+        return [self.inner.put(write.key, write.record, expect=write.expect) for write in writes]
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_the_claims_of_many_nodes_are_put_together_under_an_observer_too(observed: bool) -> None:
+    recorder, store = Recorder(), TogetherStore()
+    ipam = Ipam(store, observer=recorder if observed else UNOBSERVED)
+
+    ipam.apply([PoolSpec(name="p", cidrs=["10.0.0.0/20"], selector=EVERYTHING)], [Node(f"n{number}") for number in range(8)])
+
+    claims = sorted(key for key, _ in store.inner.scan("block-claims").entries)
+    assert len(claims) > 1
+    assert store.together == [claims]
+    told = [event for event in recorder.take() if isinstance(event, StoreCalled) and event.verb == "put_together"]
+    assert [event.outcome for event in told] == ["ok"] * observed
 
 
 def test_a_lost_answer_is_told_as_unknown_and_as_a_retry() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -77,7 +78,8 @@ def filled(pool: PoolSpec, *owners: str, store: Store | None = None, nodes: Sequ
 
 
 def one(store: Store, node: str = "n", **more: Any) -> OneShot:
-    return OneShot(store, node, **({"clock": lambda: NOW, "identity": "one"} | more))
+    defaults: dict[str, Any] = {"clock": lambda: NOW, "identity": "one"}
+    return OneShot(store, node, **(defaults | more))
 
 
 def records(store: Store) -> dict[Key, Record]:
@@ -218,6 +220,35 @@ def test_an_allocation_reads_what_it_depends_on_and_nothing_twice() -> None:
     assert not [each for each in store.read if each.startswith("all")]
 
 
+def test_full_pages_are_passed_over_and_the_same_address_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = PoolSpec(name="p", cidrs=["10.0.0.0/16"], selector=EVERY, block_length_v4=21)
+    owners = [f"o{number}" for number in range(1100)]
+    with SqliteStore(tmp_path / "one.db") as ours:
+        theirs = filled(pool, *owners)
+        filled(pool, *owners, store=ours)
+        asked: list[str] = []
+        room = ours.room
+
+        def noted(key: Key) -> tuple[int, ...] | None:
+            asked.append(key.name)
+            return room(key)
+
+        monkeypatch.setattr(ours, "room", noted)
+        for store in (ours, theirs):
+            Ipam(store, clock=lambda: NOW).release("n", "o600")
+        for owner in ("a", "b"):
+            assert one(ours).allocate(owner) == Ipam(theirs, clock=lambda: NOW).allocate("n", owner)
+
+        pages = [f"10.0.0.0/21+10.0.{page}.0/24" for page in range(5)]
+        assert asked == [*pages[:3], *pages], "the third page had room once"
+        assert one(ours).usage() == Ipam(theirs).nodes()[0].utilization
+        for number in range(2046 - 1101):
+            one(ours).allocate(f"more{number}")
+        assert one(ours).usage()[4].available == 0
+        with pytest.raises(NodeExhaustedError, match="2046 in use, 2 reserved"):
+            one(ours).allocate("late")
+
+
 def test_a_release_reads_one_page_of_claims_where_nothing_is_held() -> None:
     store = Counting(filled(BOTH, "a"))
 
@@ -320,12 +351,13 @@ def compare(pool: PoolSpec, steps: Sequence[tuple[str, int]]) -> None:
             continue
         ipam = Ipam(theirs, clock=clock, identity=f"call-{number}")
         short = OneShot(ours, "n", clock=clock, identity=f"call-{number}")
-        owner, address = f"o{which}", f"10.0.{which % 3}.{which}"
-        expected, found = {
-            "allocate": lambda: (told(lambda: ipam.allocate("n", owner)), told(lambda: short.allocate(owner))),
-            "give": lambda: (told(lambda: ipam.allocate("n", owner, address=address)), told(lambda: short.allocate(owner, addresses=[address]))),
-            "release": lambda: (told(lambda: ipam.release("n", owner, missing_ok=True)), told(lambda: short.release(owner))),
-        }[kind]()
+        owner = f"o{which}"
+        if kind == "release":
+            expected, found = told(partial(ipam.release, "n", owner, missing_ok=True)), told(partial(short.release, owner))
+        else:
+            address = f"10.0.{which % 3}.{which}" if kind == "give" else None
+            expected = told(partial(ipam.allocate, "n", owner, address=address))
+            found = told(partial(short.allocate, owner, addresses=[address] if address else ()))
         assert found == expected
         assert records(ours) == records(theirs)
         assert short.held(owner) == tuple(each for each in ipam.allocations("n") if each.owner == owner)

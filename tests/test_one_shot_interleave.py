@@ -1,4 +1,4 @@
-"""Every interleaving of one-shot callers and `Ipam`s, and proof that it matters that what was not read is unknown."""
+"""Planted faults in the scenarios of one-shot callers (`test_interleave` walks them whole), and what holds although one is planted."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from typing import Any
 
 import pytest
 
-from ciliumipam import draft, levels, partial_view, protocol
+from ciliumipam import draft, ledger, levels, partial_view, protocol
 from ciliumipam.testing.interleave import Checker, Violation
-from ciliumipam.testing.one_shot_scenarios import scenarios
+from ciliumipam.testing.scenarios.one_shot import ONE_SHOT
 
-SCENARIOS = {scenario.name: scenario for scenario in scenarios()}
+SCENARIOS = {scenario.name: scenario for scenario in ONE_SHOT}
 Patch = pytest.MonkeyPatch
-
-
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_no_interleaving_breaks_an_invariant(name: str, record_property: Callable[[str, object], None]) -> None:
-    walked = Checker(SCENARIOS[name]).walk()
-
-    record_property("states", walked.states)
-    assert walked.ends, "no run came to an end"
 
 
 def what_was_read_before_is_believed_after_a_conflict(patch: Patch) -> None:
@@ -37,10 +29,10 @@ def claims_are_written_after_the_pages(patch: Patch) -> None:
 
 
 def a_release_does_not_use_up_a_ticket(patch: Patch) -> None:
-    free = protocol.free
+    free = ledger.free
 
     def wrong(drafted: Any, tree: Any, fence: int, holding: Any, last: int, until: float | None = None) -> None:
-        if protocol.status(drafted, tree, fence, holding) is protocol.Status.HELD:
+        if ledger.status(drafted, tree, fence, holding) is ledger.Status.HELD:
             free(drafted, tree, fence, holding, last, until)
 
     patch.setattr(protocol, "free", wrong)

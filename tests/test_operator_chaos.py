@@ -183,9 +183,8 @@ def test_the_story_through_kubectl_alone(cluster: Cluster, tmp_path: Path) -> No
         def why() -> str:
             return kubectl("get", "ciliumnode", "node-3", "-o", "jsonpath={.status.ipam.operator-status.error}")
 
-        eventually(why, "node-3 is not told why it waits")
-        assert "kubernetes.io/hostname" in why()
-        assert "node-3" in why()
+        # it may be told first that there is no pool: nothing says which of two watches is served first
+        eventually(lambda: "kubernetes.io/hostname" in (said := why()) and "node-3" in said, "node-3 is not told why it waits")
         assert pod_cidrs("node-3") == ""
         eventually(lambda: "node-3" in kubectl("get", "events.events.k8s.io", "-A", "-o", "yaml"), "there is no Event on node-3")
 
@@ -229,7 +228,13 @@ def test_two_operators_without_election_give_nothing_twice_whatever_fails(cluste
                     cluster.pool("p1", ["10.1.0.0/17", *(["10.2.0.0/18"] if number > 100 else []), "fd00::/48"], blockLength={"ipv4": chance.choice((24, 25, 26))}, nodeSelector={"matchLabels": {"zone": "b"}})
             cluster.pool("p0", ["10.0.0.0/17"], nodeSelector={"matchLabels": {"zone": "a"}}, draining=False)
             eventually(cluster.all_served, "not every node was served while requests failed")
-            assert sum(fault.hits for fault in faults) > 100
+            while sum(fault.hits for fault in faults) <= 100:  # who is slow decides for many nodes at once, and sends fewer requests
+                number += 1
+                assert number < 1000, "requests meet no faults"
+                alive.append(f"n{number}")
+                cluster.create_node(alive[-1], zone=chance.choice("ab"))
+                cluster.delete_node(alive.pop(chance.randrange(len(alive) - 1)))
+                eventually(cluster.all_served, "a node was not served while requests failed")
             left.clear()
             right.clear()
             # what is gone gives back: the ledger holds for the living only

@@ -130,6 +130,25 @@ def test_a_plan_is_read_back_whole(name: str) -> None:
     assert type(through_text(plan).outcome) is type(plan.outcome)
 
 
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_change_names_the_node_of_a_block_or_address_and_the_pool_of_a_block(name: str) -> None:
+    ipam = user(filled())
+
+    def held() -> set[tuple[str, str, str]]:
+        blocks = {(str(block.prefix), block.node, block.pool) for block in ipam.blocks()}
+        return blocks | {(str(each.address), each.node, "") for each in ipam.allocations()}
+
+    plan = ipam.plan(REQUESTS[name][0])
+    before = held()
+    ipam.execute(plan)
+
+    for change in plan.outcome.changes:
+        if change.kind in ("pool", "node"):
+            assert (change.node, change.pool) == ("", "")
+        else:
+            assert (change.name.removesuffix("/32").removesuffix("/128"), change.node, change.pool) in before | held()
+
+
 def test_every_part_of_an_outcome_is_met_in_these_plans() -> None:
     outcomes = [user(filled()).plan(request).outcome for request, _ in REQUESTS.values()]
 

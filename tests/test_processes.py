@@ -27,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 NODES = ("node-1", "node-2", "node-3")
 WORKERS = 5
 OPERATIONS = 2100
+KILLS = 10
 
 
 class OneByOne:
@@ -233,7 +234,7 @@ def test_what_processes_were_told_survives_that_others_are_killed_at_any_moment(
     workers = [Worker(path, next(started), seed, []) for seed in range(WORKERS)]
     kills = 0
     try:
-        while judge.acknowledged < OPERATIONS:
+        while judge.acknowledged < OPERATIONS or kills < KILLS:
             at = random.randrange(WORKERS)
             for _, line in zip(range(random.randint(1, 160)), workers[at].lines(), strict=False):
                 judge.hear(line)
@@ -257,7 +258,6 @@ def test_what_processes_were_told_survives_that_others_are_killed_at_any_moment(
         found.setdefault((each.node, each.owner), set()).add((str(each.address), each.fence))
     assert {pod: found.get(pod) for pod in judge.held} == judge.held
     assert set(found) <= set(judge.held) | judge.unsure
-    assert kills >= 10
     assert not [finding for finding in audit(SqliteStore(path)).findings if finding.severity == "error"]
 
     # what is unfinished is finished as documented: by the owner's next allocation, or by a release

@@ -905,7 +905,7 @@ def on_name(**fields: Any) -> dict[str, Any]:
         (term(matchExpressions=[{"key": "a", "operator": "In", "values": ["b c"]}]), "nodeSelectorTerms[1].matchExpressions[0]", f"the value 'b c' is not a label value: {CHARACTERS}"),
         (on_name(key="metadata.uid"), "nodeSelectorTerms[1].matchFields[0]", "only metadata.name can be matched as a field, found 'metadata.uid'"),
         (on_name(operator="Exists", values=None), "nodeSelectorTerms[1].matchFields[0]", "operator 'Exists' is not one of In, NotIn"),
-        (on_name(operator="Gt"), "nodeSelectorTerms[1].matchFields[0]", "operator 'Gt' is not one of In, NotIn; it belongs to node selector terms"),
+        (on_name(operator="Gt"), "nodeSelectorTerms[1].matchFields[0]", "operator 'Gt' is not one of In, NotIn; it belongs to matchExpressions"),
         (on_name(values=[]), "nodeSelectorTerms[1].matchFields[0]", "In on metadata.name needs exactly one value, found 0"),
         (on_name(operator="NotIn", values=["a", "a"]), "nodeSelectorTerms[1].matchFields[0]", "NotIn on metadata.name needs exactly one value, found 2"),
         (on_name(values=["Node"]), "nodeSelectorTerms[1].matchFields[0]", f"the value 'Node' is not a node name: {NAME}"),

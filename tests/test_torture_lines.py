@@ -180,13 +180,17 @@ def test_a_release_and_calls_at_once_have_answers_of_their_own() -> None:
 
 
 def test_a_process_that_does_not_answer_is_ended_and_the_next_open_starts_another() -> None:
-    with LinesAllocator(script(HELLO, '{"offer": []}', then="echo working >&2; sleep 60"), timeout=0.3) as allocator:
+    sleeps = script(HELLO, then="""read -r _; echo working >&2; echo '{"offer": []}'; sleep 60""")
+    with LinesAllocator(sleeps) as allocator:
         allocator.open(SMALL)
+        allocator._timeout = 0.3  # a start may take longer
         with pytest.raises(CallHungError, match=r"no answer to .* within 0.3 s; the last lines of its standard error:\n    working"):
             allocator.allocate("a", None)
         with pytest.raises(CallFailedError, match="it has ended"):
             allocator.allocate("a", None)
+        allocator._timeout = 10
         assert allocator.open(SMALL) == []
+        allocator._timeout = 0.3  # the end waits as long
 
 
 def test_a_death_in_the_middle_is_a_fault_with_the_last_words() -> None:

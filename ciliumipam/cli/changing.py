@@ -34,11 +34,11 @@ from ciliumipam.cli.tables import ADDRESSES
 from ciliumipam.cli.text import say, say_some
 from ciliumipam.errors import InvalidManifestError, InvalidRequestError, IpamError, StoreRefusedError
 from ciliumipam.manifest import Item, read_manifests
-from ciliumipam.names import counted, some
 from ciliumipam.plan_file import plan_from_document, plan_to_document
 from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.records import Key
 from ciliumipam.requests import Drain, ExistingBlock, Grow, Migrate, Request
+from ciliumipam.words import counted, some
 
 # ----------------------------------------------------------------------------------------------- plan and apply
 

@@ -16,8 +16,10 @@ from ciliumipam.kubernetes.audit import ClusterObjects, audit_cluster
 from ciliumipam.kubernetes.cluster import DEFAULT_SOURCES, SOURCES, Cluster, ClusterStore
 from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES
 from ciliumipam.kubernetes.lightkube_transport import connect
+from ciliumipam.kubernetes.objects import KIND, LEDGERS
 from ciliumipam.kubernetes.read_only import ReadOnlyTransport
 from ciliumipam.kubernetes.store import KubernetesStore
+from ciliumipam.records import KINDS
 
 _CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap", "kube-system")
 _LOOKS = 3
@@ -68,15 +70,16 @@ def _look(store: ClusterStore) -> Audit:
     """One look: node objects first, so that what they say was held by the time that the ledgers are read."""
     api = store.cluster.api
     config = api.get(_CONFIG_MAPS, "cilium-config") or {}
-    objects = ClusterObjects(_all(api, NODES), _all(api, CILIUM_NODES), config.get("data") or {})
+    unlabelled = _all(api, LEDGERS, f"{KIND} notin ({','.join(KINDS)})")
+    objects = ClusterObjects(_all(api, NODES), _all(api, CILIUM_NODES), config.get("data") or {}, unlabelled)
     result = audit(store)
     found, counts = audit_cluster(result.blocks, result.pools, objects)
     findings = sorted((*result.findings, *found), key=lambda each: (ORDER.index(each.severity), each.where, each.what))
     return result._replace(findings=tuple(findings), counts={**result.counts, **counts})
 
 
-def _all(api: Api, resource: Resource) -> Sequence[dict[str, object]]:
+def _all(api: Api, resource: Resource, labels: str = "") -> Sequence[dict[str, object]]:
     try:
-        return api.list(resource).items
+        return api.list(resource, labels=labels).items
     except NotInstalledError:
         return ()

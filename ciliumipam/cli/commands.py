@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -177,6 +178,10 @@ def routes(arguments: Namespace) -> int:
     return codes.DONE
 
 
+_COMMAND = re.compile(r"\bciliumipam (?=[a-z])")
+"""Where a command begins in what a finding says about repair."""
+
+
 def check(arguments: Namespace) -> int:
     """Verify the store, and on request repair what can be repaired."""
     from ciliumipam.audit import audit  # noqa: PLC0415 - no other command needs it
@@ -191,7 +196,11 @@ def check(arguments: Namespace) -> int:
         from ciliumipam.kubernetes.cluster import ClusterStore  # noqa: PLC0415 - the same
 
         assert isinstance(store, ClusterStore)  # noqa: S101 - it was opened as one
-        return audit_live(store)
+        live = audit_live(store)
+        if arguments.store is None:  # $CILIUMIPAM_STORE, which the commands that are told read too
+            return live
+        told = f"ciliumipam --store {arguments.store} "
+        return live._replace(findings=tuple(each._replace(repair=_COMMAND.sub(told, each.repair)) for each in live.findings))
 
     if not arguments.repair:
         with reading(arguments.store) as store:

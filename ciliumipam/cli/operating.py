@@ -41,6 +41,7 @@ def operator(arguments: Namespace) -> int:
         raise InvalidRequestError(f"--store {arguments.store!r} is no cluster; write kubernetes:[CONTEXT]")
     address, port = _listen(arguments.listen)
     namespace, name = _lease(arguments.lease)
+    kinds = arguments.pools_from or sources()  # here, since a standby makes no operator until it leads
     log_to_stderr(arguments.log_format)
     metrics = _metrics()
     instance = f"{socket.gethostname()[:100]}_{token_hex(4)}"
@@ -53,7 +54,7 @@ def operator(arguments: Namespace) -> int:
                 write_to="node" if arguments.write_to == "node" else "cilium",
                 grace=arguments.grace,
                 threads=arguments.threads,
-                sources=arguments.pools_from or sources(),
+                sources=kinds,
                 reporter=reporter,
                 observer=metrics.observer if metrics is not None else UNOBSERVED,
             )

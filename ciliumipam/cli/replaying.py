@@ -15,9 +15,9 @@ from ciliumipam.cli.text import plain, say, say_some
 from ciliumipam.errors import InvalidRequestError
 from ciliumipam.journal.replay import Divergence, Replayed, records
 from ciliumipam.journal.replay import replay as replay_journal
-from ciliumipam.names import counted
 from ciliumipam.store import ABSENT
 from ciliumipam.transfer import Copied, copy
+from ciliumipam.words import counted
 
 _HEAD = ("RUN", "VERSION", "LINES", "CALLS", "WRITES", "DIGEST", "STATE")
 

@@ -11,9 +11,9 @@ from ciliumipam.cli import values
 from ciliumipam.cli.style import Style, write_document
 from ciliumipam.cli.text import Colour, drawable, paint, plain, say
 from ciliumipam.cli.values import Row
-from ciliumipam.names import counted
 from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.requests import Space
+from ciliumipam.words import counted
 
 T = TypeVar("T")
 

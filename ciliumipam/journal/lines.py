@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from ipaddress import ip_address
 from itertools import compress, count
@@ -251,7 +251,7 @@ def request_to_document(request: Request | Repair) -> dict[str, Any]:
             value = {
                 "pools": [json.loads(CODEC.encode(Key("pool", each.name), PoolRecord(each, 0.0))) for each in pools],
                 "nodes": [json.loads(CODEC.encode(Key("node", each.name), NodeRecord(each, 0.0))) for each in nodes],
-                "existing": [{**each._asdict(), "prefix": str(each.prefix)} for each in existing],
+                "existing": existing_to_document(existing),
             }
         case RepairBlocks() | RepairAddresses():
             value = request._asdict()
@@ -268,7 +268,7 @@ def read_request(document: Mapping[str, Any]) -> Request | Repair:
         return Apply(
             tuple(_record("pool", each, PoolRecord).spec for each in fields["pools"]),
             tuple(_record("node", each, NodeRecord).node for each in fields["nodes"]),
-            tuple(ExistingBlock(**{**each, "prefix": parse_prefix(each["prefix"])}) for each in fields["existing"]),
+            read_existing(fields["existing"]),
         )
     if "owners" in fields:
         fields["owners"] = tuple(fields["owners"])
@@ -276,6 +276,16 @@ def read_request(document: Mapping[str, Any]) -> Request | Repair:
         fields["address"] = ip_address(fields["address"])
     request: Request | Repair = _NAMED[name](**fields)
     return request
+
+
+def existing_to_document(existing: Iterable[ExistingBlock]) -> list[dict[str, Any]]:
+    """What nodes are said to have."""
+    return [{**each._asdict(), "prefix": str(each.prefix)} for each in existing]
+
+
+def read_existing(document: Iterable[Mapping[str, Any]]) -> tuple[ExistingBlock, ...]:
+    """What `existing_to_document` gave."""
+    return tuple(ExistingBlock(**{**each, "prefix": parse_prefix(each["prefix"])}) for each in document)
 
 
 def _record(kind: Any, fields: Mapping[str, Any], expected: type[Any]) -> Any:

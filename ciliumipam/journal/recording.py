@@ -30,6 +30,8 @@ from threading import Lock
 from typing import TypeVar
 
 from ciliumipam._version import __version__
+from ciliumipam.adopt import listing_of
+from ciliumipam.block_tasks import BlockTask
 from ciliumipam.errors import StoreRefusedError
 from ciliumipam.ipam import Ipam
 from ciliumipam.journal.lines import (
@@ -38,6 +40,7 @@ from ciliumipam.journal.lines import (
     digest,
     dumps,
     error_to_document,
+    existing_to_document,
     plan_told,
     quote,
     raised_to_document,
@@ -49,7 +52,7 @@ from ciliumipam.observer import UNOBSERVED, Observer
 from ciliumipam.plan_file import plan_to_document
 from ciliumipam.records import Entry, Key, Kind, Record, Revision
 from ciliumipam.repair_tasks import Repair
-from ciliumipam.requests import Allocation, Plan, Request
+from ciliumipam.requests import Allocation, ExistingBlock, Plan, Request
 from ciliumipam.store import ABSENT, Expect, Listing, Store, SupportsOrderedPuts, Write
 from ciliumipam.tasks import Task
 
@@ -350,6 +353,7 @@ class JournaledIpam(Ipam):
         given = [store] if other is None else [store, other]
         stores = [_journaled(each, recorder) for each in given]
         super().__init__(stores[0], stores[-1], clock=clock, identity=identity, observer=observer, timer=timer)
+        self._listed = listing_of(store)
         recorder.head(self._identity, given)
         self._drawing = Lock()
         self._drawn: int | None = None
@@ -405,11 +409,12 @@ class JournaledIpam(Ipam):
             lambda plan: [f'"told":{dumps(plan_told(plan))}'],
         )
 
-    def _execute(self, plan: Plan, now: float) -> tuple[Allocation, ...]:
+    def _execute(self, plan: Plan, now: float, listed: Sequence[ExistingBlock]) -> tuple[Allocation, ...]:
+        said = [f'"listed":{dumps(existing_to_document(listed))}'] if listed else []
         return self._section(
             "execute",
-            lambda: super(JournaledIpam, self)._execute(plan, now),
-            lambda: [f'"plan":{dumps(plan_to_document(plan))}', f'"now":{dumps(now)}'],
+            lambda: super(JournaledIpam, self)._execute(plan, now, listed),
+            lambda: [f'"plan":{dumps(plan_to_document(plan))}', f'"now":{dumps(now)}', *said],
         )
 
     def _restore(self) -> None:
@@ -443,4 +448,6 @@ class JournaledIpam(Ipam):
 
 def _call(request: Request | Repair, token: int | None, task: Task) -> dict[str, object]:
     document = request_to_document(request) | {"now": task.now}
+    if isinstance(task, BlockTask) and task.listed:
+        document["listed"] = existing_to_document(task.listed)
     return document if token is None else document | {"call": token}

@@ -28,6 +28,7 @@ from ciliumipam.journal.lines import (
     dumps,
     error_to_document,
     plan_told,
+    read_existing,
     read_lines,
     read_request,
     told_to_document,
@@ -36,7 +37,7 @@ from ciliumipam.journal.replay_store import Answer, Script, Wrote, read_answers,
 from ciliumipam.plan_file import plan_from_document
 from ciliumipam.records import Entry, Key
 from ciliumipam.repair_tasks import Repair
-from ciliumipam.requests import Plan, Request
+from ciliumipam.requests import ExistingBlock, Plan, Request
 from ciliumipam.store import Store
 from ciliumipam.tasks import Task
 
@@ -218,6 +219,8 @@ class _Rerun(Ipam):
         self._executor = Executor(stores[0], stores[-1], lambda _: None)
         self._at = 0.0
         self._call: int | None = None
+        self._said: tuple[ExistingBlock, ...] = ()
+        self._listed = lambda _: self._said
 
     def _token(self) -> str:
         return f"{self._identity}-{self._call}"
@@ -230,13 +233,15 @@ class _Rerun(Ipam):
                 tasks = []
                 for request, document in zip(asked, fields["asked"], strict=True):
                     self._at, self._call = document["now"], document.get("call")
+                    self._said = read_existing(document.get("listed", ()))
                     tasks.append(self._task(request))
                 if fields["do"] == "plan":
                     return lambda: plan_told(self._plan(tasks[0]))
                 return lambda: self._decided(asked, tasks)
             case "execute":
                 plan, now = plan_from_document(fields["plan"], source), fields["now"]
-                return lambda: self._executed(plan, now)
+                listed = read_existing(fields.get("listed", ()))
+                return lambda: self._executed(plan, now, listed)
             case "read":
                 return self._read
             case deed:
@@ -246,8 +251,8 @@ class _Rerun(Ipam):
         self._decide(tasks)
         return list(map(told_to_document, asked, tasks))
 
-    def _executed(self, plan: Plan, now: float) -> None:
-        self._execute(plan, now)
+    def _executed(self, plan: Plan, now: float, listed: Sequence[ExistingBlock]) -> None:
+        self._execute(plan, now, listed)
 
     def _read(self) -> None:
         self._restored = False

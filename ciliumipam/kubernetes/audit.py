@@ -18,6 +18,7 @@ from ciliumipam.audit import Finding
 from ciliumipam.pool import PoolSpec
 from ciliumipam.records import Holding
 
+KIND: Final = "ciliumipam.io/kind"
 IGNORE: Final = "ipam.cilium.io/ignore"
 CLUSTER_POOL_KEYS: Final = ("cluster-pool-ipv4-cidr", "cluster-pool-ipv6-cidr")
 
@@ -33,11 +34,13 @@ class ClusterObjects(NamedTuple):
         nodes: Nodes of the core group.
         cilium_nodes: CiliumNodes; none where they are not installed.
         cilium_config: The data of ConfigMap kube-system/cilium-config; empty where there is none.
+        unlabelled: CIDRLedgers that no listing of a kind of records finds, since their label is lost or names no kind.
     """
 
     nodes: Sequence[Mapping[str, Any]]
     cilium_nodes: Sequence[Mapping[str, Any]] = ()
     cilium_config: Mapping[str, str] = MappingProxyType({})
+    unlabelled: Sequence[Mapping[str, Any]] = ()
 
 
 class _Piece(NamedTuple):
@@ -78,6 +81,8 @@ def audit_cluster(
     found += _against_cilium(pairs)
     known = {_name(each) for each in (*objects.nodes, *objects.cilium_nodes)}
     found += _unpublished(held, said, known)
+    found += _left_over(held, objects)
+    found += _unlabelled(objects.unlabelled)
     counts = {
         "Nodes": len(objects.nodes),
         "CiliumNodes": len(objects.cilium_nodes),
@@ -240,6 +245,27 @@ def _unpublished(held: Iterable[_Piece], said: Iterable[_Piece], known: set[str]
             else:
                 repair = f"the operator writes it in its next round; if it runs and cannot, it says why: ciliumipam explain {piece.owner}"
                 yield Finding("unfinished", what, f"block {piece.network}", repair)
+
+
+def _left_over(held: Iterable[_Piece], objects: ClusterObjects) -> Iterator[Finding]:
+    """CiliumNodes that hold blocks of ours and have no Node, in a cluster that has Nodes."""
+    nodes = {_name(each) for each in objects.nodes}
+    blocks: dict[str, list[str]] = {}
+    for piece in held:
+        blocks.setdefault(piece.owner, []).append(str(piece.network))
+    for name in sorted({_name(each) for each in objects.cilium_nodes} - nodes) if nodes else ():
+        if name in blocks:
+            what = f"there is no Node of this name, and as long as this object is there, its blocks do not go back: {_some(blocks[name])}"
+            repair = f"if the machine is gone for good: kubectl delete ciliumnode {name}; the operator takes its blocks back after the grace time"
+            yield Finding("notice", what, f"CiliumNode {name}", repair)
+
+
+def _unlabelled(ledgers: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    for manifest in ledgers:
+        name, kind = _name(manifest), (manifest.get("spec") or {}).get("kind")
+        label = ((manifest.get("metadata") or {}).get("labels") or {}).get(KIND)
+        what = f"its label {KIND} is {label!r}, so it is left out of every listing, and what it holds counts as unknown"
+        yield Finding("error", what, f"cidrledgers {name}", f"kubectl label --overwrite cidrledger {name} {KIND}={kind}")
 
 
 def _some(texts: Sequence[str]) -> str:

@@ -16,14 +16,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ciliumipam.cidr import parse_prefix
 from ciliumipam.codec import Codec
 from ciliumipam.errors import (
     ConflictError,
+    CorruptRecordError,
     IpamError,
     NotInstalledError,
     StoreError,
@@ -32,13 +34,14 @@ from ciliumipam.errors import (
 from ciliumipam.kubernetes.answers import Resource
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES, Guard, mark_key
+from ciliumipam.kubernetes.listed import Listed, NodeState
 from ciliumipam.kubernetes.mirror import Known, Mirror
-from ciliumipam.kubernetes.objects import LEDGERS, key_of, object_name, to_entry
+from ciliumipam.kubernetes.objects import LEDGERS, named_key, object_name, to_entry
 from ciliumipam.kubernetes.pool_objects import DEFAULT_SOURCES, SOURCES, PoolObject, moment, read_pool
 from ciliumipam.kubernetes.publish import DRAINING, NodeObject, read_cilium_node, read_node
 from ciliumipam.kubernetes.sealed import Ledger, Unreadable, ledger_of
 from ciliumipam.ledger import ROOT_FENCE, address_ledger, block_ledger, fence_of, locate
-from ciliumipam.pool import DEFAULT_SPACE
+from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.records import (
     ADDRESS_KINDS,
     Entry,
@@ -52,16 +55,10 @@ from ciliumipam.records import (
     Revision,
     Split,
 )
+from ciliumipam.requests import ExistingBlock
 from ciliumipam.store import ABSENT, Expect, Listing, Store, Write
 
 _LOG = logging.getLogger(__name__)
-
-
-class NodeState(NamedTuple):
-    """A node's objects as last seen, None where there is none, with their versions."""
-
-    node: Known[NodeObject] | None
-    cilium: Known[NodeObject] | None
 
 
 class Pools(NamedTuple):
@@ -81,7 +78,7 @@ class Cluster:
 
     Attributes:
         api: The server.
-        following: Whether the mirrors are kept up to date. Otherwise whoever looks has to `refresh` first.
+        following: Whether everything that is looked at is in the mirrors: kept up to date, or read at once. Otherwise it is asked for.
         ledger: Records of the ledger.
     """
 
@@ -101,25 +98,38 @@ class Cluster:
         self._tell()
 
     def _read_ledger(self, obj: Mapping[str, Any]) -> tuple[Key, Entry | Unreadable]:
-        key = key_of(obj)
+        key = named_key(obj)
         try:
             return to_entry(obj, self._codec)
         except StoreError as error:
             _LOG.error("ledger=%s cannot be read: %s", obj["metadata"]["name"], error)
-            return key, Unreadable(error, Revision(obj["metadata"]["resourceVersion"]))
+            unreadable = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, what it says must count as held
+            _LOG.exception("ledger=%s cannot be read", obj["metadata"]["name"])
+            unreadable = CorruptRecordError(str(key), f"{type(error).__name__}: {error}")
+        return key, Unreadable(unreadable, Revision(obj["metadata"]["resourceVersion"]))
 
     # ------------------------------------------------------------------------------------------------ following
 
-    def follow(self, tell: Callable[[], object]) -> None:
-        """Keep everything up to date; `tell` is called when something has changed, by whichever thread noticed, and returns at once."""
+    def follow(self, tell: Callable[[], object], complain: Callable[[str], object] | None = None) -> None:
+        """Keep everything up to date, in threads of its own.
+
+        Args:
+            tell: Called when something has changed, by whichever thread noticed; it returns at once.
+            complain: Called with the plural of a resource each time that it could not be listed or watched; the same.
+        """
         self._tell = tell
         for mirror in self._mirrors():
-            mirror.start()
+            mirror.start(complain)
         self.following = True
 
     def is_synced(self) -> bool:
         """Whether everything has been read once."""
         return all(mirror.synced.is_set() for mirror in self._mirrors())
+
+    def trouble(self) -> str:
+        """What cannot be followed, and why, for people; "" if everything is."""
+        return "; ".join(each.trouble for each in self._mirrors() if each.trouble)
 
     def is_installed(self, resource: Resource) -> bool:
         """Whether a resource was seen to be there."""
@@ -139,6 +149,21 @@ class Cluster:
         """Read everything now: the ledger last, so that what is found there is not older than the nodes."""
         for mirror in self._mirrors()[::-1]:
             mirror.refresh()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Read everything now, and let all that is looked at inside be that; nothing, of one that is followed."""
+        if self.following:
+            yield
+            return
+        self.refresh()
+        if not self.is_synced():
+            self.api.list(LEDGERS)  # the error says what to do
+        self.following = True
+        try:
+            yield
+        finally:
+            self.following = False
 
     # -------------------------------------------------------------------------------------------------- looking
 
@@ -222,11 +247,15 @@ class ClusterStore:
         cluster: What is known; of one that is not following everything is listed when it is asked for.
         clock: Seconds since the epoch.
         threads: How many writes that need no order are done at once.
+        on_nodes: Whether blocks are written on core Nodes, so that whatever those list is in use.
     """
 
-    def __init__(self, store: Store, cluster: Cluster, *, clock: Callable[[], float] = time.time, threads: int = 8) -> None:
+    def __init__(
+        self, store: Store, cluster: Cluster, *, clock: Callable[[], float] = time.time, threads: int = 8, on_nodes: bool = False
+    ) -> None:
         """Nothing is asked yet."""
         self.cluster = cluster
+        self._listed = Listed(every=on_nodes)
         self._store = store
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cluster store")
         self.guard = Guard(cluster.api, store, clock, self._learn_mark, cluster.is_installed)
@@ -288,8 +317,8 @@ class ClusterStore:
         """Every record of a kind: as far as it is followed, or as of now."""
         cluster = self.cluster
         if kind == "node":
-            for objects in (cluster.nodes, cluster.cilium_nodes) if not cluster.following else ():
-                objects.refresh()
+            if not cluster.following:
+                self._refresh_nodes()
             ledger = cluster.ledger_now() if cluster.following else ledger_of(self._store.scan("node").entries)
             hidden = {key.name for key in ledger.entries if key.kind == "node"}
             nodes = (
@@ -311,6 +340,18 @@ class ClusterStore:
                 self._learn(key, entry)
             return listing
         return Listing(tuple(sorted(found, key=lambda item: item[0])), Revision(""))
+
+    def listed(self, pools: Sequence[PoolSpec]) -> Sequence[ExistingBlock]:
+        """What node objects list: nobody else may be given that, also before it was taken over into the ledger."""
+        if not self.cluster.following:
+            self._refresh_nodes()
+        known = [entry.record.spec for _, entry in self.scan("pool").entries if isinstance(entry.record, PoolRecord)]
+        found = self._listed.of(self.cluster.node_states(), [*known, *pools])
+        return [*found, *self.cluster.ledger_now().shut()] if self.cluster.following else found
+
+    def _refresh_nodes(self) -> None:
+        for objects in (self.cluster.nodes, self.cluster.cilium_nodes):
+            objects.refresh()
 
     # ---------------------------------------------------------------------------------------------------- writing
 

@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from ciliumipam.names import counted, shorten
+from ciliumipam.names import shorten
 from ciliumipam.requests import PoolStatus
+from ciliumipam.words import counted
 
 ConditionType: TypeAlias = Literal["Ready", "Conflicting", "Exhausted", "Draining"]
 TYPES: Final[tuple[ConditionType, ...]] = ("Ready", "Conflicting", "Exhausted", "Draining")

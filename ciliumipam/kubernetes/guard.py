@@ -112,6 +112,8 @@ class Guard:
     def unmark(self, node: str) -> None:
         """Remove the mark of a node that holds nothing any more, or keeps what it holds."""
         self._marked.discard(node)
+        # whatever was let end and has not: it must be looked at anew, and those that somebody else has ended are not remembered for ever
+        self._released -= {block for block in self._released.copy() if block.holder == node}
         known = self._store.get(mark_key(node))
         if known is not None:
             self._delete(node, known.revision)

@@ -1,7 +1,7 @@
 """The endpoints that a kubelet and a Prometheus ask: `/healthz`, `/readyz`, `/metrics`.
 
 * `/healthz`: 200 while everything that should run runs. Anything else means: restart me.
-* `/readyz`: 200 when the operator knows the cluster, whether it leads or stands by; the text says which.
+* `/readyz`: 200 when the operator knows the cluster, whether it leads or stands by; the text says which, and what it cannot follow.
 * `/metrics`: Prometheus' text format, 404 where no metrics were given.
 """
 

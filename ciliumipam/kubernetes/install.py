@@ -63,7 +63,8 @@ def install(transport: Transport, *, cilium: bool = True, deadline: float = 60.0
     foreign = [_name(each) for each in PAIR if _is_foreign(api.get(DEFINITIONS, _name(each)))]
     for definition in PAIR:
         if foreign and _name(definition) not in foreign:
-            yield Installed(_name(definition), "left alone", f"the cluster has {foreign[0]} of somebody else")
+            missing = "" if api.get(DEFINITIONS, _name(definition)) is not None else "; it is not there either, and whoever brought that one brings it"
+            yield Installed(_name(definition), "left alone", f"the cluster has {foreign[0]} of somebody else{missing}")
         else:
             yield _put(api, transport, definition, deadline)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ciliumipam.errors import StoreRefusedError
-from ciliumipam.names import some
+from ciliumipam.words import some
 
 try:
     import yaml

@@ -54,6 +54,8 @@ class OperatorMetrics(Reporter):
         self._conflicts = counter("conflicts_total", "Times that a node object was found to say a block that cannot be the node's.")
         self._gone = counter("nodes_gone_total", "Nodes whose blocks were given back, since they were gone for the grace time.")
 
+        self._not_followed = counter("follow_failures_total", "Times that a resource could not be listed or watched.", ["resource"])
+
         # a counter that first appears at 1 was never seen to rise
         self._writes = {outcome: writes.labels(outcome) for outcome in get_args(WriteOutcome)}
         self._ends = {outcome: self._rounds.labels(outcome) for outcome in ("ok", "failed")}
@@ -106,6 +108,10 @@ class OperatorMetrics(Reporter):
         if done.error is None:
             self._nodes.set(done.nodes)
             self._waiting.set(done.waiting)
+
+    def not_followed(self, resource: str) -> None:
+        """Count it."""
+        self._not_followed.labels(resource).inc()
 
     def leads(self, leading: bool) -> None:  # noqa: FBT001 - the one thing that it says
         """Say it."""

@@ -8,6 +8,8 @@ Versions of objects are compared as whole numbers. Kubernetes promises that sinc
 A resource that is not installed is looked for again from time to time, and mirrored as empty if it may be missing: a cluster may get
 Cilium later. Once it was there it is not believed to be gone, and what is known stays: a server that is just starting says the same of
 every custom resource, and it would look as if all nodes had left.
+
+Whatever goes wrong is logged, counted and shown (`trouble`), and then everything is listed again: a mirror never ends by itself.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from ciliumipam.errors import (
     RevisionExpiredError,
     StoreClosedError,
     StoreError,
+    StoreRefusedError,
     StoreUnavailableError,
 )
 from ciliumipam.kubernetes.api import Api, ObjectWatch, Resource
@@ -39,6 +42,8 @@ _MOST_GONE = 10_000
 """Names of objects that are gone which are remembered one by one."""
 _LASTS = 30.0
 """Seconds after which a watch counts as one that works, also if it told nothing."""
+_SETTLES = 3.0
+"""Seconds after which a watch that goes on shows that what went wrong before is over; one that may not be opened ends at once."""
 
 
 class Known(NamedTuple, Generic[T]):
@@ -92,6 +97,19 @@ class Mirror(Generic[T]):
         self._failures = 0
         self._watch: ObjectWatch | None = None
         self._thread: Thread | None = None
+        self._on_failure: Callable[[str], object] = _nobody
+        self._trouble = ""
+        self._watching: float | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why what is known may be behind, for people; "" if it is not, or nothing is followed."""
+        if self._thread is not None and not self._thread.is_alive() and not self._stopped.is_set():
+            return f"{self._resources[0].plural} are not followed any more; the log says why"
+        began = self._watching
+        if not self._trouble or (began is not None and time.monotonic() - began > _SETTLES):
+            return ""
+        return f"{self._resources[0].plural} cannot be followed: {self._trouble}"
 
     # ------------------------------------------------------------------------------------------------- looking
 
@@ -139,6 +157,10 @@ class Mirror(Generic[T]):
             return Known(obj["metadata"]["resourceVersion"], self._read(obj))
         except IpamError as error:
             return Known(obj["metadata"]["resourceVersion"], error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it stops no other
+            where = f"{self._resources[0].plural} {name_of(obj)}"
+            _LOG.exception("object=%s cannot be read", where)
+            return Known(obj["metadata"]["resourceVersion"], StoreRefusedError(f"read {where}", f"{type(error).__name__}: {error}"))
 
     def _take(self, name: str, found: Known[T], *, back: bool = False) -> bool:
         with self._lock:
@@ -208,8 +230,9 @@ class Mirror(Generic[T]):
 
     # ------------------------------------------------------------------------------------------------- running
 
-    def start(self) -> None:
-        """Begin to follow, in a thread of its own."""
+    def start(self, on_failure: Callable[[str], object] | None = None) -> None:
+        """Begin to follow, in a thread of its own; `on_failure` is told the resource's plural each time that something went wrong."""
+        self._on_failure = on_failure or _nobody
         self._thread = Thread(target=self._run, name=f"mirror of {self._resources[0].plural}", daemon=True)
         self._thread.start()
 
@@ -234,29 +257,37 @@ class Mirror(Generic[T]):
                     self._follow(revision)
                 else:
                     self._failures = 0
+                    self._trouble = f"{self._resources[0]} are not installed" if self._required else ""
                     self._stopped.wait(_LOOK_AGAIN[self._required] * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
             except RevisionExpiredError:
                 self._failures += 1
                 _LOG.info("mirror resource=%s: list again, the server has forgotten what came next", self._resources[0].plural)
             except StoreClosedError:
                 return
-            except StoreError as error:
-                self._failures += 1
-                _LOG.warning("mirror resource=%s failures=%d: %s", self._resources[0].plural, self._failures, error)
+            except Exception as error:  # noqa: BLE001 - a mirror that ended would show an old cluster for ever
+                self._failed(error)
             # A server that ends every watch at once must not be asked in a loop (kubernetes/kubernetes 104171), nor one that lets us list and
             # not watch: a listing that went well says nothing of that.
             self._stopped.wait(min(_LONGEST_PAUSE, 0.1 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - as above
 
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        foreseen = isinstance(error, StoreError)
+        self._trouble = str(error) if foreseen else f"{type(error).__name__}: {error}"
+        plural = self._resources[0].plural
+        _LOG.warning("mirror resource=%s failures=%d: %s", plural, self._failures, self._trouble, exc_info=None if foreseen else error)
+        self._on_failure(plural)
+
     def _follow(self, revision: str) -> None:
         resource = self.installed
         assert resource is not None  # noqa: S101 - it was just listed
-        began = time.monotonic()
+        began = self._watching = time.monotonic()
         watch = self._watch = self._api.watch(resource, revision)
         try:
             if self._stopped.is_set():
                 return
             for event in watch:
-                self._failures = 0
+                self._failures, self._trouble = 0, ""
                 self._highest = event.object["metadata"]["resourceVersion"]
                 if event.type == "DELETED":
                     self.forget(name_of(event.object), event.object["metadata"]["resourceVersion"])
@@ -265,10 +296,17 @@ class Mirror(Generic[T]):
                 if len(self._gone) > _MOST_GONE:
                     self._all_known_until(event.object["metadata"]["resourceVersion"])
         finally:
-            if time.monotonic() - began > _LASTS:
+            lasted = time.monotonic() - began
+            if lasted > _LASTS:
                 self._failures = 0
-            self._watch = None
+            if lasted > _SETTLES:
+                self._trouble = ""
+            self._watch = self._watching = None
             watch.close()
+
+
+def _nobody(_: str) -> None:
+    """Nobody is told."""
 
 
 def name_of(obj: Mapping[str, Any]) -> str:

@@ -116,18 +116,28 @@ def key_of(obj: Mapping[str, Any]) -> Key:
     Raises:
         CorruptRecordError: The name or the label of a `CIDRLedger` is not that of its key: it is a copy, or was changed by hand.
     """
-    metadata, spec = obj["metadata"], obj.get("spec") or {}
+    metadata = obj["metadata"]
     if obj["kind"] == POOLS.kind:
         return Key("pool", metadata["name"])
-    key = Key(spec.get("kind", ""), spec.get("name", ""))
-    where = f"{LEDGERS.plural} {metadata['name']}"
-    if metadata["name"] != object_name(key):
-        reason = f"it says that it is {key}, whose object is {object_name(key)}; if it is a copy, delete it: kubectl delete cidrledger {metadata['name']}"
-        raise CorruptRecordError(where, reason)
+    key = named_key(obj)
     label = (metadata.get("labels") or {}).get(KIND)
     if label != key.kind:
         reason = f"its label {KIND} is {label!r}; mend it: kubectl label --overwrite cidrledger {metadata['name']} {KIND}={key.kind}"
-        raise CorruptRecordError(where, reason)
+        raise CorruptRecordError(f"{LEDGERS.plural} {metadata['name']}", reason)
+    return key
+
+
+def named_key(obj: Mapping[str, Any]) -> Key:
+    """The key of a ledger's record, whatever its label.
+
+    Raises:
+        CorruptRecordError: The name of the object is not that of its key: it is a copy.
+    """
+    metadata, spec = obj["metadata"], obj.get("spec") or {}
+    key = Key(spec.get("kind", ""), spec.get("name", ""))
+    if metadata["name"] != object_name(key):
+        reason = f"it says that it is {key}, whose object is {object_name(key)}; if it is a copy, delete it: kubectl delete cidrledger {metadata['name']}"
+        raise CorruptRecordError(f"{LEDGERS.plural} {metadata['name']}", reason)
     return key
 
 
@@ -195,6 +205,7 @@ __all__ = [
     "SINCE",
     "key_of",
     "labels_of",
+    "named_key",
     "object_name",
     "pool_record",
     "resource_of",

@@ -26,7 +26,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -44,14 +44,13 @@ from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.cluster import DEFAULT_SOURCES, Cluster, ClusterStore, NodeState, Pools
 from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES, mark_key
 from ciliumipam.kubernetes.mirror import Known
-from ciliumipam.kubernetes.publish import NodeObject, Publication, claims, error_patch, publish_cilium, publish_node
+from ciliumipam.kubernetes.publish import NodeObject, Publication, error_patch, publish_cilium, publish_node
 from ciliumipam.kubernetes.reporter import Reporter, Round, Subject, WriteOutcome
 from ciliumipam.kubernetes.store import KubernetesStore
 from ciliumipam.kubernetes.transport import Transport
 from ciliumipam.observer import UNOBSERVED, Observer
-from ciliumipam.pool import PoolSpec
 from ciliumipam.records import Holding
-from ciliumipam.requests import Applied, ExistingBlock, PoolStatus
+from ciliumipam.requests import Applied, PoolStatus
 
 WriteTo: TypeAlias = Literal["cilium", "node"]
 """Where blocks are written: `CiliumNode.spec.ipam.podCIDRs`, or `Node.spec.podCIDRs`."""
@@ -124,7 +123,8 @@ class Operator:
             raise InvalidRequestError(f"grace {grace}, threads {threads}, resync {resync}, debounce {debounce}: none can be negative, threads and resync not 0")
         self._api = Api(transport)
         self.cluster = Cluster(self._api, sources=sources)
-        self._store = ClusterStore(KubernetesStore(transport, api=self._api), self.cluster, clock=clock, threads=threads)
+        ledger = KubernetesStore(transport, api=self._api)
+        self._store = ClusterStore(ledger, self.cluster, clock=clock, threads=threads, on_nodes=write_to == "node")
         self.ipam = Ipam(self._store, clock=clock, observer=observer)
         self._write_to, self._grace, self._threads = write_to, grace, threads
         self._resync, self._debounce = resync, debounce
@@ -146,10 +146,10 @@ class Operator:
 
     def run(self, stop: Event) -> None:
         """Follow the cluster and act, until `stop` is set; a round that is under way is finished then."""
-        self.cluster.follow(self.wake)
+        self.cluster.follow(self.wake, self._reporter.not_followed if self._reporter is not None else None)
         try:
             while not self.cluster.is_synced() and not stop.wait(0.01):
-                pass
+                pass  # also while one kind of pools may not be listed: who does not know all pools would serve nodes out of others
             failures, pause = 0, 0.0
             while not stop.is_set():
                 if failures:
@@ -199,10 +199,9 @@ class Operator:
         error: type[BaseException] | None = None
         reasons: dict[str, str] = {}
         try:
-            if not self.cluster.following:
-                self.cluster.refresh()
-            states = self.cluster.node_states()
-            reasons = self._round(states)
+            with self.cluster.at_once():
+                states = self.cluster.node_states()
+                reasons = self._round(states)
         except BaseException as raised:
             error = type(raised)
             raise
@@ -215,8 +214,7 @@ class Operator:
     def _round(self, states: Mapping[str, NodeState]) -> dict[str, str]:
         self.ipam.refresh()
         pools = self.cluster.pools()
-        existing = self._existing(states)
-        applied = self.ipam.apply(existing=existing)
+        applied = self.ipam.apply()
         decided = self._decide(states, applied)
         if decided.doubtful:
             # what was held before this round is believed only as of after the objects were seen: see `guard`
@@ -232,33 +230,11 @@ class Operator:
         self._report(states, pools, applied, reasons)
         return reasons
 
-    def _existing(self, states: Mapping[str, NodeState]) -> list[ExistingBlock]:
-        """What node objects list and the ledger does not show as theirs.
-
-        Of core Nodes beside Cilium only what lies in one of our pools: elsewhere it is another allocator's, which Cilium does not use.
-        """
-        held = self.ipam.held()
-        found: list[ExistingBlock] = []
-        pools: list[PoolSpec] | None = None
-        for name, state in states.items():
-            for known in state:
-                if known is None or not isinstance(known.value, NodeObject) or not known.value.listed:
-                    continue
-                said = claims(known.value, held.get(name, ()))
-                for sentence in said.refused:
-                    _LOG.warning("node=%s refused: %s", name, sentence)
-                blocks: Iterable[ExistingBlock] = said.existing
-                if said.existing and known is state.node and self._write_to == "cilium":
-                    pools = pools if pools is not None else [status.spec for status in self.ipam.pools()]
-                    blocks = [each for each in said.existing if any(pool.covers(each.prefix) for pool in pools)]
-                found += blocks
-        return found
-
     def _decide(self, states: Mapping[str, NodeState], applied: Applied, *, fresh: bool = False) -> _Decided:
         """What to write, and why nodes wait."""
         held = self.ipam.held()
         ledger = self.cluster.ledger_now()
-        given = {(change.detail.split(" ")[2], change.name) for change in applied.changes if change.action in ("carve", "adopt")}
+        given = {(change.node, change.name) for change in applied.changes if change.action in ("carve", "adopt")}
         refused: dict[str, list[str]] = {}
         for refusal in applied.refusals:
             refused.setdefault(refusal.node, []).append(str(refusal))
@@ -278,9 +254,8 @@ class Operator:
             obj = state.cilium if self._write_to == "cilium" else state.node
             if obj is None or not isinstance(obj.value, NodeObject):
                 if blocks:
-                    kind = self._resource.kind
                     what = ", ".join(block.piece for block in blocks)
-                    decided.reasons[name] = f"{what} is for it, but there is no {kind} to write it to yet"
+                    decided.reasons[name] = f"{what} is for it, but there {self._nowhere()}"
                 continue
             publication = (publish_cilium if self._write_to == "cilium" else publish_node)(obj.value, obj.revision, blocks)
             if publication.problem:
@@ -291,6 +266,15 @@ class Operator:
                 doubtful = True
             decided.work.append(_Work(name, obj, publication))
         return decided._replace(doubtful=doubtful)
+
+    def _nowhere(self) -> str:
+        """Why there is no object to write to, after "there"."""
+        if self._mirror.installed is not None:
+            return f"is no {self._resource.kind} to write it to yet"
+        return (
+            "are no CiliumNodes in this cluster to write it to (customresourcedefinition ciliumnodes.cilium.io): Cilium brings them, else"
+            " ciliumipam crds --install; for another CNI run the operator with --write-to node"
+        )
 
     # -------------------------------------------------------------------------------------------------- writing
 
@@ -434,9 +418,8 @@ class Operator:
             if state is not None:
                 reporter.conflict(self._subject_of(conflict.existing.node, state), str(conflict.existing.prefix), conflict.reason)
         for change in applied.changes:
-            words = change.detail.split(" ")
-            if change.action == "adopt" and words[2] in states:
-                reporter.adopted(self._subject_of(words[2], states[words[2]]), change.name, words[-1] if words[3:5] == ["into", "pool"] else "")
+            if change.action == "adopt" and change.node in states:
+                reporter.adopted(self._subject_of(change.node, states[change.node]), change.name, change.pool)
         for manifest, problem in pools.broken:
             reporter.pool_broken(manifest, problem)
         reporter.pools(pools.objects, [self._with_concern(status) for status in self.ipam.pools()])

@@ -58,9 +58,9 @@ def read_pool(obj: Mapping[str, Any]) -> PoolObject:
     generation, uid = int(metadata.get("generation") or 0), str(metadata.get("uid") or "")
     since = moment(metadata.get("creationTimestamp"))
     spec = obj.get("spec") or {}
-    if obj["kind"] == "CiliumNodeConfig" and spec.get("ipam") is None:  # Cilium's own form configures its agent
-        return PoolObject(None, since, "", generation, uid, manifest)
     try:
+        if obj["kind"] == "CiliumNodeConfig" and spec.get("ipam") is None:  # Cilium's own form configures its agent
+            return PoolObject(None, since, "", generation, uid, manifest)
         since = float((metadata.get("annotations") or {}).get(SINCE) or since)
         if not isfinite(since):  # it has no place in an order by age, and is not even equal to itself
             return PoolObject(None, 0.0, f"annotation {SINCE}: {since} is no time", generation, uid, manifest)
@@ -70,6 +70,8 @@ def read_pool(obj: Mapping[str, Any]) -> PoolObject:
         return PoolObject(None, since, f"{error.path}: {error.reason}" if error.path else error.reason, generation, uid, manifest)
     except ValueError as error:
         return PoolObject(None, since, f"annotation {SINCE}: {error}", generation, uid, manifest)
+    except Exception as error:  # noqa: BLE001 - whatever a definition of somebody else lets through, it stops no other pool
+        return PoolObject(None, since, f"it cannot be read: {type(error).__name__}: {error}", generation, uid, manifest)
     return PoolObject(item, since, "", generation, uid, manifest)
 
 

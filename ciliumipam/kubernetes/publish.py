@@ -122,10 +122,10 @@ def _metadata(obj: Mapping[str, Any]) -> tuple[str, Node, str, str, bool, bool]:
 
 
 class Claims(NamedTuple):
-    """What a node object lists and the ledger does not show as the node's.
+    """What a node object lists.
 
     Attributes:
-        existing: Blocks that it may be given.
+        existing: Blocks that the node is said to have.
         refused: A sentence for each entry that is no block.
     """
 
@@ -133,11 +133,8 @@ class Claims(NamedTuple):
     refused: tuple[str, ...] = ()
 
 
-def claims(obj: NodeObject, held: Sequence[Holding]) -> Claims:
-    """What a node object lists that the node does not hold."""
-    known = {str(block.prefix) for block in held}
-    if known.issuperset(obj.listed):  # nearly always; nothing is parsed for it
-        return Claims()
+def claims(obj: NodeObject) -> Claims:
+    """What a node object lists, as the manifest of it is read."""
     metadata = {"name": obj.node.name, "creationTimestamp": obj.created or None}
     spec: dict[str, Any] = {"podCIDRs": list(obj.cidrs)}
     if obj.kind == "CiliumNode":
@@ -145,9 +142,7 @@ def claims(obj: NodeObject, held: Sequence[Holding]) -> Claims:
         spec = {"ipam": {**spec, "pools": {"allocated": allocated}}}
     document = {"apiVersion": obj.api_version, "kind": obj.kind, "metadata": metadata, "spec": spec}
     found = read_manifest(document, "cluster")
-    held_prefixes = {block.prefix for block in held}
-    blocks = (each for each in found.items if isinstance(each, ExistingBlock) and each.prefix not in held_prefixes)
-    return Claims(tuple(blocks), found.refused)
+    return Claims(tuple(each for each in found.items if isinstance(each, ExistingBlock)), found.refused)
 
 
 def lists(obj: NodeObject, block: Holding) -> bool:

@@ -77,7 +77,7 @@ class ClusterReporter(Reporter):
 
     def node_waits(self, node: Subject, reason: str) -> None:
         """A Warning on the node object."""
-        self._say(node, "Warning", "Waiting", "Allocate", f"It has no block yet: {reason}")
+        self._say(node, "Warning", "Waiting", "Allocate", f"It waits for a block: {reason}")
 
     def block_given(self, node: Subject, blocks: Sequence[str]) -> None:
         """Nothing, which is what nodes see that never waited; to one that did, that it is over."""

@@ -103,6 +103,9 @@ class Reporter:
     def round_done(self, done: Round) -> None:
         """A round has ended, well or not."""
 
+    def not_followed(self, resource: str) -> None:
+        """A resource (its plural) could not be listed or watched; it is tried again. What is decided meanwhile is decided over the last state."""
+
     def leads(self, leading: bool) -> None:  # noqa: FBT001 - the one thing that it says
         """Whether this operator is the one that acts, from now on."""
 
@@ -162,6 +165,11 @@ class Reporters(Reporter):
         """Tell all."""
         for each in self._all:
             each.round_done(done)
+
+    def not_followed(self, resource: str) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.not_followed(resource)
 
     def leads(self, leading: bool) -> None:  # noqa: FBT001 - the one thing that it says
         """Tell all."""

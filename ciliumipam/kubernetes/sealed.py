@@ -1,6 +1,7 @@
 """Ledger records that cannot be read, as those of a newer version: what they may say is left alone, and everything else goes on. Pure.
 
-A page of blocks that cannot be read is taken as one that is wholly held, by nobody's name: so nothing is carved there. A node about
+A page of blocks that cannot be read is taken as one that is wholly held, by nobody's name: so nothing is carved there. A free block
+of whose addresses a page cannot be read is left out of what is carved too: nobody could take it back again. A node about
 which an unreadable record may say something is sealed: nothing is decided about it, neither given nor taken, by whoever cannot read it.
 """
 
@@ -14,6 +15,7 @@ from ciliumipam.errors import StoreError
 from ciliumipam.ledger import ROOT_FENCE, block_ledger
 from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.records import ClaimPage, Entry, Holding, Key, Page, Revision, Split
+from ciliumipam.requests import ExistingBlock
 from ciliumipam.view import block_claims_key
 
 NOBODY: Final = "(unreadable)"
@@ -48,6 +50,18 @@ class Ledger(NamedTuple):
             return "it stands for what cannot be read"
         claims = self.unreadable.get(block_claims_key(node))
         return str(claims) if claims is not None else self.sealed.get(node, "")
+
+    def shut(self) -> list[ExistingBlock]:
+        """Blocks that nobody holds and whose addresses cannot be read, so that nobody can be given them, as what "nobody" is said to have."""
+        pages = {key: error for key, error in self.unreadable.items() if key.kind == "address-page"}
+        if not pages:
+            return []
+        slots = (slot for entry in self.entries.values() if isinstance(entry.record, Page) for slot in entry.record.slots)
+        held = {(slot.space, slot.prefix) for slot in slots if type(slot) is Holding}
+        places = {_place(key): error for key, error in pages.items()}
+        return [
+            ExistingBlock(NOBODY, prefix, None, 0.0, str(error), space) for (space, prefix), error in sorted(places.items(), key=lambda item: item[0]) if (space, prefix) not in held
+        ]
 
 
 def ledger_of(records: Iterable[tuple[Key, Entry | Unreadable]]) -> Ledger:

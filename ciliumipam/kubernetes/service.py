@@ -88,13 +88,16 @@ class OperatorService(Reporter):
             return Health(is_well=False, says="the operator has ended by itself; its log says why")
         silence = self._clock() - self._pulse
         if silence > PATIENCE:
-            return Health(is_well=False, says=f"the operator has ended no round for {silence:.0f} s")
+            return Health(is_well=False, says=f"the operator has ended no round for {silence:.0f} s{self._trouble(': ')}")
         return Health(is_well=True, says="leader")
 
     def readyz(self) -> Health:
         """Whether it knows the cluster, or stands by for the one that does."""
         if self._thread is not None:
-            return Health(is_well=True, says="leader") if self._knows else Health(is_well=False, says="leader: it has not come to the end of a round yet")
+            trouble = self._trouble("; ")
+            if not self._knows:
+                return Health(is_well=False, says=f"leader: it has not come to the end of a round yet{trouble}")
+            return Health(is_well=not trouble, says=f"leader{trouble}")
         known = self._lease is not None and self._lease.holder
         return Health(is_well=True, says=f"standby{self._leader()}") if known else Health(is_well=False, says="nobody leads yet, as far as is known")
 
@@ -124,6 +127,12 @@ class OperatorService(Reporter):
             if self._metrics is not None:
                 self._metrics.show(None)
         self._reporter.leads(leading)
+
+    def _trouble(self, before: str) -> str:
+        """What the operator cannot follow; "" if there is nothing of that kind."""
+        operator = self._operator
+        trouble = operator.cluster.trouble() if operator is not None else ""
+        return before + trouble if trouble else ""
 
     def _leader(self) -> str:
         return f" for {self._lease.holder}" if self._lease is not None and self._lease.holder else ""

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from ciliumipam.draft import Step
 from ciliumipam.errors import ConflictError, StoreUnavailableError
 from ciliumipam.records import ClaimPage, Entry, Key, Record, Revision
-from ciliumipam.session import Answer, Get, Operation, Pause, Put, Scan, Written
+from ciliumipam.session import Answer, Get, Operation, Pause, Put, Room, Scan, Written
 from ciliumipam.store import ABSENT, Listing
 from ciliumipam.testing.actors import EVENTS, Aims, Begins, Ended, Event, Program, Scenario, call
 from ciliumipam.testing.raw import Counted, Told, counted_addresses, counted_blocks, judge
@@ -275,8 +275,8 @@ class Checker:
         """Run a program to its next operation, noting what it tells."""
         try:
             event = resume()
-            while isinstance(event, (*EVENTS, Pause)):
-                if not isinstance(event, Pause):
+            while isinstance(event, (*EVENTS, Pause, Room)):
+                if not isinstance(event, (Pause, Room)):
                     node.events.append(event)
                 event = next(program)
             node.operation = event
@@ -307,7 +307,7 @@ class Checker:
         program = self.scenario.actors[actor].program()
         event = next(program)
         while True:
-            while isinstance(event, (*EVENTS, Pause)):
+            while isinstance(event, (*EVENTS, Pause, Room)):  # here no store can tell what room there is
                 event = next(program)
             if not path:
                 return program
@@ -449,11 +449,11 @@ class Checker:
         if after == before:
             return used
         for each in sorted(self._counted(after) - self._counted(before)):
-            over = {other for other in used if _overlap(each, other)}
+            over = {other for other in used if each.overlaps(other)}
             for other in over:
                 if other.fence >= each.fence:
                     raise AssertionError(f"{each} has no later fence than {other}, which was held before")
-            used = frozenset((*(other for other in used if other not in over or not _covers(each, other)), each))
+            used = frozenset((*(other for other in used if other not in over or not each.covers(other)), each))
         return used
 
     def _check_end(self, seen: dict[_State, tuple[_State, str] | None], state: _State) -> None:
@@ -463,14 +463,6 @@ class Checker:
         for each in self._check(state) - self._before - state.told:
             if each.node:
                 raise Violation(self._trace(seen, state, f"{each} is held when all calls have ended, and nobody was told"))
-
-
-def _overlap(one: Counted, other: Counted) -> bool:
-    return (one.space, one.family) == (other.space, other.family) and one.first <= other.last and other.first <= one.last
-
-
-def _covers(one: Counted, other: Counted) -> bool:
-    return one.first <= other.first and other.last <= one.last
 
 
 def _as_entry(entry: _Entry) -> Entry | None:

@@ -27,6 +27,14 @@ class Counted(NamedTuple):
     node: str
     space: str = DEFAULT
 
+    def overlaps(self, other: Counted) -> bool:
+        """Whether they have an address in common."""
+        return (self.space, self.family) == (other.space, other.family) and self.first <= other.last and other.first <= self.last
+
+    def covers(self, other: Counted) -> bool:
+        """Whether all addresses of one that it overlaps are its own."""
+        return self.first <= other.first and other.last <= self.last
+
 
 Records = Mapping[tuple[str, str], Any]
 """Records by kind and name."""

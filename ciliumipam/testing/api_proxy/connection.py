@@ -101,13 +101,18 @@ class _CutError(Exception):
 
 @dataclass(slots=True)
 class _Exchange:
-    """A request, what takes it, and how it ended."""
+    """A request, what takes it, and how it ended.
+
+    What has happened is booked before the client is sent what shows it: who has the reply may look at once.
+    """
 
     head: Head
     body: bytes
     request: Request
     planted: Planted | None
+    seen: list[Seen]
     status: int = 0
+    is_booked: bool = False
 
     @property
     def fault(self) -> Fault | None:
@@ -116,6 +121,12 @@ class _Exchange:
     def happened(self) -> None:
         if self.planted:
             self.planted.happened()
+
+    def book(self) -> None:
+        """It has come by, if it is not booked already."""
+        if not self.is_booked:
+            self.is_booked = True
+            self.seen.append(Seen(self.request, self.fault, self.status))
 
     async def hold(self) -> None:
         """Wait as long as the fault says."""
@@ -146,11 +157,11 @@ class Connection:
                 body = b"".join([piece async for piece in read_body(self._client.reader, head)])
                 await self._way.passing.wait()
                 request = read_request(head.first[0], head.first[1])
-                exchange = _Exchange(head, body, request, self._way.take(request))
+                exchange = _Exchange(head, body, request, self._way.take(request), self._way.seen)
                 try:
                     goes_on = await self._exchange(exchange)
                 finally:
-                    self._way.seen.append(Seen(request, exchange.fault, exchange.status))
+                    exchange.book()
                 if not goes_on:
                     break
         except (_CutError, FramingError, OSError, EOFError):
@@ -180,8 +191,9 @@ class Connection:
             raise _CutError
         if isinstance(fault, Answer):
             exchange.status = fault.status
-            await self._client.send(_answer(fault))
             exchange.happened()
+            exchange.book()
+            await self._client.send(_answer(fault))
             return not exchange.head.closes
         if isinstance(fault, Hold) and not fault.reply:
             await exchange.hold()
@@ -204,12 +216,14 @@ class Connection:
         if isinstance(fault, Hold) and fault.reply:
             await exchange.hold()
         if isinstance(fault, Cut):
+            exchange.happened()
+            exchange.book()
             if fault.when == "torn":
                 announced = b"%x\r\n" % len(body) if reply.chunked else b""
                 await self._client.send(reply.encode() + announced + body[: len(body) // 2])
-            exchange.happened()
             raise _CutError
         await self._way.passing.wait()
+        exchange.book()
         await self._client.send(reply.encode() + (b"" if none else _framed(reply, body)))
         return not (exchange.head.closes or reply.closes) and (
             none or reply.chunked or bool(reply.get("content-length"))
@@ -237,6 +251,7 @@ class Connection:
             line = await anext(lines, None)
             await self._way.passing.wait()
             if line is None:  # it ended by itself
+                exchange.book()
                 await self._client.send(chunk(b""))
                 return not reply.closes
             await self._client.send(chunk(line))
@@ -247,19 +262,23 @@ class Connection:
         if isinstance(ends, Silence):
             exchange.happened()
             await asyncio.Event().wait()  # until the client goes
-        elif ends.how in {"clean", "expired"}:
+            return False
+        if ends.how in {"clean", "expired"}:
             error = (
                 chunk(json.dumps({"type": "ERROR", "object": _status(410)}).encode() + b"\n")
                 if ends.how == "expired"
                 else b""
             )
             self._leave_server()  # it goes on sending, and another one can be asked
-            await self._client.send(error + chunk(b""))
             exchange.happened()
+            exchange.book()
+            await self._client.send(error + chunk(b""))
             return True
-        elif ends.how == "torn" and (line := await anext(lines, None)):
-            await self._client.send(chunk(line[: len(line) // 2]))
+        line = await anext(lines, None) if ends.how == "torn" else None
         exchange.happened()
+        exchange.book()
+        if line:
+            await self._client.send(chunk(line[: len(line) // 2]))
         raise _CutError
 
 

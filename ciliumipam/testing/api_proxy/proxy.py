@@ -43,7 +43,11 @@ class FaultProxy:
 
     @property
     def seen(self) -> Sequence[Seen]:
-        """All requests so far whose reply was sent, in that order, or that were cut off; a watch counts once it has ended."""
+        """The requests that are over, in that order; a watch is over once it has ended.
+
+        A request is here before its client can know: before the reply is sent, or a fault cuts the connection. Only one that ends for
+        another reason (its client or the server has gone, `cut_connections`, `partition`) may come a moment later.
+        """
         return tuple(self._way.seen)
 
     @property
