@@ -33,6 +33,7 @@ from threading import Lock
 from typing import Any, NamedTuple, NoReturn, cast
 
 from ciliumipam.cidr import WIDTH, Family, parse_address, parse_prefix
+from ciliumipam.demand import Demand, normalize
 from ciliumipam.errors import (
     CorruptRecordError,
     InvalidAddressError,
@@ -381,14 +382,34 @@ def _decode_pool(fields: dict[str, Any]) -> PoolRecord:
 def _node_fields(record: NodeRecord) -> dict[str, Any]:
     labels = dict(record.node.label_pairs)
     fields = {"format": FORMAT, "name": record.node.name, "since": _finite(record.since), "labels": labels}
-    return fields | {"draining": True} if record.draining else fields
+    if record.draining:
+        fields["draining"] = True
+    if record.demand:
+        fields["demand"] = [
+            {"family": each.family, "addresses": each.addresses} | ({"pool": each.pool} if each.pool else {}) for each in record.demand
+        ]
+    return fields
 
 
 def _decode_node(fields: dict[str, Any]) -> NodeRecord:
-    _check_fields(fields, ("name", "since", "labels"), ("draining",))
+    _check_fields(fields, ("name", "since", "labels"), ("draining", "demand"))
     labels = _typed(dict, fields, "labels")
     node = Node(_typed(str, fields, "name"), {key: _typed(str, labels, key, "labels.") for key in labels})
-    return NodeRecord(node, _since(fields), _typed(bool, fields, "draining") if "draining" in fields else False)
+    draining = _typed(bool, fields, "draining") if "draining" in fields else False
+    return NodeRecord(node, _since(fields), draining, _demand(fields) if "demand" in fields else ())
+
+
+def _demand(fields: dict[str, Any]) -> tuple[Demand, ...]:
+    found = []
+    for index, each in enumerate(_typed(list, fields, "demand")):
+        path = f"demand[{index}]."
+        if type(each) is not dict:
+            raise _CorruptError(f"{path.rstrip('.')}: expected an object, found {_shorten(dumps(each))}")
+        _check_fields(each, ("family", "addresses"), ("pool",), path)
+        pool = _typed(str, each, "pool", path) if "pool" in each else ""
+        family = _natural(each, "family", path)
+        found.append(Demand(pool, cast("Family", family), _natural(each, "addresses", path)))
+    return normalize(found)
 
 
 # ---------------------------------------------------------------------------------------------------------- leases

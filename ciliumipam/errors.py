@@ -212,6 +212,17 @@ class PoolRefusedError(StateError):
         return f"pool {self.pool!r} does not serve node {self.node!r}: {self.reason}"
 
 
+class BlockNeededError(StateError):
+    """A block that was to be handed back, but without which its node would have less than it should."""
+
+    def __init__(self, block: str, node: str, reason: str) -> None:
+        super().__init__(block, node, reason)
+        self.block, self.node, self.reason = block, node, reason
+
+    def __str__(self) -> str:
+        return f"node {self.node!r} needs block {self.block}: {self.reason}"
+
+
 class OwnerHoldsError(StateError):
     """The owner already holds another address of that family on the node."""
 

@@ -16,8 +16,10 @@ from typing import Literal, Self
 from ciliumipam.allocator import Utilization
 from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
 from ciliumipam.boot import this_moment
-from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
+from ciliumipam.cidr import AddressLike, Family, PrefixLike, parse_address, parse_prefix, to_address
 from ciliumipam.combining import Combiner
+from ciliumipam.demand import Demand
+from ciliumipam.demand_tasks import HandBackTask, RequestTask
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.errors import LeaseExpiredError, NotFoundError, StalePlanError
 from ciliumipam.executor import CollectorPause, DryRun, Executor, cooling_later, drive
@@ -44,6 +46,7 @@ from ciliumipam.requests import (
     Explanation,
     ForceRelease,
     Grow,
+    HandBack,
     Migrate,
     NodeStatus,
     Plan,
@@ -53,6 +56,7 @@ from ciliumipam.requests import (
     RemoveNode,
     RemovePool,
     Request,
+    RequestAddresses,
 )
 from ciliumipam.routes import GroupRoutes
 from ciliumipam.session import restore, run
@@ -64,8 +68,8 @@ from ciliumipam.view import View
 class Ipam:
     """Pools, blocks and addresses on a store. Thread-safe; any number of processes may use one store at once.
 
-    * change: `apply`, `grow`, `drain`, `migrate`, `remove_node`, `remove_pool`; `allocate`, `release`, `release_fenced`,
-      `force_release`; `repair` what a crash left
+    * change: `apply`, `request`, `hand_back`, `grow`, `drain`, `migrate`, `remove_node`, `remove_pool`; `allocate`, `release`,
+      `release_fenced`, `force_release`; `repair` what a crash left
     * change in two steps: `plan` decides and writes nothing, `execute` writes exactly that or refuses
     * look: `pools`, `nodes`, `blocks`, `allocations`, `routes`, `explain`; `refresh` first where others write to the store too
 
@@ -173,6 +177,37 @@ class Ipam:
             PoolExhaustedError: It has no block for it. Nothing was changed.
         """
         return self._ask(Migrate(node, pool)).outcome
+
+    @observed("request")
+    def request(self, node: str, demand: Iterable[Demand]) -> Applied:
+        """Say how many addresses a node asks for, in place of what it asked for before, and give every node the blocks that it should have.
+
+        A node gets further blocks until it has as many addresses as it asks for, its pool's limit is reached or nothing is free. Where
+        there is too little, nodes with few blocks come first (see `waiting`); who gets nothing more is told in `refusals`, and is
+        served by the next call that gives out blocks once there is space. Asking for less takes nothing away: see `hand_back`.
+
+        Raises:
+            NotFoundError: The node is not known.
+        """
+        return self._ask(RequestAddresses(node, tuple(demand))).outcome
+
+    @observed("hand_back")
+    def hand_back(self, node: str, block: PrefixLike, *, fence: int | None = None, space: str = DEFAULT_SPACE) -> Applied:
+        """Take an empty block that a node does not need back from it. Its pool's reuse delay goes by before another node gets it.
+
+        Args:
+            node: The node's name.
+            block: The block.
+            fence: Under which fence the node holds it; given, a late call cannot hit a later holding of the same block.
+            space: Its address space.
+
+        Raises:
+            NotHeldError: The node does not hold it.
+            StaleFenceError: It holds it under another fence.
+            BlockNotEmptyError: Addresses of it are in use.
+            BlockNeededError: Without it the node would have less than its pool gives it at once, or less than it asks for.
+        """
+        return self._ask(HandBack(node, parse_prefix(block), fence, space)).outcome
 
     @observed("allocate")
     def allocate(
@@ -381,6 +416,10 @@ class Ipam:
                 return DrainTask(request, now, self._token())
             case Migrate():
                 return MigrateTask(request, now, self._token())
+            case RequestAddresses():
+                return RequestTask(request, now, self._token())
+            case HandBack():
+                return HandBackTask(request, now, self._token())
             case RemoveNode():
                 return RemoveNodeTask(request, now)
             case RemovePool():
@@ -450,7 +489,7 @@ class Ipam:
                     family: Utilization(*map(sum, zip(*(b.utilization for b in blocks if b.family == family), strict=True)))
                     for family in sorted({block.family for block in blocks})
                 }
-                found.append(NodeStatus(record.node, blocks, counts, record.draining))
+                found.append(NodeStatus(record.node, blocks, counts, record.draining, record.demand))
             return tuple(found)
 
     def blocks(self) -> tuple[Block, ...]:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, NewType, TypeAlias
 
 from ciliumipam.cidr import Family, Prefix, format_address
+from ciliumipam.demand import Demand
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 
@@ -138,11 +139,19 @@ class PoolRecord(NamedTuple):
 
 
 class NodeRecord(NamedTuple):
-    """A node as applied; one that drains gets no block, and nothing new out of those that it has."""
+    """A node as applied; one that drains gets no block, and nothing new out of those that it has.
+
+    Attributes:
+        node: Its name and labels.
+        since: Seconds since the epoch at which it was first applied.
+        draining: Whether it drains.
+        demand: How many addresses it asks for, as `demand.normalize` orders them.
+    """
 
     node: Node
     since: float
     draining: bool = False
+    demand: tuple[Demand, ...] = ()
 
 
 class Leased(NamedTuple):

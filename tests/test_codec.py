@@ -142,7 +142,7 @@ def test_every_field_of_the_other_records_is_written() -> None:
         Page: ("fence", "cursor", "slots"),
         ClaimPage: ("claims", "tentative", "closing", "draining"),
         PoolRecord: ("spec", "since"),
-        NodeRecord: ("node", "since", "draining"),
+        NodeRecord: ("node", "since", "draining", "demand"),
         Holding: ("family", "network", "length", "fence", "holder", "label", "since", "space"),
         Cooling: ("fence", "until"),
         Split: ("fence",),
