@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from typing import TypeAlias
 
 from ciliumipam.addresses import draw
-from ciliumipam.cidr import WIDTH, Family, format_address, to_address
+from ciliumipam.cidr import WIDTH, Address, Family, format_address, to_address
 from ciliumipam.draft import Draft
 from ciliumipam.errors import (
     AlreadyAllocatedError,
@@ -155,15 +155,24 @@ def _allocated(node: str, piece: Holding) -> Change:
 class AllocateTask(AddressTask):
     """Addresses for owners of one node.
 
+    Args:
+        request: What is asked for.
+        now: What time it is.
+        token: Marks the claims of this call as its own.
+        given: Given addresses for a single owner, one of a family; by default that of the request.
+        moment: What time it is, as leases count it.
+
     Attributes:
-        moment: When it was asked for, as leases count time.
+        moment: The same.
         leased: Whether the node was seen to have a lease, so that the moment counted.
     """
 
-    def __init__(self, request: Allocate, now: float, token: str, *, moment: Moment = NEVER) -> None:
+    def __init__(self, request: Allocate, now: float, token: str, given: Iterable[Address] = (), *, moment: Moment = NEVER) -> None:
         super().__init__(now)
         self.moment, self.leased = moment, False
         self.request, self.node = request, request.node
+        wanted = tuple(given) or ((request.address,) if request.address is not None else ())
+        self._given_numbers: dict[Family, int] = {each.version: int(each) for each in wanted}
         self._call = Call(token)
         self._verify: list[Key] = []
         self._pools: dict[Key, None] = {}
@@ -243,14 +252,14 @@ class AllocateTask(AddressTask):
         return True
 
     def _families(self, view: View, blocks: Blocks) -> tuple[Family, ...]:
-        request = self.request
         if not blocks and self.node not in view.nodes:
             raise NotFoundError("node", self.node, tuple(sorted(view.nodes)[:8]))
         have = sorted({block.family for block in blocks})
-        wanted = request.address.version if request.address is not None else request.family
-        if not have or (wanted is not None and wanted not in have):
-            raise NoBlockError(self.node, wanted or 0, why_no_block(view, self.node))
-        return tuple(have) if wanted is None else (wanted,)
+        wanted = sorted(self._given_numbers) or ([self.request.family] if self.request.family is not None else have)
+        lacking = next((family for family in wanted if family not in have), None)
+        if not have or lacking is not None:
+            raise NoBlockError(self.node, lacking or 0, why_no_block(view, self.node))
+        return tuple(wanted)
 
     def _choose(
         self,
@@ -263,9 +272,9 @@ class AllocateTask(AddressTask):
     ) -> list[tuple[Standing, tuple[Holding, ...]]]:
         """What each owner gets in addition; puts nothing into the draft but marks in the free indexes."""
         plan = []
-        wanted = self.request.address
+        given = self._given_numbers
         goods = [(standing, {piece.family: piece for piece in standing.good}) for standing in standings]
-        if wanted is None:
+        if not given:
             for family in families:
                 missing = 0
                 for _, good in goods:
@@ -275,10 +284,10 @@ class AllocateTask(AddressTask):
         for standing, good in goods:
             chosen: list[Holding] = []
             for family in families:
-                if wanted is not None:
-                    number = int(wanted)
+                if given:
+                    number = given[family]
                     if family in good and good[family].network != number:
-                        raise OwnerHoldsError(standing.holder, good[family].piece, str(wanted))
+                        raise OwnerHoldsError(standing.holder, good[family].piece, format_address(family, number))
                     if family not in good:
                         chosen.append(self._given(view, draft, level, blocks, standing.holder, family, number))
                 elif family not in good:

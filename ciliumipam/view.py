@@ -118,6 +118,10 @@ class View:
 
     # -------------------------------------------------------------------------------------- keeping it up to date
 
+    def needs(self, key: Key) -> bool:  # noqa: ARG002 - see `partial_view`
+        """Whether a call that depends on a record has to read it before it begins: what is known may be old."""
+        return True
+
     def load(self, key: Key, entry: Entry | None) -> bool:
         """Take over a record as read; None where there is none. Returns whether it differs from what was known."""
         known = self.entries.get(key)

@@ -14,6 +14,7 @@ from ciliumipam.errors import LeaseExpiredError, NoBlockError
 from ciliumipam.ipam import Ipam
 from ciliumipam.lease import NEVER, Moment, lease_key, why_expired
 from ciliumipam.node import Node
+from ciliumipam.one_shot import OneShot
 from ciliumipam.pool import PoolSpec
 from ciliumipam.records import Entry, Key, Lease, Leased
 from ciliumipam.requests import Allocate
@@ -174,3 +175,15 @@ def test_this_machine_tells_the_time_since_its_start() -> None:
 
     assert first.boot == second.boot == boot_id() != ""
     assert 0 < first.seconds <= second.seconds
+
+
+def test_a_process_that_lives_for_one_call_obeys_the_lease_too() -> None:
+    hand, store = Hand(), node_store()
+    one = OneShot(store, "n1", moment=hand)
+    assert [str(each.address) for each in one.allocate("a")] == ["10.0.0.1"]
+    hand.now = Moment("boot-1", 131.0)
+
+    with pytest.raises(LeaseExpiredError):
+        one.allocate("b")
+
+    assert [str(each.address) for each in one.release("a")] == ["10.0.0.1"]
