@@ -23,15 +23,15 @@ class Granted(NamedTuple):
     Attributes:
         prefix: The block.
         fence: Number of this holding among all of the block; it grows, and tells one holding of a node from the next.
-        pool: The pool that it was carved from.
-        draining: Whether it takes nothing new once the node has another one.
+        pool: The pool that it was carved from; "" is none.
+        serves: Whether it takes anything new: it is no orphan, and neither it nor the node drains.
         space: Its address space.
     """
 
     prefix: Prefix
     fence: int
     pool: str
-    draining: bool = False
+    serves: bool = True
     space: str = DEFAULT_SPACE
 
     @property
