@@ -10,7 +10,14 @@ import pytest
 from ciliumipam.agent import LedgerSource, NodeAgent, Round, SilentNodes, Terms
 from ciliumipam.audit import audit
 from ciliumipam.demand import Watermark
-from ciliumipam.errors import ConflictError, InvalidRequestError, LeaseExpiredError, NodeExhaustedError, NotFoundError, StoreUnavailableError
+from ciliumipam.errors import (
+    ConflictError,
+    InvalidRequestError,
+    LeaseExpiredError,
+    NodeExhaustedError,
+    NotFoundError,
+    StoreUnavailableError,
+)
 from ciliumipam.ipam import Ipam
 from ciliumipam.lease import Moment, lease_key
 from ciliumipam.node import Node
@@ -249,14 +256,14 @@ def test_of_two_agents_on_one_store_one_ends_its_round() -> None:
     first = Machine(shared, "n1", time, own)
     first.rounds()
     second = Machine(shared, "n1", time, own)
-    confirm = first.agent._source.confirm  # noqa: SLF001 - where the other one comes between
+    confirm = first.agent._source.confirm
 
     def late() -> object:
         found = confirm()
         second.agent.round()
         return found
 
-    first.agent._source.confirm = late  # type: ignore[method-assign, assignment]  # noqa: SLF001
+    first.agent._source.confirm = late  # type: ignore[method-assign, assignment]
     with pytest.raises(ConflictError):
         first.agent.round()
 

@@ -114,7 +114,7 @@ class NodeAgent:
         except (NodeExhaustedError, NoBlockError) as error:
             lacking = error.family or family or 4  # a node without any block is asked for by one family; the source gives all of its pool
             with self._watching:
-                self._watch.failed(owner, 6 if lacking == 6 else 4, self._moment().seconds)  # noqa: PLR2004 - the family
+                self._watch.failed(owner, 6 if lacking == 6 else 4, self._moment().seconds)
             raise
         with self._watching:
             for each in found:
@@ -195,7 +195,7 @@ class NodeAgent:
         """Say what the node asks for, if that is news or it has less; whether it is news."""
         news = demand != self._asked
         have = {family: sum(use.usable for use in uses if use.block.family == family and not use.draining) for family in (4, 6)}
-        if news or any(have[each.family] < each.addresses for each in demand):
+        if news or not uses or any(have[each.family] < each.addresses for each in demand):
             self._source.request(demand)
             self._asked = demand
         return news
