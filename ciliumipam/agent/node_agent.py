@@ -125,7 +125,7 @@ class NodeAgent:
         """Take every address from an owner, also where the lease has ended."""
         with self._watching:
             for family in (4, 6):
-                self._watch.served(owner, family)  # type: ignore[arg-type]  # the two there are
+                self._watch.served(owner, family)
         return self.ipam.release(self.node, owner, missing_ok=missing_ok)
 
     def why_silent(self) -> str:
