@@ -265,11 +265,13 @@ class NodeAgent:
         with self._watching:
             decision = self._watch.decide(uses, now)
         by_prefix = {each.prefix: each.leased for each in usable}
-        # what the source does not take back yet counts there as had; it gives nothing here
-        more = [each for each in returning if each in self._needed]
+        # what the source does not take back yet counts there as had, and gives nothing here: so it is asked for on top, until there is enough
+        have = {family: sum(use.usable for use in uses if use.block.family == family and not use.draining) for family in (4, 6)}
+        kept = dict.fromkeys((4, 6), 0)
+        for one in self._needed.intersection(returning):
+            kept[one.prefix.family] += 1 << (WIDTH[one.prefix.family] - one.prefix.length)
         demand = tuple(
-            each._replace(addresses=each.addresses + sum(1 << (WIDTH[one.prefix.family] - one.prefix.length) for one in more if one.prefix.family == each.family))
-            for each in decision.demand
+            each._replace(addresses=each.addresses + (kept[each.family] if have[each.family] < each.addresses else 0)) for each in decision.demand
         )
         return demand, [by_prefix[prefix] for prefix in decision.hand_back], uses
 
