@@ -414,10 +414,13 @@ def test_an_agent_that_wakes_up_in_a_hand_back_takes_nothing_from_its_successor(
     assert late[0] in lease_of(node.own).returning
     node.agent._source.hand_back = before  # type: ignore[method-assign]
     node.rounds()
+    assert blocks(shared) == blocks(node.own) == {"n1": ["10.0.0.0/28", "10.0.0.32/28"]}, "the source wanted it to have as much: it got another one first"
+    for number in range(14):
+        node.agent.allocate(f"q{number}")
     node.rounds()
     again = [each for each in lease_of(node.own).blocks if each.prefix == late[0].prefix]
 
     hand_back(late[0])
 
     assert [each.fence > late[0].fence for each in again] == [True], "the node got it again, under a later fence"
-    assert blocks(shared) == {"n1": ["10.0.0.0/28", "10.0.0.16/28"]}, "the late call named an old one"
+    assert blocks(shared) == {"n1": ["10.0.0.0/28", "10.0.0.16/28", "10.0.0.32/28"]}, "the late call named an old one"
