@@ -36,6 +36,8 @@ TARGETS: dict[str, str] = {
     "memory: pair, ": "≤ 30",
     "memory: restore and list 100,000": "≤ 1",
     "sqlite pair ÷ two bare commits": "≤ 1.5",
+    "demand, 5,000 nodes: what": "≤ 200",
+    "demand, 5,000 nodes: who": "≤ 200",
     "memory: 5,000 nodes": "≤ 250",
     "memory: 100,000 nodes": "≤ 8",
     "largest resident size": "≤ 1,536",

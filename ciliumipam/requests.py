@@ -10,7 +10,6 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, NamedTuple, TypeAlias
 
-from ciliumipam.allocator import Utilization
 from ciliumipam.cidr import WIDTH, Address, Family, Network, Prefix
 from ciliumipam.demand import Demand, normalize
 from ciliumipam.draft import Step
@@ -19,6 +18,7 @@ from ciliumipam.names import validate_name, validate_owner
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.records import Entry, Key, Kind
+from ciliumipam.side import Utilization
 from ciliumipam.words import counted
 
 # --------------------------------------------------------------------------------------------------- requests

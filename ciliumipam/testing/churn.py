@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -172,6 +172,14 @@ class World:
             case _:
                 self._ask(by, step, self.request(step))
 
+    def perform(self, by: int, request: Request) -> Any:
+        """Make the call that a request stands for, as a writer does."""
+        return perform(self.ipams[by], request)
+
+    def handle(self, by: int) -> Sequence[Store]:
+        """A writer's way to the stores, with all the faults that it meets."""
+        return self._faulty[by]
+
     def request(self, step: Step) -> Request:
         """What a step asks of an `Ipam`."""
         return to_request(step, self._know)
@@ -271,7 +279,7 @@ class World:
         def call(ipam: Ipam) -> Any:
             if doubt:
                 ipam.refresh()  # a removal that broke off is finished by whoever reads everything, as the command does
-            return perform(ipam, request)
+            return self.perform(by, request)
 
         meanwhile = _Meanwhile(step["meanwhile"], request, stale) if "meanwhile" in step else None
         if meanwhile is not None:
