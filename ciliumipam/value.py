@@ -6,6 +6,7 @@ dataclass with slots is, without loading `dataclasses`: that takes longer than a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, dataclass_transform
 
@@ -22,18 +23,20 @@ class Value:
     _fields: ClassVar[tuple[str, ...]] = ()
     _stored: ClassVar[tuple[str, ...]] = ()
     _key: ClassVar[attrgetter[Any]]
+    _setters: ClassVar[tuple[Callable[[object, object], None], ...]] = ()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls._stored = tuple(cls.__annotations__)
         cls._fields = tuple(name for name in cls._stored if not name.startswith("_"))
         cls._key = attrgetter(*cls._fields)
+        cls._setters = tuple(cls.__dict__[name].__set__ for name in cls._stored)  # those of the slots, past `__setattr__`
         cls.__match_args__ = cls._fields  # type: ignore[attr-defined,misc]  # mypy works it out by itself
 
     def _put(self, *values: object) -> None:
         """Set everything, in the order in which it is declared."""
-        for name, value in zip(self._stored, values, strict=True):
-            object.__setattr__(self, name, value)
+        for put, value in zip(self._setters, values, strict=True):
+            put(self, value)
 
     def __eq__(self, other: object) -> bool:
         """Whether class and fields are the same."""
