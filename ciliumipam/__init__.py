@@ -11,9 +11,10 @@ The flow, in the order in which to read it::
     records, ledger  what is persisted, and the discipline that lets two writers never hold one piece
     view             what one process knows of it; `free_blocks`: which block is next
     protocol         taking and releasing, decided over a draft
-    reconcile        which pool serves which node
+    demand           what a node asks for and can hand back
+    reconcile        which pool serves which node; `waiting`: who gets a further block first
     tasks, session   requests, round by round, without touching a store: addresses (`tasks`, `release_tasks`), blocks (`block_tasks`,
-                     `adopt`), moving off (`drain_tasks`), forgetting (`removal_tasks`), mending (`repair_tasks`)
+                     `adopt`), further ones on demand (`demand_tasks`), moving off (`drain_tasks`), forgetting (`removal_tasks`), mending (`repair_tasks`)
     ipam             the facade: stores, clock, threads; `explain`, `pool_status`: why, and what became of it
     one_shot         the same for a process that lives for one call, over a `partial_view`
     store            where records are kept
@@ -31,6 +32,7 @@ from ciliumipam._version import __version__
 if TYPE_CHECKING:
     from ciliumipam.allocator import NodeAllocator, Utilization
     from ciliumipam.carver import CidrCarver
+    from ciliumipam.demand import Demand
     from ciliumipam.ipam import Ipam
     from ciliumipam.node import Node
     from ciliumipam.observer import Observer
@@ -46,20 +48,25 @@ if TYPE_CHECKING:
         Change,
         Concern,
         Conflict,
+        Cost,
         Drain,
         ExistingBlock,
         Explanation,
         ForceRelease,
         Grow,
+        HandBack,
         Migrate,
         NodeStatus,
         Plan,
         PoolStatus,
+        Rebalance,
         Refusal,
         Release,
         ReleaseFenced,
         RemoveNode,
         RemovePool,
+        RequestAddresses,
+        Shrink,
         Space,
     )
     from ciliumipam.routes import GroupRoutes
@@ -81,12 +88,15 @@ __all__ = [
     "CidrCarver",
     "Concern",
     "Conflict",
+    "Cost",
+    "Demand",
     "Drain",
     "ExistingBlock",
     "Explanation",
     "ForceRelease",
     "GroupRoutes",
     "Grow",
+    "HandBack",
     "Ipam",
     "MemoryStore",
     "Migrate",
@@ -99,12 +109,15 @@ __all__ = [
     "Plan",
     "PoolSpec",
     "PoolStatus",
+    "Rebalance",
     "Refusal",
     "Release",
     "ReleaseFenced",
     "RemoveNode",
     "RemovePool",
+    "RequestAddresses",
     "SelectorIndex",
+    "Shrink",
     "Space",
     "SqliteStore",
     "Store",
@@ -124,12 +137,15 @@ _HOMES = {
     "CidrCarver": "ciliumipam.carver",
     "Concern": "ciliumipam.requests",
     "Conflict": "ciliumipam.requests",
+    "Cost": "ciliumipam.requests",
+    "Demand": "ciliumipam.demand",
     "Drain": "ciliumipam.requests",
     "ExistingBlock": "ciliumipam.requests",
     "Explanation": "ciliumipam.requests",
     "ForceRelease": "ciliumipam.requests",
     "GroupRoutes": "ciliumipam.routes",
     "Grow": "ciliumipam.requests",
+    "HandBack": "ciliumipam.requests",
     "Ipam": "ciliumipam.ipam",
     "MemoryStore": "ciliumipam.store.memory",
     "Migrate": "ciliumipam.requests",
@@ -142,12 +158,15 @@ _HOMES = {
     "Plan": "ciliumipam.requests",
     "PoolSpec": "ciliumipam.pool",
     "PoolStatus": "ciliumipam.requests",
+    "Rebalance": "ciliumipam.requests",
     "Refusal": "ciliumipam.requests",
     "Release": "ciliumipam.requests",
     "ReleaseFenced": "ciliumipam.requests",
     "RemoveNode": "ciliumipam.requests",
     "RemovePool": "ciliumipam.requests",
+    "RequestAddresses": "ciliumipam.requests",
     "SelectorIndex": "ciliumipam.selector_index",
+    "Shrink": "ciliumipam.requests",
     "Space": "ciliumipam.requests",
     "SqliteStore": "ciliumipam.store.sqlite",
     "Store": "ciliumipam.store",

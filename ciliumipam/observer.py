@@ -17,8 +17,10 @@ CallName: TypeAlias = Literal[
     "execute",
     "force_release",
     "grow",
+    "hand_back",
     "migrate",
     "plan",
+    "rebalance",
     "refresh",
     "release",
     "release_fenced",
@@ -26,6 +28,8 @@ CallName: TypeAlias = Literal[
     "remove_nodes",
     "remove_pool",
     "repair",
+    "request",
+    "shrink",
 ]
 CALLS: Final[tuple[CallName, ...]] = get_args(CallName)
 """The methods of `Ipam` that are told of: all that change something or read the stores. By name."""

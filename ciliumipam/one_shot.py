@@ -15,9 +15,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import count
 from typing import TypeVar
 
+from ciliumipam.boot import this_moment
 from ciliumipam.cidr import Address, AddressLike, Family, parse_address, to_address
 from ciliumipam.errors import InvalidRequestError, StoreUnavailableError
 from ciliumipam.executor import Executor, drive
+from ciliumipam.lease import Moment
+from ciliumipam.lease import require as require_lease
 from ciliumipam.ledger import Status, holdings, status
 from ciliumipam.levels import AddressLevel
 from ciliumipam.partial_view import PartialView, Unread
@@ -54,6 +57,7 @@ class OneShot:
         deadline: float | None = None,
         identity: str | None = None,
         pause: Callable[[float], object] = time.sleep,
+        moment: Callable[[], Moment] = this_moment,
     ) -> None:
         """Nothing is read yet.
 
@@ -65,10 +69,11 @@ class OneShot:
                 store's to say (`SqliteStore(deadline=...)`).
             identity: A name that no other caller on this store has or ever had; by default one is made up.
             pause: Waits some seconds where other writers won; a simulation need not.
+            moment: The time in which leases count, where the node has one.
         """
         self._executor = Executor(store, None, self._wait)
         self.node = node
-        self._clock, self._deadline, self._pause = clock, deadline, pause
+        self._clock, self._deadline, self._pause, self._moment = clock, deadline, pause, moment
         self._identity = identity or os.urandom(6).hex()
         self._calls = count(1)
 
@@ -85,13 +90,16 @@ class OneShot:
             NoBlockError: The node has no block (of that family), or only orphans.
             NodeExhaustedError: No address is left.
             OutOfRangeError, ReservedAddressError, AlreadyAllocatedError, OwnerHoldsError: A given address cannot be had.
+            LeaseExpiredError: The node has a lease, and it does not hold: see `Ipam.allocate`.
         """
         given = [to_address(*parse_address(each)) for each in addresses]
         twice = _doubled(given)
         if twice is not None:
             raise InvalidRequestError(f"an owner has one IPv{twice} address on a node, but {len(given)} are given: {', '.join(map(str, given))}")
-        task = AllocateTask(Allocate(self.node, (owner,), label=label), self._clock(), self._token(), given)
-        self._do(PartialView(), [task])
+        request, view = Allocate(self.node, (owner,), label=label), PartialView()
+        task = AllocateTask(request, self._clock(), self._token(), given, moment=self._moment())
+        self._do(view, [task])
+        require_lease(view.lease(self.node), self._moment())
         return task.result
 
     def release(self, owner: str) -> tuple[Allocation, ...]:

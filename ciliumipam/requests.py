@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
-from ciliumipam.cidr import Address, Family, Network, Prefix
+from ciliumipam.cidr import WIDTH, Address, Family, Network, Prefix
+from ciliumipam.demand import Demand, normalize
 from ciliumipam.draft import Step
 from ciliumipam.errors import InvalidRequestError
 from ciliumipam.names import validate_name, validate_owner
@@ -17,6 +18,7 @@ from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.records import Entry, Key, Kind
 from ciliumipam.side import Utilization
 from ciliumipam.value import Value
+from ciliumipam.words import counted
 
 # --------------------------------------------------------------------------------------------------- requests
 
@@ -191,6 +193,88 @@ class Migrate(Value):
     def __init__(self, node: str, pool: str) -> None:
         self._put(node, pool)
 
+class Shrink(Value):
+    """Let a pool give up CIDRs, or parts of them: what lies there moves to the rest of it, and once that is empty it is no more the pool's.
+
+    Asked again, it goes on from there. What is still held is told as blockers; nothing held is ever freed.
+
+    Attributes:
+        pool: The pool's name.
+        cidrs: What it gives up: its own CIDRs, or parts of them that are whole blocks.
+    """
+
+    __slots__ = ("cidrs", "pool")
+    pool: str
+    cidrs: tuple[Prefix, ...]
+
+    def __init__(self, pool: str, cidrs: tuple[Prefix, ...]) -> None:
+        if not cidrs:
+            raise InvalidRequestError(f"say what pool {pool!r} is to give up: at least one CIDR")
+        for index, part in enumerate(ordered := sorted(cidrs)):
+            if index and ordered[index - 1].overlaps(part):
+                raise InvalidRequestError(f"{part} lies in {ordered[index - 1]}, which is given as well; leave one of them out")
+        self._put(pool, cidrs)
+
+
+class Rebalance(Value):
+    """Get a free prefix of a length in a pool, by moving as few blocks as possible. Asked again, it goes on from there.
+
+    Attributes:
+        pool: The pool's name.
+        length: How long the prefix is to be.
+        family: Of which family; None is the only one that the pool has.
+    """
+
+    __slots__ = ("family", "length", "pool")
+    pool: str
+    length: int
+    family: Family | None
+
+    def __init__(self, pool: str, length: int, family: Family | None = None) -> None:
+        if family not in (None, 4, 6):
+            raise InvalidRequestError(f"no IP family {family!r}; valid: 4, 6")
+        if not 1 <= length <= WIDTH[family or 6]:
+            raise InvalidRequestError(f"{length} is not a prefix length, which is 1 to {WIDTH[family or 6]}")
+        self._put(pool, length, family)
+
+
+class RequestAddresses(Value):
+    """Say how many addresses a node asks for, in place of what it asked for before, and give nodes what they ask for.
+
+    Attributes:
+        node: The node's name.
+        demand: What it asks for, by pool and family; brought into its one form (`demand.normalize`).
+    """
+
+    __slots__ = ("demand", "node")
+    node: str
+    demand: tuple[Demand, ...]
+
+    def __init__(self, node: str, demand: tuple[Demand, ...] = ()) -> None:
+        validate_name("node name", node)
+        self._put(node, normalize(demand))
+
+
+class HandBack(Value):
+    """Take an empty block that a node does not need back from it.
+
+    Attributes:
+        node: The node's name.
+        block: The block.
+        fence: Under which fence the node holds it; None is whichever.
+        space: Its address space.
+    """
+
+    __slots__ = ("block", "fence", "node", "space")
+    node: str
+    block: Prefix
+    fence: int | None
+    space: str
+
+    def __init__(self, node: str, block: Prefix, fence: int | None = None, space: str = DEFAULT_SPACE) -> None:
+        validate_name("node name", node)
+        self._put(node, block, fence, space)
+
 
 class RemoveNode(Value):
     """Take all blocks back from a node and forget it. With `force` the addresses in use there are dropped."""
@@ -214,7 +298,20 @@ class RemovePool(Value):
 
 
 Request: TypeAlias = (
-    Apply | Allocate | Release | ReleaseFenced | ForceRelease | Grow | Drain | Migrate | RemoveNode | RemovePool
+    Apply
+    | Allocate
+    | Release
+    | ReleaseFenced
+    | ForceRelease
+    | Grow
+    | Drain
+    | Migrate
+    | Shrink
+    | Rebalance
+    | RequestAddresses
+    | HandBack
+    | RemoveNode
+    | RemovePool
 )
 
 
@@ -321,12 +418,13 @@ class PoolStatus(NamedTuple):
 
 
 class NodeStatus(NamedTuple):
-    """A node, its blocks in the order in which it got them, and the counts of its addresses by family."""
+    """A node, its blocks in the order in which it got them, the counts of its addresses by family, and what it asks for."""
 
     node: Node
     blocks: tuple[Block, ...]
     utilization: dict[Family, Utilization]
     draining: bool = False
+    demand: tuple[Demand, ...] = ()
 
     @property
     def pod_cidrs(self) -> tuple[str, ...]:
@@ -447,6 +545,25 @@ class Explanation(NamedTuple):
         return "\n".join(self.lines)
 
 
+class Cost(NamedTuple):
+    """What it costs to move nodes off what they have.
+
+    Attributes:
+        blocks: Blocks to move: those that go back, and those that something keeps.
+        addresses: Addresses in use in them, each of which has to end before its block goes back.
+        writes: Records to write, without what is written once nothing is in the way.
+    """
+
+    blocks: int
+    addresses: int
+    writes: int
+
+    def __str__(self) -> str:
+        told = ((self.blocks, "block", "blocks"), (self.addresses, "address", "addresses"), (self.writes, "write", "writes"))
+        blocks, addresses, writes = [counted(*each) for each in told]
+        return f"{blocks} to move, {addresses} in use there, {writes}"
+
+
 class Plan(NamedTuple):
     """What a request would do, decided and not done.
 
@@ -475,3 +592,11 @@ class Plan(NamedTuple):
     def refusals(self) -> tuple[Refusal, ...]:
         """Which pools refuse which nodes."""
         return self.outcome.refusals
+
+    @property
+    def cost(self) -> Cost:
+        """What it costs to move what `Drain`, `Migrate`, `Shrink` or `Rebalance` moves, and to give back what `RemoveNode` does."""
+        blockers = self.outcome.blockers
+        blocks = {(change.node, change.name) for change in self.changes if change.action == "give back"}
+        blocks |= {(each.node, str(each.block)) for each in blockers}
+        return Cost(len(blocks), sum(each.address is not None for each in blockers), len(self.steps))

@@ -25,6 +25,7 @@ from ciliumipam.errors import (
     OwnerHoldsError,
     ReservedAddressError,
 )
+from ciliumipam.lease import NEVER, Moment, lease_key, require
 from ciliumipam.levels import AddressLevel
 from ciliumipam.protocol import Call, Standing, Unsure, cancel, look, release, take
 from ciliumipam.reconcile import Held, Pools, own_pool, refusals, want
@@ -148,8 +149,8 @@ def _pool_key(name: str) -> Key:
 
 
 @lru_cache(maxsize=1024)
-def _node_keys(name: str) -> tuple[Key, Key]:
-    return Key("node", name), block_claims_key(name)
+def _node_keys(name: str) -> tuple[Key, Key, Key]:
+    return Key("node", name), block_claims_key(name), lease_key(name)
 
 
 def _allocated(node: str, piece: Holding) -> Change:
@@ -164,10 +165,16 @@ class AllocateTask(AddressTask):
         now: What time it is.
         token: Marks the claims of this call as its own.
         given: Given addresses for a single owner, one of a family; by default that of the request.
+        moment: What time it is, as leases count it.
+
+    Attributes:
+        moment: The same.
+        leased: Whether the node was seen to have a lease, so that the moment counted.
     """
 
-    def __init__(self, request: Allocate, now: float, token: str, given: Iterable[Address] = ()) -> None:
+    def __init__(self, request: Allocate, now: float, token: str, given: Iterable[Address] = (), *, moment: Moment = NEVER) -> None:
         super().__init__(now)
+        self.moment, self.leased = moment, False
         self.request, self.node = request, request.node
         wanted = tuple(given) or ((request.address,) if request.address is not None else ())
         self._given_numbers: dict[Family, int] = {each.version: int(each) for each in wanted}
@@ -179,16 +186,19 @@ class AllocateTask(AddressTask):
         return self._verify
 
     def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
-        return self.node, tuple(address_claims_key(self.node, owner) for owner in self.request.owners)
+        return self.node, (lease_key(self.node), *(address_claims_key(self.node, owner) for owner in self.request.owners))
 
     def before(self, view: View) -> Iterable[Key]:
-        """The pools of the node's blocks, the node and its claims: what is reserved and what drains may have changed."""
+        """The pools of the node's blocks, the node, its claims and its lease: what is reserved and what drains may have changed."""
         pools = self._pools = dict.fromkeys([_pool_key(block.holding.label) for block in view.node_blocks(self.node)])
         return [*pools, *_node_keys(self.node)]
 
     def step(self, view: View, draft: Draft) -> bool:
         view.advance(self.now)
         request = self.request
+        lease = view.lease(self.node)
+        self.leased = self.leased or lease is not None
+        require(lease, self.moment)
         level = AddressLevel(view, self.node, self.confirmed, self.now)
         blocks = level.blocks
         self._see_all_blocks(view, level)
@@ -210,7 +220,7 @@ class AllocateTask(AddressTask):
                 mark(draft, level, piece)
         plan = self._choose(view, draft, level, blocks, standings, families)
         self.result = ()
-        self._verify = []
+        self._verify = [lease_key(self.node)] if lease is not None else []  # its time goes on, and blocks may have left it
         for standing, chosen in plan:
             take(draft, level, standing, chosen, self._call, group=group)
             held = [piece for piece in standing.good + chosen if piece.family in families]
@@ -370,6 +380,13 @@ def why_no_block(view: View, node: str) -> tuple[str, ...]:
         + ", so it takes nothing new"
         for block in held
         if view.is_orphan(block)
+    ]
+    lease = view.lease(node)
+    named = {(each.space, each.prefix) for each in lease.blocks} if lease is not None else None
+    orphans += [
+        f"block {block.piece} is not in the node's lease: it was lost, or is on its way back, so it takes nothing new"
+        for block in held
+        if named is not None and block.place not in named
     ]
     record = view.nodes.get(node)
     if record is None:

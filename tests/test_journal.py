@@ -58,7 +58,7 @@ from ciliumipam.requests import (
     RemovePool,
     Request,
 )
-from ciliumipam.store import Expect, Listing, Store
+from ciliumipam.store import Expect, Listing, Store, Write
 from ciliumipam.tasks import AllocateTask, to_allocation
 from ciliumipam.testing.faults import READ_FAULTS, Crash, Fault, FaultyStore
 from ciliumipam.testing.record_strategies import keyed_records
@@ -561,7 +561,7 @@ def test_a_read_that_is_left_out_is_a_divergence(told: str, monkeypatch: pytest.
 
     assert divergence is not None
     assert (divergence.line, divergence.what) == (3, "the replay writes where the journal does not")
-    assert divergence.journal == ("a read that finds what is known (3 of them)",)
+    assert divergence.journal == ("a read that finds what is known (4 of them)",)
     assert divergence.replay[0] == "put_in_order address-claims n/04"
 
 
@@ -891,7 +891,7 @@ def test_reads_that_find_what_is_known_are_only_counted(file: str) -> None:
 
     refreshed, allocated = lines_of(file)[2:]
 
-    assert refreshed["answers"] == [6]
+    assert refreshed["answers"] == [7]
     assert [type(each) for each in allocated["answers"]] == [int, dict]
 
 
@@ -908,9 +908,9 @@ def test_what_another_one_did_is_written_once_also_what_it_deleted(file: str) ->
     first, second, third = lines_of(file)[1:-1]
 
     assert [each["scan"] for each in first["answers"][:-1]] == ["pool", "node", "block-page", "block-claims"]
-    assert first["answers"][-1] == 2
-    assert second["answers"] == [6]
-    assert third["answers"] == [{"scan": "pool", "found": [{"kind": "pool", "name": "more", "record": None, "revision": None}]}, 5]
+    assert first["answers"][-1] == 3
+    assert second["answers"] == [7]
+    assert third["answers"] == [{"scan": "pool", "found": [{"kind": "pool", "name": "more", "record": None, "revision": None}]}, 6]
     assert ended(replay(file)) == ["equal"]
     assert records(file) == dict(everything(store))
 
@@ -948,6 +948,38 @@ def test_a_store_that_puts_one_by_one_replays(file: str) -> None:
 
     assert ended(replayed) == ["equal"]
     assert {name for line in lines_of(file) for each in line.get("answers", ()) if isinstance(each, dict) for name in each} >= {"put", "delete"}
+
+
+class Together(Plain):
+    """One at which several writes at once are quicker, and which can fail in the middle of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together: list[int] = []
+        self.fails_after: int | None = None
+
+    def put_together(self, writes: Sequence[Write]) -> list[Revision]:
+        self.together.append(len(writes))
+        fails_after, self.fails_after = self.fails_after, None
+        done = [self.put(write.key, write.record, expect=write.expect) for write in writes[:fails_after]]
+        if fails_after is not None:
+            raise StoreUnavailableError("put_together", "no answer", unknown=True)
+        return done
+
+
+@pytest.mark.parametrize("fails_after", [None, 3])
+def test_a_store_that_puts_claims_together_does_so_under_a_journal_too_and_replays(file: str, fails_after: int | None) -> None:
+    store = Together()
+    store.fails_after = fails_after
+    ipam = journaled(store, file)
+
+    ipam.apply([whole()], [Node(f"n{number}") for number in range(8)])
+    ipam.close_journal()
+
+    assert store.together[0] == 8
+    assert ended(replay(file)) == ["equal"]
+    assert records(file) == dict(everything(store))
+    assert lines_of(file)[0]["together"] == [True]
 
 
 # ------------------------------------------------------------------------------------------------- the command

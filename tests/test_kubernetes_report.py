@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec
 from ciliumipam.cli.logs import fields_of, log_to_stderr
 from ciliumipam.errors import InvalidRequestError
+from ciliumipam.health import Health, HealthServer
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.conditions import TYPES, status_of
 from ciliumipam.kubernetes.events import EVENTS, REFRESH, EventQueue, Said
-from ciliumipam.kubernetes.health import Health, HealthServer
 from ciliumipam.kubernetes.lightkube_transport import connect
 from ciliumipam.kubernetes.metrics import OperatorMetrics
 from ciliumipam.kubernetes.reporter import Reporters, Round, Subject, subject_of
@@ -372,7 +372,8 @@ def test_log_lines_are_for_people_or_have_a_field_for_each_value_that_is_named(c
 
     first, second = capsys.readouterr().err.splitlines()
     value = json.loads(first)
-    assert {name: value[name] for name in ("node", "write", "took", "level", "message")} == {
+    assert {name: value[name] for name in ("node", "write", "took", "level", "message", "reason")} == {
+        "reason": "node=other",
         "node": "n-1", "write": "ok", "took": 0.25, "level": "info", "message": "node=n-1 write=ok took=0.2s of 100% node=other",
     }  # fmt: skip
     assert second.endswith("Z WARNING node=n-1 waits: no\\npool")

@@ -15,15 +15,21 @@ from ciliumipam import (
     Drain,
     ForceRelease,
     Grow,
+    HandBack,
     Migrate,
     Node,
     NodeSelector,
     PoolSpec,
+    Rebalance,
     Release,
     ReleaseFenced,
     RemoveNode,
     RemovePool,
+    RequestAddresses,
+    Shrink,
 )
+from ciliumipam.cidr import Prefix
+from ciliumipam.demand import Demand
 from ciliumipam.value import Value
 
 ADDRESS = ip_address("10.0.0.1")
@@ -43,6 +49,10 @@ VALUES: list[Any] = [
     Migrate("n1", "p"),
     RemoveNode("n1", True),
     RemovePool("p"),
+    Shrink("p", (Prefix(4, 10 << 24, 24),)),
+    Rebalance("p", 20, 4),
+    RequestAddresses("n1", (Demand("p", 4, 7),)),
+    HandBack("n1", Prefix(4, 10 << 24, 24), 3, "tenant"),
 ]
 
 
