@@ -240,6 +240,15 @@ def _of_blocks(words: _Words) -> None:
     _node(migrate)
     completed(migrate.add_argument("--to", dest="pool", metavar="POOL", required=True), names("pool"))
 
+    shrink = words.command("shrink", "let a pool give up CIDRs or parts of them, and move what lies there to the rest of it", plans=True)
+    completed(shrink.add_argument("pool", metavar="POOL"), names("pool"))
+    shrink.add_argument("cidrs", metavar="CIDR", nargs="+", help="what it gives up, in whole blocks")
+
+    rebalance = words.command("rebalance", "get a free prefix of a length in a pool by moving as few blocks as possible", plans=True)
+    completed(rebalance.add_argument("pool", metavar="POOL"), names("pool"))
+    rebalance.add_argument("--length", type=_count, metavar="N", required=True, help="how long it is to be, as 22 for a /22")
+    rebalance.add_argument("--family", type=int, choices=(4, 6), help="of which family, in a pool of both")
+
     delete = words.command("delete", "remove nodes and take their blocks back, or remove pools and keep what is held", plans=True)
     delete.add_argument("kind", choices=("pool", "pools", "node", "nodes"), metavar="pool|node")
     completed(delete.add_argument("names", metavar="NAME", nargs="+"), named)
