@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ciliumipam.codec import FORMAT, Codec
+from ciliumipam.demand import Demand
 from ciliumipam.errors import CorruptRecordError, StoreRefusedError, UnsupportedVersionError
 from ciliumipam.node import Node
 from ciliumipam.pool import BlockLengths, PoolSpec
@@ -268,6 +269,9 @@ def test_what_the_version_before_wrote_is_read_and_written_the_same(key: Key, te
 @example((PAGE, Page(1, 256, (0,) * 256)))
 @example((PAGE, Page(1, 0, (WEB, WEB._replace(since=1.5), 0, WEB))))
 @example((CLAIMS, ClaimPage({})))
+@example((CLAIMS, ClaimPage({"\ud800": (), "\udc00\ud800": ()})))
+@example((NODE, NodeRecord(Node("node-1"), 0.0, demand=(Demand("", 4, 1), Demand("p", 4, 1 << 64)))))
+@example((LEASE, Lease("\ud800", "\udc00", -1.5, 0.0, (Leased(BLOCK.prefix, 0, ""),), (Leased(WEB.prefix, 1),), "null")))
 def test_what_was_encoded_is_decoded_equal_in_value_and_type(keyed: tuple[Key, Record]) -> None:
     key, record = keyed
 
