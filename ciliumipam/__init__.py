@@ -11,9 +11,10 @@ The flow, in the order in which to read it::
     records, ledger  what is persisted, and the discipline that lets two writers never hold one piece
     view             what one process knows of it; `free_blocks`: which block is next
     protocol         taking and releasing, decided over a draft
-    reconcile        which pool serves which node
+    demand           what a node asks for and can hand back
+    reconcile        which pool serves which node; `waiting`: who gets a further block first
     tasks, session   requests, round by round, without touching a store: addresses (`tasks`, `release_tasks`), blocks (`block_tasks`,
-                     `adopt`), moving off (`drain_tasks`), forgetting (`removal_tasks`), mending (`repair_tasks`)
+                     `adopt`), further ones on demand (`demand_tasks`), moving off (`drain_tasks`), forgetting (`removal_tasks`), mending (`repair_tasks`)
     ipam             the facade: stores, clock, threads; `explain`, `pool_status`: why, and what became of it
     store            where records are kept
 
@@ -25,6 +26,7 @@ the command, `testing` the kit.
 from ciliumipam._version import __version__
 from ciliumipam.allocator import NodeAllocator, Utilization
 from ciliumipam.carver import CidrCarver
+from ciliumipam.demand import Demand
 from ciliumipam.ipam import Ipam
 from ciliumipam.node import Node
 from ciliumipam.observer import Observer
@@ -44,6 +46,7 @@ from ciliumipam.requests import (
     Explanation,
     ForceRelease,
     Grow,
+    HandBack,
     Migrate,
     NodeStatus,
     Plan,
@@ -53,6 +56,7 @@ from ciliumipam.requests import (
     ReleaseFenced,
     RemoveNode,
     RemovePool,
+    RequestAddresses,
     Space,
 )
 from ciliumipam.routes import GroupRoutes
@@ -74,12 +78,14 @@ __all__ = [
     "CidrCarver",
     "Concern",
     "Conflict",
+    "Demand",
     "Drain",
     "ExistingBlock",
     "Explanation",
     "ForceRelease",
     "GroupRoutes",
     "Grow",
+    "HandBack",
     "Ipam",
     "MemoryStore",
     "Migrate",
@@ -96,6 +102,7 @@ __all__ = [
     "ReleaseFenced",
     "RemoveNode",
     "RemovePool",
+    "RequestAddresses",
     "SelectorIndex",
     "Space",
     "SqliteStore",

@@ -1,9 +1,10 @@
-"""The tasks that give nodes blocks: making pools and nodes known, adopting what nodes have, growing."""
+"""The tasks that give nodes blocks: making pools and nodes known, adopting what nodes have, further blocks, growing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from ciliumipam.adopt import adopt, leave_out
 from ciliumipam.cidr import Family
@@ -19,6 +20,10 @@ from ciliumipam.records import Holding, Key, NodeRecord, PoolRecord
 from ciliumipam.requests import Applied, Apply, Change, Concern, Conflict, ExistingBlock, Grow, Refusal
 from ciliumipam.tasks import Task, block_change, why_no_block
 from ciliumipam.view import View
+from ciliumipam.waiting import Waiting, share, waiting
+
+Adopted: TypeAlias = Mapping[str, Sequence[Holding]]
+NONE_ADOPTED: Adopted = MappingProxyType({})
 
 
 class BlockTask(Task):
@@ -69,39 +74,75 @@ class BlockTask(Task):
         return bool(ending)
 
     def serve(
-        self,
-        view: View,
-        draft: Draft,
-        level: BlockLevel,
-        standing: Standing,
-        node: Node,
-        offers: Sequence[Offer],
-        adopted: Sequence[Holding] = (),
-    ) -> tuple[Holding, ...]:
-        """Give a node what the first pool can that is able to give everything. Returns what the node has then."""
+        self, view: View, draft: Draft, level: BlockLevel, standings: Mapping[str, Standing], wants: Iterable[Want], adopted: Adopted = NONE_ADOPTED
+    ) -> set[Holding]:
+        """Give nodes what the first pool can that is able to give everything, and then further blocks to those that ask for more.
+
+        Returns:
+            What the nodes have then.
+        """
+        chosen: dict[str, list[Holding]] = {}
+        kept: set[Holding] = set()
+        for wanted in wants:
+            self.refusals += wanted.refusals
+            standing, mine = standings[wanted.node], adopted.get(wanted.node, ())
+            pieces = self._first(view, draft, level, standing, view.nodes[wanted.node].node, wanted.offers, mine)
+            if pieces is not None:
+                chosen[wanted.node] = [*mine, *pieces]
+            else:
+                kept.update(piece for piece in standing.good if piece not in self.call.added[wanted.node])
+        self._further(view, draft, level, standings, chosen)
+        for name, pieces in chosen.items():
+            standing = standings[name]
+            if pieces or standing.pending or standing.good != standing.pieces or standing.tentative:
+                take(draft, level, standing, tuple(pieces), self.call, group=False)
+            self.tried.update(dict.fromkeys(pieces))
+            kept.update(standing.good, pieces)
+        return kept
+
+    def _first(
+        self, view: View, draft: Draft, level: BlockLevel, standing: Standing, node: Node, offers: Sequence[Offer], adopted: Sequence[Holding]
+    ) -> list[Holding] | None:
+        """The blocks that a node should have in any case, or as many as there are pools for; None if this call gives a part back."""
         # what this call chose in an earlier round and still has is what was decided: a pool that it overflowed into does not
         # become the node's own, and lack something, only because a write has to be tried again
         mine = [piece for piece in self.call.added.get(node.name, ()) if piece not in self.adopted]
         if mine and all(piece in standing.good for piece in mine):
-            offers = ()
-        chosen: list[Holding] | None = None
+            return []
         refused: list[Refusal] = []
         for offer in offers:
-            have = (*standing.good, *adopted)
-            chosen = self.carve(view, draft, level, node, offer, have, refused)
+            chosen = self.carve(view, draft, level, node, offer, (*standing.good, *adopted), refused)
             if chosen is not None:
-                break
-        if offers and chosen is None:
-            self.refusals += refused
-            part = [piece for piece in standing.good if piece in mine]
-            if part and self.call.owns(standing):
-                release(draft, level, standing, part)
-                return tuple([piece for piece in standing.good if piece not in part])
-        pieces = (*adopted, *(chosen or ()))
-        if pieces or standing.pending or standing.good != standing.pieces or standing.tentative:
-            take(draft, level, standing, pieces, self.call, group=False)
-        self.tried.update(dict.fromkeys(pieces))
-        return (*standing.good, *pieces)
+                return chosen
+        self.refusals += refused
+        part = [piece for piece in standing.good if piece in mine] if offers else []
+        if part and self.call.owns(standing):
+            release(draft, level, standing, part)
+            return None
+        return []
+
+    def _further(self, view: View, draft: Draft, level: BlockLevel, standings: Mapping[str, Standing], chosen: dict[str, list[Holding]]) -> None:
+        """Choose further blocks for the nodes that ask for more than they have."""
+        pools = Pools.of(view)
+        waits: list[Waiting] = []
+        for name, pieces in chosen.items():
+            record = view.nodes[name]
+            if record.demand:
+                standing = standings[name]
+                waits += waiting(record, pools, Held((*standing.good, *pieces), view.claims(standing.key).draining))
+
+        def give(asks: Waiting, pool: PoolSpec) -> str:
+            pieces, node, family = chosen[asks.node], view.nodes[asks.node].node, asks.demand.family
+            refused: list[Refusal] = []
+            found = self.carve(view, draft, level, node, Offer(pool, ((family, 1),)), (*standings[asks.node].good, *pieces), refused)
+            if found is None:
+                return refused[0].reason
+            pieces += found
+            asks.stock.add(pool, found[0])
+            return ""
+
+        if waits:
+            self.refusals += share(waits, give)
 
     def carve(
         self, view: View, draft: Draft, level: BlockLevel, node: Node, offer: Offer, have: Sequence[Holding], refused: list[Refusal]
@@ -138,12 +179,13 @@ def _carved(piece: Holding) -> Change:
     return block_change("carve", piece, f"for node {piece.holder} out of pool {piece.label}")
 
 
-class ApplyTask(BlockTask):
-    """Pools and nodes first, in a round of their own; then blocks for every node that should have some."""
+class ReconcileTask(BlockTask):
+    """Records first, in a round of their own; then blocks for every node that should have some."""
 
-    def __init__(self, request: Apply, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+    existing: tuple[ExistingBlock, ...] = ()
+
+    def __init__(self, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
         super().__init__(now, token, listed)
-        self.request = request
         self.conflicts: list[Conflict] = []
         self._concerns: tuple[Concern, ...] = ()
 
@@ -162,21 +204,30 @@ class ApplyTask(BlockTask):
         standings = {name: look(draft, level, name) for name in view.nodes}
         if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
-        adopted = adopt(view, draft, level, pools, standings, (*self.request.existing, *self.listed), self.now)
+        adopted = adopt(view, draft, level, pools, standings, (*self.existing, *self.listed), self.now)
         self.conflicts = adopted.conflicts
         self.adopted.update(piece for pieces in adopted.pieces.values() for piece in pieces)
         held = {
             name: Held((*standing.good, *adopted.pieces.get(name, ())), view.claims(standing.key).draining)
             for name, standing in standings.items()
         }
-        kept: set[Holding] = set()
-        for wanted in reconcile(view.nodes.values(), pools, held):
-            self.refusals += wanted.refusals
-            pieces = adopted.pieces.get(wanted.node, ())
-            kept.update(self.serve(view, draft, level, standings[wanted.node], view.nodes[wanted.node].node, wanted.offers, pieces))
+        kept = self.serve(view, draft, level, standings, reconcile(view.nodes.values(), pools, held), adopted.pieces)
         self.carved = [piece for piece in self.tried if piece in kept]
         self._concerns = tuple(concerns(view, pools))
         return True
+
+    def _put_records(self, view: View, draft: Draft) -> None:
+        """Put the records that the request is about; nothing once they are there."""
+        raise NotImplementedError
+
+
+class ApplyTask(ReconcileTask):
+    """Pools and nodes made known or changed, and what nodes have adopted."""
+
+    def __init__(self, request: Apply, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
+        super().__init__(now, token, listed)
+        self.request = request
+        self.existing = request.existing
 
     def _put_records(self, view: View, draft: Draft) -> None:
         request = self.request
@@ -198,8 +249,8 @@ class ApplyTask(BlockTask):
         for node in sorted(request.nodes, key=lambda each: each.name):
             record = view.nodes.get(node.name)
             if record is None or record.node != node:
-                since, draining = (record.since, record.draining) if record is not None else (self.now, False)
-                draft.put(Key("node", node.name), NodeRecord(node, since, draining), RECORD)
+                put = record._replace(node=node) if record is not None else NodeRecord(node, self.now)
+                draft.put(Key("node", node.name), put, RECORD)
                 labels = ", ".join(f"{key}={value}" for key, value in node.label_pairs)
                 self._note(Change("change" if record else "add", "node", node.name, labels or "no labels"))
 
@@ -273,8 +324,7 @@ class GrowTask(BlockTask):
         held = Held(standing.good, view.claims(standing.key).draining)
         if record.draining or (held.blocks and own_pool(Pools.of(view), held) is None):
             raise NoBlockError(record.node.name, 0, why_no_block(view, record.node.name))
-        wanted: Want = want(record, Pools.of(view), held, self.request.blocks)
-        self.refusals += wanted.refusals
-        kept = self.serve(view, draft, level, standing, record.node, wanted.offers)
+        wanted = want(record, Pools.of(view), held, self.request.blocks)
+        kept = self.serve(view, draft, level, {standing.holder: standing}, [wanted])
         self.carved = [piece for piece in self.tried if piece in kept]
         return True

@@ -33,6 +33,7 @@ from threading import Lock
 from typing import Any, NamedTuple, NoReturn, cast
 
 from ciliumipam.cidr import WIDTH, Family, parse_address, parse_prefix
+from ciliumipam.demand import Demand, normalize
 from ciliumipam.errors import (
     CorruptRecordError,
     InvalidAddressError,
@@ -42,7 +43,21 @@ from ciliumipam.errors import (
 )
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, BlockLengths, PoolSpec
-from ciliumipam.records import ClaimPage, Cooling, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Slot, Split
+from ciliumipam.records import (
+    ClaimPage,
+    Cooling,
+    Holding,
+    Key,
+    Kind,
+    Lease,
+    Leased,
+    NodeRecord,
+    Page,
+    PoolRecord,
+    Record,
+    Slot,
+    Split,
+)
 from ciliumipam.selector import NodeSelector
 
 FORMAT = 1
@@ -57,6 +72,7 @@ _KIND: dict[Kind, type[Record]] = {
     "block-claims": ClaimPage,
     "address-page": Page,
     "address-claims": ClaimPage,
+    "lease": Lease,
 }
 
 
@@ -100,6 +116,8 @@ class Codec:
                 return self._encode_page(key, record)
             if isinstance(record, ClaimPage):
                 return _encode_claims(record)
+            if isinstance(record, Lease):
+                return dumps(_lease_fields(record), separators=(",", ":"))
             return dumps(
                 _pool_fields(record) if isinstance(record, PoolRecord) else _node_fields(record), separators=(",", ":")
             )
@@ -364,14 +382,81 @@ def _decode_pool(fields: dict[str, Any]) -> PoolRecord:
 def _node_fields(record: NodeRecord) -> dict[str, Any]:
     labels = dict(record.node.label_pairs)
     fields = {"format": FORMAT, "name": record.node.name, "since": _finite(record.since), "labels": labels}
-    return fields | {"draining": True} if record.draining else fields
+    if record.draining:
+        fields["draining"] = True
+    if record.demand:
+        fields["demand"] = [
+            {"family": each.family, "addresses": each.addresses} | ({"pool": each.pool} if each.pool else {}) for each in record.demand
+        ]
+    return fields
 
 
 def _decode_node(fields: dict[str, Any]) -> NodeRecord:
-    _check_fields(fields, ("name", "since", "labels"), ("draining",))
+    _check_fields(fields, ("name", "since", "labels"), ("draining", "demand"))
     labels = _typed(dict, fields, "labels")
     node = Node(_typed(str, fields, "name"), {key: _typed(str, labels, key, "labels.") for key in labels})
-    return NodeRecord(node, _since(fields), _typed(bool, fields, "draining") if "draining" in fields else False)
+    draining = _typed(bool, fields, "draining") if "draining" in fields else False
+    return NodeRecord(node, _since(fields), draining, _demand(fields) if "demand" in fields else ())
+
+
+def _demand(fields: dict[str, Any]) -> tuple[Demand, ...]:
+    found = []
+    for index, each in enumerate(_typed(list, fields, "demand")):
+        path = f"demand[{index}]."
+        if type(each) is not dict:
+            raise _CorruptError(f"{path.rstrip('.')}: expected an object, found {_shorten(dumps(each))}")
+        _check_fields(each, ("family", "addresses"), ("pool",), path)
+        pool = _typed(str, each, "pool", path) if "pool" in each else ""
+        family = _natural(each, "family", path)
+        found.append(Demand(pool, cast("Family", family), _natural(each, "addresses", path)))
+    return normalize(found)
+
+
+# ---------------------------------------------------------------------------------------------------------- leases
+
+
+def _lease_fields(record: Lease) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "node": record.node,
+        "boot": record.boot,
+        "confirmed": _finite(record.confirmed),
+        "stopAfterSeconds": _finite(record.stop_after),
+        "blocks": [_leased_row(block) for block in record.blocks],
+        "returning": [_leased_row(block) for block in record.returning],
+        "reason": record.reason,
+    }
+
+
+def _leased_row(block: Leased) -> list[Any]:
+    row = [str(block.prefix), block.fence]
+    return row if block.space == DEFAULT_SPACE else [*row, block.space]
+
+
+def _leased(fields: dict[str, Any], name: str) -> tuple[Leased, ...]:
+    found = []
+    for index, row in enumerate(_typed(list, fields, name)):
+        good = type(row) is list and (len(row) == 2 or (len(row) == 3 and type(row[2]) is str))
+        if not good or type(row[0]) is not str or type(row[1]) is not int or row[1] < 0:
+            raise _CorruptError(f"{name}[{index}]: expected [block, fence] or a space as well, found {_shorten(dumps(row))}")
+        try:
+            found.append(Leased(parse_prefix(row[0]), *row[1:]))
+        except InvalidError as error:
+            raise _CorruptError(f"{name}[{index}][0]: {error}") from error
+    return tuple(found)
+
+
+def _decode_lease(fields: dict[str, Any]) -> Lease:
+    _check_fields(fields, ("node", "boot", "confirmed", "stopAfterSeconds", "blocks", "returning", "reason"))
+    return Lease(
+        _typed(str, fields, "node"),
+        _typed(str, fields, "boot"),
+        _since(fields, "confirmed"),
+        _since(fields, "stopAfterSeconds"),
+        _leased(fields, "blocks"),
+        _leased(fields, "returning"),
+        _typed(str, fields, "reason"),
+    )
 
 
 _DECODERS: dict[Kind, Callable[[dict[str, Any]], Record]] = {
@@ -379,6 +464,7 @@ _DECODERS: dict[Kind, Callable[[dict[str, Any]], Record]] = {
     "node": _decode_node,
     "block-claims": _decode_claims,
     "address-claims": _decode_claims,
+    "lease": _decode_lease,
 }
 
 
@@ -457,10 +543,10 @@ def _texts(found: dict[str, Any], name: str, path: str = "") -> list[str]:
     return cast("list[str]", values)
 
 
-def _since(found: dict[str, Any]) -> float:
-    seconds = _seconds(found["since"])
+def _since(found: dict[str, Any], name: str = "since") -> float:
+    seconds = _seconds(found[name])
     if seconds is None:
-        raise _CorruptError(f"since: expected a finite number, found {_shorten(dumps(found['since']))}")
+        raise _CorruptError(f"{name}: expected a finite number, found {_shorten(dumps(found[name]))}")
     return seconds
 
 

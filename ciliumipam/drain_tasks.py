@@ -17,7 +17,7 @@ from ciliumipam.errors import NotFoundError, NotHeldError, PoolRefusedError
 from ciliumipam.ledger import holdings
 from ciliumipam.levels import BlockLevel
 from ciliumipam.protocol import Standing, Unsure, forget, look, release, take
-from ciliumipam.reconcile import Held, Offer, Pools, want
+from ciliumipam.reconcile import Held, Offer, Pools, Want, want
 from ciliumipam.records import Holding, Key
 from ciliumipam.requests import Action, Applied, Blocker, Change, Drain, ExistingBlock, Migrate, Refusal
 from ciliumipam.tasks import block_change
@@ -158,11 +158,13 @@ class DrainTask(TakeBackTask):
             return False
         leave_out(view, draft, pools, standings, self.listed, self.now)
         kept = {piece for standing in standings.values() for piece in standing.good}
-        for name in sorted(holders & view.nodes.keys()):
-            standing = standings[name]
-            wanted = want(view.nodes[name], pools, Held(standing.good, view.claims(standing.key).draining))
-            self.refusals += wanted.refusals
-            kept.update(self.serve(view, draft, level, standing, view.nodes[name].node, wanted.offers))
+        wants = []
+        for name, record in sorted(view.nodes.items()):
+            if name in holders:
+                wants.append(want(record, pools, Held(standings[name].good, view.claims(standings[name].key).draining)))
+            elif record.demand:  # a holder that asks for more is not to overtake it
+                wants.append(Want(name, (), ()))
+        kept |= self.serve(view, draft, level, standings, wants)
         self.carved = [piece for piece in self.tried if piece in kept]
         if draft:
             return False

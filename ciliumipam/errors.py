@@ -164,6 +164,22 @@ class NoBlockError(StateError):
         return f"node {self.node!r} has no {which}: {why}"
 
 
+class LeaseExpiredError(StateError):
+    """A node that may not rely on its blocks at present, so that it gives out no address; `reason` says why."""
+
+    retryable = True
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(node, reason)
+        self.node, self.reason = node, reason
+
+    def __str__(self) -> str:
+        return (
+            f"node {self.node!r} gives out no address: {self.reason}; addresses that are held stay, and can be released;"
+            " see that 'ciliumipam agent' runs there and reaches the store that decides about blocks"
+        )
+
+
 class AlreadyAllocatedError(StateError):
     """The address asked for is held by another owner."""
 
@@ -196,6 +212,17 @@ class PoolRefusedError(StateError):
 
     def __str__(self) -> str:
         return f"pool {self.pool!r} does not serve node {self.node!r}: {self.reason}"
+
+
+class BlockNeededError(StateError):
+    """A block that was to be handed back, but without which its node would have less than it should."""
+
+    def __init__(self, block: str, node: str, reason: str) -> None:
+        super().__init__(block, node, reason)
+        self.block, self.node, self.reason = block, node, reason
+
+    def __str__(self) -> str:
+        return f"node {self.node!r} needs block {self.block}: {self.reason}"
 
 
 class OwnerHoldsError(StateError):

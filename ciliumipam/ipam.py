@@ -15,12 +15,16 @@ from typing import Literal, Self
 
 from ciliumipam.adopt import listing_of, overtaken
 from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
-from ciliumipam.cidr import AddressLike, Family, parse_address, to_address
+from ciliumipam.boot import this_moment
+from ciliumipam.cidr import AddressLike, Family, PrefixLike, parse_address, parse_prefix, to_address
 from ciliumipam.combining import Combiner
+from ciliumipam.demand import Demand
+from ciliumipam.demand_tasks import HandBackTask, RequestTask
 from ciliumipam.drain_tasks import DrainTask, MigrateTask
-from ciliumipam.errors import NotFoundError, StalePlanError
+from ciliumipam.errors import LeaseExpiredError, NotFoundError, StalePlanError
 from ciliumipam.executor import CollectorPause, DryRun, Executor, cooling_later, drive
 from ciliumipam.explain import explain
+from ciliumipam.lease import Moment, lease_key, require
 from ciliumipam.meter import Meter, observed
 from ciliumipam.node import Node
 from ciliumipam.node_status import all_blocks, allocations, blocks_by_node, node_statuses
@@ -42,6 +46,7 @@ from ciliumipam.requests import (
     Explanation,
     ForceRelease,
     Grow,
+    HandBack,
     Migrate,
     NodeStatus,
     Plan,
@@ -51,6 +56,7 @@ from ciliumipam.requests import (
     RemoveNode,
     RemovePool,
     Request,
+    RequestAddresses,
 )
 from ciliumipam.routes import GroupRoutes
 from ciliumipam.session import restore, run
@@ -62,7 +68,7 @@ from ciliumipam.view import View
 class Ipam:
     """Pools, blocks and addresses on a store. Thread-safe; any number of processes may use one store at once.
 
-    * change: `apply`, `grow`, `drain`, `migrate`, `remove_node`, `remove_nodes`, `remove_pool`; `allocate`, `release`,
+    * change: `apply`, `request`, `hand_back`, `grow`, `drain`, `migrate`, `remove_node`, `remove_nodes`, `remove_pool`; `allocate`, `release`,
       `release_fenced`, `force_release`; `repair` what a crash left
     * change in two steps: `plan` decides and writes nothing, `execute` writes exactly that or refuses
     * look: `pools`, `nodes`, `blocks`, `held`, `due`, `allocations`, `routes`, `explain`; `refresh` first where others write too
@@ -84,6 +90,7 @@ class Ipam:
         observer: Observer = UNOBSERVED,
         timer: Callable[[], float] = time.perf_counter,
         pause: Callable[[int], None] | None = None,
+        moment: Callable[[], Moment] = this_moment,
     ) -> None:
         """Nothing is read yet.
 
@@ -97,13 +104,14 @@ class Ipam:
             timer: Seconds from any start, for these durations. Not asked without an observer.
             pause: Called with the number of attempts that went wrong before a call tries again; by default it sleeps, the longer
                 the more, and by chance. A simulation need not wait.
+            moment: The time in which leases count, where a node has one.
         """
         self._listed = listing_of(store)
         self._meter = Meter(observer, timer) if observer is not UNOBSERVED else None
         if self._meter is not None:
             store, addresses = self._meter.stores(store, addresses)
         self._executor = Executor(store, addresses, pause or _pause)
-        self._clock = clock
+        self._clock, self._moment = clock, moment
         self._identity = identity or f"{random.SystemRandom().getrandbits(48):012x}"
         self._calls = count(1)
         self._view = View()
@@ -171,6 +179,37 @@ class Ipam:
         """
         return self._ask(Migrate(node, pool)).outcome
 
+    @observed("request")
+    def request(self, node: str, demand: Iterable[Demand]) -> Applied:
+        """Say how many addresses a node asks for, in place of what it asked for before, and give every node the blocks that it should have.
+
+        A node gets further blocks until it has as many addresses as it asks for, its pool's limit is reached or nothing is free. Where
+        there is too little, nodes with few blocks come first (see `waiting`); who gets nothing more is told in `refusals`, and is
+        served by the next call that gives out blocks once there is space. Asking for less takes nothing away: see `hand_back`.
+
+        Raises:
+            NotFoundError: The node is not known.
+        """
+        return self._ask(RequestAddresses(node, tuple(demand))).outcome
+
+    @observed("hand_back")
+    def hand_back(self, node: str, block: PrefixLike, *, fence: int | None = None, space: str = DEFAULT_SPACE) -> Applied:
+        """Take an empty block that a node does not need back from it. Its pool's reuse delay goes by before another node gets it.
+
+        Args:
+            node: The node's name.
+            block: The block.
+            fence: Under which fence the node holds it; given, a late call cannot hit a later holding of the same block.
+            space: Its address space.
+
+        Raises:
+            NotHeldError: The node does not hold it.
+            StaleFenceError: It holds it under another fence.
+            BlockNotEmptyError: Addresses of it are in use.
+            BlockNeededError: Without it the node would have less than its pool gives it at once, or less than it asks for.
+        """
+        return self._ask(HandBack(node, parse_prefix(block), fence, space)).outcome
+
     @observed("allocate")
     def allocate(
         self, node: str, *owners: str, address: AddressLike | None = None, family: Family | None = None, label: str = ""
@@ -192,9 +231,13 @@ class Ipam:
             NoBlockError: The node has no block (of that family), or only orphans.
             NodeExhaustedError: No address is left.
             OutOfRangeError, ReservedAddressError, AlreadyAllocatedError, OwnerHoldsError: The given address cannot be had.
+            LeaseExpiredError: The node has a lease, and it does not hold. Should it have ended during this very call, the owner may
+                hold an address of which nobody was told; its release, or its next call, finds it.
         """
         given = to_address(*parse_address(address)) if address is not None else None
-        return self._ask(Allocate(node, owners, given, family, label)).result
+        found = self._ask(Allocate(node, owners, given, family, label)).result
+        require(self._view.lease(node), self._moment())
+        return found
 
     @observed("release")
     def release(self, node: str, *owners: str, missing_ok: bool = False) -> tuple[Allocation, ...]:
@@ -316,6 +359,7 @@ class Ipam:
         Raises:
             StalePlanError: Something that it replaces, or that it was decided over, has changed; nothing was written, or, if it
                 changed during the writing, a first part of it, which is a legal state.
+            LeaseExpiredError: It allocates on a node whose lease does not hold.
         """
         listed = self._listed([step.record.spec for step in plan.steps if isinstance(step.record, PoolRecord)])
         with self._lock:
@@ -332,9 +376,22 @@ class Ipam:
                 changed.append(f"{key} {'is gone' if found is None else 'is new' if known is None else 'changed'}")
         if changed := [*changed, *overtaken(self._view, plan, listed)]:
             raise StalePlanError(tuple(dict.fromkeys(changed)), 0)
+        given = plan.result if any(change.action == "allocate" for change in plan.changes) else ()
+        self._require_leases(given)
         late = max(0.0, now - plan.now)
         self._executor.perform([cooling_later(step, before.get(step.key), late) for step in plan.steps], self._view.load)
+        self._require_leases(given)
         return plan.result
+
+    def _require_leases(self, given: Iterable[Allocation]) -> None:
+        """Refuse to rely on a lease that does not hold. A plan is not bound to its revision: it is renewed all the time."""
+        for node, block in sorted({(each.node, str(each.block)) for each in given}):
+            key = lease_key(node)
+            self._view.load(key, self._executor.store_of(key.kind).get(key))
+            lease = self._view.lease(node)
+            require(lease, self._moment())
+            if lease is not None and block not in [str(each.prefix) for each in lease.blocks]:
+                raise LeaseExpiredError(node, f"block {block} has left its lease since this was planned")
 
     def _list(self, kind: Kind) -> list[Key]:
         """Read all records of a kind; their keys."""
@@ -350,7 +407,7 @@ class Ipam:
             case Apply():
                 return ApplyTask(request, now, self._token(), self._listed(request.pools))
             case Allocate():
-                return AllocateTask(request, now, self._token())
+                return AllocateTask(request, now, self._token(), moment=self._moment())
             case Release():
                 return ReleaseTask(request, now)
             case ReleaseFenced() | ForceRelease():
@@ -361,6 +418,10 @@ class Ipam:
                 return DrainTask(request, now, self._token(), self._listed(()))
             case Migrate():
                 return MigrateTask(request, now, self._token(), self._listed(()))
+            case RequestAddresses():
+                return RequestTask(request, now, self._token(), self._listed(()))
+            case HandBack():
+                return HandBackTask(request, now, self._token(), self._listed(()))
             case RemoveNode():
                 return RemoveNodeTask(request, now)
             case RemovePool():

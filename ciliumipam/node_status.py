@@ -20,7 +20,7 @@ def node_statuses(view: View) -> tuple[NodeStatus, ...]:
             family: Utilization(*map(sum, zip(*(b.utilization for b in blocks if b.family == family), strict=True)))
             for family in sorted({block.family for block in blocks})
         }
-        found.append(NodeStatus(record.node, blocks, counts, record.draining))
+        found.append(NodeStatus(record.node, blocks, counts, record.draining, record.demand))
     return tuple(found)
 
 

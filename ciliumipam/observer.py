@@ -17,6 +17,7 @@ CallName: TypeAlias = Literal[
     "execute",
     "force_release",
     "grow",
+    "hand_back",
     "migrate",
     "plan",
     "refresh",
@@ -26,6 +27,7 @@ CallName: TypeAlias = Literal[
     "remove_nodes",
     "remove_pool",
     "repair",
+    "request",
 ]
 CALLS: Final[tuple[CallName, ...]] = get_args(CallName)
 """The methods of `Ipam` that are told of: all that change something or read the stores. By name."""

@@ -7,6 +7,7 @@ at once, each problem as `field: sentence` or `field[index]: sentence`, so that 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -219,6 +220,25 @@ class PoolSpec:
     def covers(self, prefix: Prefix) -> bool:
         """Whether one of the CIDRs covers every address of the prefix."""
         return any(cidr.covers(prefix) for cidr in self.cidrs)
+
+    def usable(self, block: Prefix) -> int:
+        """How many addresses of a block are handed out: all but the reserved ones, and but its first and last where these are not.
+
+        Complexity:
+            O(log r) for r reserved ranges, and those inside the block.
+        """
+        first, last = block.network, block.last
+        if last - first > 1:
+            first += not self.allow_first
+            last -= not self.allow_last
+        count = last - first + 1
+        at = bisect_right(self.reserved, (block.family, first, last))
+        for family, low, high in self.reserved[max(at - 1, 0) :]:
+            if (family, low) > (block.family, last):
+                break
+            if family == block.family:
+                count -= max(0, min(high, last) - max(low, first) + 1)
+        return count
 
     def overlaps(self, other: PoolSpec) -> tuple[Prefix, Prefix] | None:
         """The lowest pair of CIDRs, one of each pool, that share an address; None if the pools are disjoint. O(n + m)."""

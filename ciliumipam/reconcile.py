@@ -1,8 +1,8 @@
 """Which pool serves which node: the one reconcile function, over a snapshot of pools, nodes and what is held.
 
 Takes pools and nodes as applied and what the block ledger shows as held; says for every node what it still lacks and which pools
-may give it, in order, or why none does. `block_tasks` turns that into writes. Pure and deterministic: nodes by name, pools by
-`pool_order`.
+may give it, in order, or why none does. `block_tasks` turns that into writes. Pure and deterministic: nodes without a block first,
+then by name; pools by `pool_order`. Further blocks, for nodes that ask for more addresses than they have, are `waiting`'s.
 
 * A node without a block is served by the first pool in order that selects it. Where that one is full, the node waits (its own pool
   is exclusive, as in Cilium's documentation of per-node pools), unless the pool overflows: then the next one in order is asked.
@@ -139,14 +139,14 @@ def _conflicting(by_age: Sequence[PoolSpec]) -> dict[str, str]:
 
 
 def reconcile(nodes: Iterable[NodeRecord], pools: Pools, held: Mapping[str, Held]) -> Iterator[Want]:
-    """What every node should get. O(nodes), each with the pools that select it.
+    """What every node should get, nodes without a block first and then by name. O(nodes), each with the pools that select it.
 
     Args:
         nodes: The nodes to look at.
         pools: All pools.
         held: By node, what it has or is about to take.
     """
-    records = sorted(nodes, key=lambda each: each.node.name)
+    records = sorted(nodes, key=lambda each: (bool(held.get(each.node.name, NOTHING).blocks), each.node.name))
     pools.forget_all_but(records)
     for record in records:
         yield want(record, pools, held.get(record.node.name, NOTHING))
@@ -187,7 +187,7 @@ def want(record: NodeRecord, pools: Pools, held: Held, least: int = 0) -> Want:
         lacks = _lacks(own, kept, least)
         if not lacks:
             return Want(node.name, (), ())
-        reason = pools.why_not(own) or _elsewhere(own, held.blocks[0].space) or _limit(own, kept, lacks)
+        reason = pools.why_not(own) or elsewhere(own, held.blocks[0].space) or _limit(own, kept, lacks)
         if reason and not (own.overflow and own.name not in pools.conflicting):
             return Want(node.name, (), (_refuse(node, own, reason),))
         if reason:
@@ -201,7 +201,7 @@ def want(record: NodeRecord, pools: Pools, held: Held, least: int = 0) -> Want:
     space = held.blocks[0].space if held.blocks else None
     for spec, _ in pools.matching(node):
         lacks = _lacks(spec, kept, least)
-        reason = pools.why_not(spec) or _elsewhere(spec, space)
+        reason = pools.why_not(spec) or elsewhere(spec, space)
         if reason:
             reasons[spec.name] = reason
             continue
@@ -229,7 +229,7 @@ def _extend(
     for spec, _ in pools.matching(node):
         if spec.name in asked:
             continue
-        reason = pools.why_not(spec) or _elsewhere(spec, space) or _limit(spec, kept, lacks)
+        reason = pools.why_not(spec) or elsewhere(spec, space) or _limit(spec, kept, lacks)
         missing = [family for family, _ in lacks if family not in spec.families]
         if not reason and missing:
             reason = f"it has no IPv{missing[0]} CIDR, and the node lacks a block of that family"
@@ -261,7 +261,8 @@ def _limit(spec: PoolSpec, kept: Sequence[Holding], lacks: tuple[tuple[Family, i
     return ""
 
 
-def _elsewhere(spec: PoolSpec, space: str | None) -> str:
+def elsewhere(spec: PoolSpec, space: str | None) -> str:
+    """Why a pool cannot serve a node whose blocks are in an address space, None if it has none yet; "" if it can."""
     if space is None or spec.address_space == space:
         return ""
     return f"it is in the address space {spec.address_space!r}, and the node's blocks are in {space!r}"

@@ -1,7 +1,8 @@
 """What is persisted: the typed records, their keys, and nothing that acts.
 
-Six kinds. A `Page` is the ledger's unit and is the same for blocks and for addresses; a `ClaimPage` says what a holder has or is
-about to take, and is the one record that two calls of the same holder always share. Pools and nodes are what users applied.
+Seven kinds. A `Page` is the ledger's unit and is the same for blocks and for addresses; a `ClaimPage` says what a holder has or is
+about to take, and is the one record that two calls of the same holder always share. Pools and nodes are what users applied. A `Lease` says what a node that keeps
+its addresses in a store of its own may rely on.
 Every record is a tuple of immutable values (a claim page's mapping is never changed once built), so a store may keep the object
 itself and memory can never run ahead of the store.
 """
@@ -13,13 +14,14 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, NewType, TypeAlias
 
 from ciliumipam.cidr import Family, Prefix, format_address
+from ciliumipam.demand import Demand
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 
-Kind: TypeAlias = Literal["pool", "node", "block-page", "block-claims", "address-page", "address-claims"]
+Kind: TypeAlias = Literal["pool", "node", "block-page", "block-claims", "address-page", "address-claims", "lease"]
 
-KINDS: tuple[Kind, ...] = ("pool", "node", "block-page", "block-claims", "address-page", "address-claims")
-ADDRESS_KINDS: frozenset[Kind] = frozenset({"address-page", "address-claims"})
+KINDS: tuple[Kind, ...] = ("pool", "node", "block-page", "block-claims", "address-page", "address-claims", "lease")
+ADDRESS_KINDS: frozenset[Kind] = frozenset({"address-page", "address-claims", "lease"})
 """The kinds that live in the store of the node; all others live in the store of the cluster."""
 
 Revision = NewType("Revision", str)
@@ -137,14 +139,52 @@ class PoolRecord(NamedTuple):
 
 
 class NodeRecord(NamedTuple):
-    """A node as applied; one that drains gets no block, and nothing new out of those that it has."""
+    """A node as applied; one that drains gets no block, and nothing new out of those that it has.
+
+    Attributes:
+        node: Its name and labels.
+        since: Seconds since the epoch at which it was first applied.
+        draining: Whether it drains.
+        demand: How many addresses it asks for, as `demand.normalize` orders them.
+    """
 
     node: Node
     since: float
     draining: bool = False
+    demand: tuple[Demand, ...] = ()
 
 
-Record: TypeAlias = Page | ClaimPage | PoolRecord | NodeRecord
+class Leased(NamedTuple):
+    """A block that a node holds where blocks are decided, under the fence that it has there."""
+
+    prefix: Prefix
+    fence: int
+    space: str = DEFAULT_SPACE
+
+
+class Lease(NamedTuple):
+    """What a node may rely on that keeps its addresses in a store of its own. It stands in that store; `lease` says what follows.
+
+    Attributes:
+        node: The node's name.
+        boot: Id of the machine's start in which it was confirmed; seconds of another one cannot be compared. "" is none.
+        confirmed: When the last confirmation was asked for that was given, in seconds since that start, sleep included.
+        stop_after: Seconds after which nobody relies on it any more.
+        blocks: What the node holds, and gives addresses out of.
+        returning: Blocks that it has begun to hand back; under these fences it never gives out of them again.
+        reason: Why it gives out nothing, as a sentence; "" if it does.
+    """
+
+    node: str
+    boot: str
+    confirmed: float
+    stop_after: float
+    blocks: tuple[Leased, ...] = ()
+    returning: tuple[Leased, ...] = ()
+    reason: str = ""
+
+
+Record: TypeAlias = Page | ClaimPage | PoolRecord | NodeRecord | Lease
 
 
 class Entry(NamedTuple):

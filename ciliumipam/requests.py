@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from ciliumipam.allocator import Utilization
 from ciliumipam.cidr import Address, Family, Network, Prefix
+from ciliumipam.demand import Demand, normalize
 from ciliumipam.draft import Step
 from ciliumipam.errors import InvalidRequestError
 from ciliumipam.names import validate_name, validate_owner
@@ -170,6 +171,43 @@ class Migrate:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestAddresses:
+    """Say how many addresses a node asks for, in place of what it asked for before, and give nodes what they ask for.
+
+    Attributes:
+        node: The node's name.
+        demand: What it asks for, by pool and family; brought into its one form (`demand.normalize`).
+    """
+
+    node: str
+    demand: tuple[Demand, ...] = ()
+
+    def __post_init__(self) -> None:
+        validate_name("node name", self.node)
+        object.__setattr__(self, "demand", normalize(self.demand))
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack:
+    """Take an empty block that a node does not need back from it.
+
+    Attributes:
+        node: The node's name.
+        block: The block.
+        fence: Under which fence the node holds it; None is whichever.
+        space: Its address space.
+    """
+
+    node: str
+    block: Prefix
+    fence: int | None = None
+    space: str = DEFAULT_SPACE
+
+    def __post_init__(self) -> None:
+        validate_name("node name", self.node)
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveNode:
     """Take all blocks back from a node and forget it. With `force` the addresses in use there are dropped."""
 
@@ -185,7 +223,18 @@ class RemovePool:
 
 
 Request: TypeAlias = (
-    Apply | Allocate | Release | ReleaseFenced | ForceRelease | Grow | Drain | Migrate | RemoveNode | RemovePool
+    Apply
+    | Allocate
+    | Release
+    | ReleaseFenced
+    | ForceRelease
+    | Grow
+    | Drain
+    | Migrate
+    | RequestAddresses
+    | HandBack
+    | RemoveNode
+    | RemovePool
 )
 
 
@@ -292,12 +341,13 @@ class PoolStatus(NamedTuple):
 
 
 class NodeStatus(NamedTuple):
-    """A node, its blocks in the order in which it got them, and the counts of its addresses by family."""
+    """A node, its blocks in the order in which it got them, the counts of its addresses by family, and what it asks for."""
 
     node: Node
     blocks: tuple[Block, ...]
     utilization: dict[Family, Utilization]
     draining: bool = False
+    demand: tuple[Demand, ...] = ()
 
     @property
     def pod_cidrs(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 from ciliumipam.draft import Draft, Later, Step
 from ciliumipam.errors import ConflictError, IpamError, RetriesExhaustedError, StoreError, StoreUnavailableError
 from ciliumipam.ledger import Ledger
+from ciliumipam.partial_view import Unread
 from ciliumipam.protocol import Unsure
 from ciliumipam.records import ADDRESS_KINDS, KINDS, Entry, Holding, Key, Kind, Page, Revision, Split
 from ciliumipam.store import Listing
@@ -87,20 +88,17 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
         yield from restore(view, kinds)
     keys: dict[Key, None] = {}
     for task in tasks:
-        keys.update(dict.fromkeys(task.before(view)))
+        keys.update(dict.fromkeys((yield from _before(view, task))))
     for key in keys:
-        entry = yield Get(key)
-        view.load(key, entry)  # type: ignore[arg-type]  # the answer to a Get
+        if view.needs(key):
+            yield from _read(view, key)
     open_tasks = list(tasks)
     attempt = 0
     while open_tasks:
-        draft = Draft(view)
         revisions: Sequence[Revision | None] = ()
         error: StoreError | None = None
         try:
-            done, doubted, unsure = _step(view, draft, open_tasks)
-            steps = draft.steps()
-            draft.take_back()
+            steps, done, doubted, unsure = yield from _decide(view, open_tasks)
             if steps:
                 answer = yield Put(tuple(steps))
                 assert isinstance(answer, Written)  # noqa: S101 - the answer to a Put
@@ -127,7 +125,7 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
         for task in doubted:
             task.reread = True
             yield from _reread(view, task, ())
-            for key in task.before(view):
+            for key in (yield from _before(view, task)):
                 yield from _read(view, key)
         if unsure:
             attempt += 1
@@ -139,12 +137,28 @@ def run(view: View, tasks: Sequence[Task], *, attempts: int = ATTEMPTS) -> Sessi
                 yield from _reread(view, task, (doubt.piece,))
 
 
-def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], list[Task], list[tuple[Task, Unsure]]]:
-    """Let every task put its writes.
+Decided: TypeAlias = tuple[list[Step], list[Task], list[Task], list[tuple[Task, Unsure]]]
+"""Writes, the tasks that are done once they are, those whose error is in doubt, and those that have to read again."""
 
-    Returns:
-        The tasks that are done once the writes are, those whose error is in doubt, and those that have to read again.
-    """
+
+def _decide(view: View, tasks: Sequence[Task]) -> Generator[Operation, Answer, Decided]:
+    """Let every task put its writes. Whatever they ask about that was not read is read, and then all decide anew."""
+    while True:
+        draft = Draft(view)
+        try:
+            done, doubted, unsure = _step(view, draft, tasks)
+            return draft.steps(), done, doubted, unsure
+        except Unread as question:  # what was drafted so far is thrown away: it may be a part of what belongs together
+            key = question.key
+            for task in tasks:
+                task.settle(done=False)
+        finally:
+            draft.take_back()
+        yield from _read(view, key)
+
+
+def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], list[Task], list[tuple[Task, Unsure]]]:
+    """Let every task put its writes."""
     done: list[Task] = []
     doubted: list[Task] = []
     unsure: list[tuple[Task, Unsure]] = []
@@ -157,7 +171,6 @@ def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], 
         except Unsure as doubt:
             unsure.append((task, doubt))
         except StoreError:
-            draft.take_back()
             raise
         except IpamError as error:
             if task.reread:
@@ -165,6 +178,15 @@ def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], 
             else:
                 doubted.append(task)
     return done, doubted, unsure
+
+
+def _before(view: View, task: Task) -> Generator[Operation, Answer, list[Key]]:
+    """What a task has to read before its first step; what it must know in order to say so is read."""
+    while True:
+        try:
+            return list(task.before(view))
+        except Unread as unread:
+            yield from _read(view, unread.key)
 
 
 def _read(view: View, key: Key) -> Generator[Operation, Answer, bool]:

@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from typing import TypeAlias
 
 from ciliumipam.addresses import draw
-from ciliumipam.cidr import WIDTH, Family, format_address, to_address
+from ciliumipam.cidr import WIDTH, Address, Family, format_address, to_address
 from ciliumipam.draft import Draft
 from ciliumipam.errors import (
     AlreadyAllocatedError,
@@ -25,6 +25,7 @@ from ciliumipam.errors import (
     OwnerHoldsError,
     ReservedAddressError,
 )
+from ciliumipam.lease import NEVER, Moment, lease_key, require
 from ciliumipam.levels import AddressLevel
 from ciliumipam.protocol import Call, Standing, Unsure, cancel, look, release, take
 from ciliumipam.reconcile import Held, Pools, own_pool, refusals, want
@@ -148,8 +149,8 @@ def _pool_key(name: str) -> Key:
 
 
 @lru_cache(maxsize=1024)
-def _node_keys(name: str) -> tuple[Key, Key]:
-    return Key("node", name), block_claims_key(name)
+def _node_keys(name: str) -> tuple[Key, Key, Key]:
+    return Key("node", name), block_claims_key(name), lease_key(name)
 
 
 def _allocated(node: str, piece: Holding) -> Change:
@@ -157,11 +158,26 @@ def _allocated(node: str, piece: Holding) -> Change:
 
 
 class AllocateTask(AddressTask):
-    """Addresses for owners of one node."""
+    """Addresses for owners of one node.
 
-    def __init__(self, request: Allocate, now: float, token: str) -> None:
+    Args:
+        request: What is asked for.
+        now: What time it is.
+        token: Marks the claims of this call as its own.
+        given: Given addresses for a single owner, one of a family; by default that of the request.
+        moment: What time it is, as leases count it.
+
+    Attributes:
+        moment: The same.
+        leased: Whether the node was seen to have a lease, so that the moment counted.
+    """
+
+    def __init__(self, request: Allocate, now: float, token: str, given: Iterable[Address] = (), *, moment: Moment = NEVER) -> None:
         super().__init__(now)
+        self.moment, self.leased = moment, False
         self.request, self.node = request, request.node
+        wanted = tuple(given) or ((request.address,) if request.address is not None else ())
+        self._given_numbers: dict[Family, int] = {each.version: int(each) for each in wanted}
         self._call = Call(token)
         self._verify: list[Key] = []
         self._pools: dict[Key, None] = {}
@@ -170,16 +186,19 @@ class AllocateTask(AddressTask):
         return self._verify
 
     def scope(self, view: View) -> tuple[str | None, tuple[Key, ...]]:  # noqa: ARG002 - see the base
-        return self.node, tuple(address_claims_key(self.node, owner) for owner in self.request.owners)
+        return self.node, (lease_key(self.node), *(address_claims_key(self.node, owner) for owner in self.request.owners))
 
     def before(self, view: View) -> Iterable[Key]:
-        """The pools of the node's blocks, the node and its claims: what is reserved and what drains may have changed."""
+        """The pools of the node's blocks, the node, its claims and its lease: what is reserved and what drains may have changed."""
         pools = self._pools = dict.fromkeys([_pool_key(block.holding.label) for block in view.node_blocks(self.node)])
         return [*pools, *_node_keys(self.node)]
 
     def step(self, view: View, draft: Draft) -> bool:
         view.advance(self.now)
         request = self.request
+        lease = view.lease(self.node)
+        self.leased = self.leased or lease is not None
+        require(lease, self.moment)
         level = AddressLevel(view, self.node, self.confirmed, self.now)
         blocks = level.blocks
         self._see_all_blocks(view, level)
@@ -201,7 +220,7 @@ class AllocateTask(AddressTask):
                 mark(draft, level, piece)
         plan = self._choose(view, draft, level, blocks, standings, families)
         self.result = ()
-        self._verify = []
+        self._verify = [lease_key(self.node)] if lease is not None else []  # its time goes on, and blocks may have left it
         for standing, chosen in plan:
             take(draft, level, standing, chosen, self._call, group=group)
             held = [piece for piece in standing.good + chosen if piece.family in families]
@@ -238,14 +257,14 @@ class AllocateTask(AddressTask):
         return True
 
     def _families(self, view: View, blocks: Blocks) -> tuple[Family, ...]:
-        request = self.request
         if not blocks and self.node not in view.nodes:
             raise NotFoundError("node", self.node, tuple(sorted(view.nodes)[:8]))
         have = sorted({block.family for block in blocks})
-        wanted = request.address.version if request.address is not None else request.family
-        if not have or (wanted is not None and wanted not in have):
-            raise NoBlockError(self.node, wanted or 0, why_no_block(view, self.node))
-        return tuple(have) if wanted is None else (wanted,)
+        wanted = sorted(self._given_numbers) or ([self.request.family] if self.request.family is not None else have)
+        lacking = next((family for family in wanted if family not in have), None)
+        if not have or lacking is not None:
+            raise NoBlockError(self.node, lacking or 0, why_no_block(view, self.node))
+        return tuple(wanted)
 
     def _choose(
         self,
@@ -258,9 +277,9 @@ class AllocateTask(AddressTask):
     ) -> list[tuple[Standing, tuple[Holding, ...]]]:
         """What each owner gets in addition; puts nothing into the draft but marks in the free indexes."""
         plan = []
-        wanted = self.request.address
+        given = self._given_numbers
         goods = [(standing, {piece.family: piece for piece in standing.good}) for standing in standings]
-        if wanted is None:
+        if not given:
             for family in families:
                 missing = 0
                 for _, good in goods:
@@ -270,10 +289,10 @@ class AllocateTask(AddressTask):
         for standing, good in goods:
             chosen: list[Holding] = []
             for family in families:
-                if wanted is not None:
-                    number = int(wanted)
+                if given:
+                    number = given[family]
                     if family in good and good[family].network != number:
-                        raise OwnerHoldsError(standing.holder, good[family].piece, str(wanted))
+                        raise OwnerHoldsError(standing.holder, good[family].piece, format_address(family, number))
                     if family not in good:
                         chosen.append(self._given(view, draft, level, blocks, standing.holder, family, number))
                 elif family not in good:
@@ -360,6 +379,13 @@ def why_no_block(view: View, node: str) -> tuple[str, ...]:
         + ", so it takes nothing new"
         for block in held
         if view.is_orphan(block)
+    ]
+    lease = view.lease(node)
+    named = {(each.space, each.prefix) for each in lease.blocks} if lease is not None else None
+    orphans += [
+        f"block {block.piece} is not in the node's lease: it was lost, or is on its way back, so it takes nothing new"
+        for block in held
+        if named is not None and block.place not in named
     ]
     record = view.nodes.get(node)
     if record is None:

@@ -2,7 +2,7 @@
 
 The order follows the discipline of the ledger, and who might read a half-filled target:
 
-1. What is claimed. A claim of what the pages do not show yet is a call that was cut short.
+1. What is claimed, after the leases of nodes, which no other machine can rely on until it has confirmed them. A claim of what the pages do not show yet is a call that was cut short.
 2. Every page with its fences and nothing in it, from the roots down. No page is ever ahead of the slot above it.
 3. Every page whole, from the roots down. What a page links to is there by then, under the right fence.
 4. Nodes, then pools. Without a pool every block is an orphan and takes nothing new: nothing is handed out of a part of a copy.
@@ -152,7 +152,7 @@ def _phases(wanted: Mapping[Key, Entry]) -> Iterator[list[tuple[Key, Record]]]:
     for key, entry in wanted.items():
         of_kind[key.kind].append((key, entry.record))
     pages = [item for kind in ("block-page", "address-page") for item in sorted(of_kind[kind], key=_depth)]
-    yield of_kind["block-claims"] + of_kind["address-claims"]
+    yield of_kind["lease"] + of_kind["block-claims"] + of_kind["address-claims"]
     yield [(key, _forms(record)[-1]) for key, record in pages]
     yield pages
     yield of_kind["node"]

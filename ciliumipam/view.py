@@ -17,6 +17,7 @@ from zlib import crc32
 from ciliumipam.addresses import BlockAddresses
 from ciliumipam.cidr import WIDTH, Family, Network, Prefix, parse_prefix
 from ciliumipam.free_blocks import FreeBlocks, Place
+from ciliumipam.lease import lease_key
 from ciliumipam.ledger import ROOT_FENCE, Ledger, Status, address_ledger, block_ledger, status
 from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.records import (
@@ -27,6 +28,7 @@ from ciliumipam.records import (
     Holding,
     Key,
     Kind,
+    Lease,
     NodeRecord,
     Page,
     PoolRecord,
@@ -68,7 +70,7 @@ class NodeBlock:
         holding: The node's holding of it, whose fence its address ledger counts under.
         ledger: Its address ledger.
         addresses: Its free index.
-        serves: Whether it takes anything new: it is no orphan and does not drain.
+        serves: Whether it takes anything new: it is no orphan and does not drain, and the node's lease, if there is one, names it.
         family: 4 or 6.
         first, last: Its first and last address, both inclusive.
     """
@@ -116,6 +118,10 @@ class View:
 
     # -------------------------------------------------------------------------------------- keeping it up to date
 
+    def needs(self, key: Key) -> bool:  # noqa: ARG002 - see `partial_view`
+        """Whether a call that depends on a record has to read it before it begins: what is known may be old."""
+        return True
+
     def load(self, key: Key, entry: Entry | None) -> bool:
         """Take over a record as read; None where there is none. Returns whether it differs from what was known."""
         known = self.entries.get(key)
@@ -161,6 +167,8 @@ class View:
         elif kind == "pool":
             self._node_blocks.clear()
             self._follow_pool(key.name, new)  # type: ignore[arg-type]  # the kind says that it is a pool
+        elif kind == "lease":
+            self._node_blocks.pop(key.name, None)
         else:  # a node
             self._node_blocks.pop(key.name, None)
             self.free.regroup(old, new)  # type: ignore[arg-type]  # the kind says that it is a node
@@ -249,6 +257,11 @@ class View:
         entry = self.entries.get(key)
         return entry.record if entry is not None else NO_CLAIMS  # type: ignore[return-value]  # the kind says so
 
+    def lease(self, node: str) -> Lease | None:
+        """The lease of a node as last seen, None where its claims on blocks do not expire."""
+        entry = self.entries.get(lease_key(node))
+        return entry.record if entry is not None else None  # type: ignore[return-value]  # the kind of the key says so
+
     def block_ledger(self, family: Family, space: str) -> Ledger:
         """The ledger of all blocks of a family in an address space."""
         ledger = self._block_ledgers.get((family, space))
@@ -330,6 +343,10 @@ class View:
             record = self.nodes.get(node)
             if record is not None and record.draining:
                 good = []
+            lease = self.lease(node)
+            if lease is not None:
+                leased = {(each.space, each.prefix) for each in lease.blocks}
+                good = [block for block in good if block.place in leased]
             staying = [block for block in good if not self.drains(block)]
             replaced = {block.family for block in staying}
             # what drains serves until the node has another block of the family: it must not stand there with nothing

@@ -16,7 +16,20 @@ from ciliumipam.codec import FORMAT, Codec
 from ciliumipam.errors import CorruptRecordError, StoreRefusedError, UnsupportedVersionError
 from ciliumipam.node import Node
 from ciliumipam.pool import BlockLengths, PoolSpec
-from ciliumipam.records import ClaimPage, Cooling, Holding, Key, NodeRecord, Page, PoolRecord, Record, Slot, Split
+from ciliumipam.records import (
+    ClaimPage,
+    Cooling,
+    Holding,
+    Key,
+    Lease,
+    Leased,
+    NodeRecord,
+    Page,
+    PoolRecord,
+    Record,
+    Slot,
+    Split,
+)
 from ciliumipam.selector import NodeSelector
 from ciliumipam.testing.record_strategies import EXAMPLES, FENCES, SLOTS, holdings, keyed_records, slot_tuples
 
@@ -24,6 +37,7 @@ PAGE = Key("address-page", "10.0.1.0/24")
 CLAIMS = Key("address-claims", "node-1/0f")
 POOL = Key("pool", "green")
 NODE = Key("node", "node-1")
+LEASE = Key("lease", "node-1")
 WEB = Holding(4, 0x0A000105, 32, 7, "cni/3f2a/eth0", "default/web", 1.5)
 BLOCK = Holding(6, 0xFD00 << 112, 63, 2, "node-1", "green", 0.1)
 POOL_TEXT = (
@@ -122,16 +136,18 @@ def test_every_field_of_pools_and_nodes_is_written() -> None:
 
 def test_every_field_of_the_other_records_is_written() -> None:
     """The same guard: who adds a field must add it to the codec, and to the strategies, which name each one."""
-    fields_of = {kind: kind._fields for kind in (Page, ClaimPage, PoolRecord, NodeRecord, Holding, Cooling, Split)}
+    fields_of = {kind: kind._fields for kind in (Page, ClaimPage, PoolRecord, NodeRecord, Holding, Cooling, Split, Lease, Leased)}
 
     assert fields_of == {
         Page: ("fence", "cursor", "slots"),
         ClaimPage: ("claims", "tentative", "closing", "draining"),
         PoolRecord: ("spec", "since"),
-        NodeRecord: ("node", "since", "draining"),
+        NodeRecord: ("node", "since", "draining", "demand"),
         Holding: ("family", "network", "length", "fence", "holder", "label", "since", "space"),
         Cooling: ("fence", "until"),
         Split: ("fence",),
+        Lease: ("node", "boot", "confirmed", "stop_after", "blocks", "returning", "reason"),
+        Leased: ("prefix", "fence", "space"),
     }
 
 
@@ -143,6 +159,39 @@ def test_what_is_new_in_a_page_stands_where_it_acts_and_nowhere_else() -> None:
         '["fd00::/63",2,"node-1","green",0.1,"tenant-b"],',
         '{"cooling":6,"until":9.0}',
     ]
+
+
+def test_a_lease_says_what_a_node_may_rely_on() -> None:
+    blocks = (Leased(BLOCK.prefix, 7), Leased(BLOCK.prefix, 8, "tenant-b"))
+
+    text = Codec().encode(LEASE, Lease("node-1", "0b6f", 12, 30.5, blocks[:1], blocks[1:], "it is silent"))
+
+    assert text == (
+        '{"format":1,"node":"node-1","boot":"0b6f","confirmed":12.0,"stopAfterSeconds":30.5,"blocks":[["fd00::/63",7]],'
+        '"returning":[["fd00::/63",8,"tenant-b"]],"reason":"it is silent"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("blocks", '[["10.0.0.1/24",1]]', "blocks[0][0]: '10.0.0.1/24' is not a usable CIDR"),
+        ("blocks", '[["10.0.0.0/24"]]', "blocks[0]: expected [block, fence] or a space as well"),
+        ("returning", '[["10.0.0.0/24",-1]]', "returning[0]: expected [block, fence] or a space as well"),
+        ("returning", '[["10.0.0.0/24",1,2]]', "returning[0]: expected [block, fence] or a space as well"),
+        ("confirmed", "null", "confirmed: expected a finite number, found null"),
+        ("stopAfterSeconds", '"60"', "stopAfterSeconds: expected a finite number"),
+        ("reason", "1", "reason: expected text, found 1"),
+    ],
+)
+def test_a_lease_that_is_damaged_names_the_field(field: str, value: str, message: str) -> None:
+    fields = {"node": '"n"', "boot": '"b"', "confirmed": "1", "stopAfterSeconds": "2", "blocks": "[]", "returning": "[]", "reason": '""'}
+    text = ",".join(f'"{name}":{each}' for name, each in (fields | {field: value}).items())
+
+    with pytest.raises(CorruptRecordError) as caught:
+        Codec().decode(LEASE, f'{{"format":1,{text}}}')
+
+    assert message in str(caught.value)
 
 
 def test_what_drains_is_marked_in_claims_and_nodes() -> None:

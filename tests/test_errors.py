@@ -24,6 +24,7 @@ from ciliumipam.errors import (
     InvalidRequestError,
     InvalidSelectorError,
     IpamError,
+    LeaseExpiredError,
     NoBlockError,
     NodeExhaustedError,
     NotFoundError,
@@ -64,6 +65,11 @@ SENTENCES: list[tuple[IpamError, str]] = [
     (NotFoundError("pool", "p", ("q", "r")), "no pool 'p'; known: q, r"),
     (NoBlockError("n", 4, ("pool p: full", "pool q: drains")), "node 'n' has no IPv4 block: pool p: full; pool q: drains"),
     (NoBlockError("n", 0, ()), "node 'n' has no block: no pool has been applied"),
+    (
+        LeaseExpiredError("n", "its claim on its blocks was last confirmed 95 s ago, and holds for 60 s"),
+        ("node 'n' gives out no address: its claim on its blocks was last confirmed 95 s ago, and holds for 60 s; addresses that are held"
+        " stay, and can be released; see that 'ciliumipam agent' runs there and reaches the store that decides about blocks"),
+    ),
     (
         AlreadyAllocatedError("10.0.0.1", "net/x/eth0", "default/web"),
         "10.0.0.1 is held by owner 'net/x/eth0' (default/web); release it first or ask for another address",
@@ -198,4 +204,4 @@ def test_every_error_that_is_raised_has_its_sentence_here() -> None:
 def test_trying_again_can_help_only_where_somebody_else_was_in_the_way() -> None:
     retryable = {type(error).__name__ for error, _ in SENTENCES if error.retryable}
 
-    assert retryable == {"ConflictError", "RetriesExhaustedError", "RevisionExpiredError", "StalePlanError", "StoreUnavailableError"}
+    assert retryable == {"ConflictError", "LeaseExpiredError", "RetriesExhaustedError", "RevisionExpiredError", "StalePlanError", "StoreUnavailableError"}

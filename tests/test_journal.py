@@ -561,7 +561,7 @@ def test_a_read_that_is_left_out_is_a_divergence(told: str, monkeypatch: pytest.
 
     assert divergence is not None
     assert (divergence.line, divergence.what) == (3, "the replay writes where the journal does not")
-    assert divergence.journal == ("a read that finds what is known (3 of them)",)
+    assert divergence.journal == ("a read that finds what is known (4 of them)",)
     assert divergence.replay[0] == "put_in_order address-claims n/04"
 
 
@@ -891,7 +891,7 @@ def test_reads_that_find_what_is_known_are_only_counted(file: str) -> None:
 
     refreshed, allocated = lines_of(file)[2:]
 
-    assert refreshed["answers"] == [6]
+    assert refreshed["answers"] == [7]
     assert [type(each) for each in allocated["answers"]] == [int, dict]
 
 
@@ -908,9 +908,9 @@ def test_what_another_one_did_is_written_once_also_what_it_deleted(file: str) ->
     first, second, third = lines_of(file)[1:-1]
 
     assert [each["scan"] for each in first["answers"][:-1]] == ["pool", "node", "block-page", "block-claims"]
-    assert first["answers"][-1] == 2
-    assert second["answers"] == [6]
-    assert third["answers"] == [{"scan": "pool", "found": [{"kind": "pool", "name": "more", "record": None, "revision": None}]}, 5]
+    assert first["answers"][-1] == 3
+    assert second["answers"] == [7]
+    assert third["answers"] == [{"scan": "pool", "found": [{"kind": "pool", "name": "more", "record": None, "revision": None}]}, 6]
     assert ended(replay(file)) == ["equal"]
     assert records(file) == dict(everything(store))
 

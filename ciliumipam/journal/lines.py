@@ -22,6 +22,7 @@ from zlib import crc32
 from ciliumipam import errors
 from ciliumipam.cidr import parse_prefix
 from ciliumipam.codec import Codec
+from ciliumipam.demand import Demand
 from ciliumipam.errors import InvalidJournalError, IpamError, UnsupportedVersionError
 from ciliumipam.plan_file import allocation_to_document, outcome_to_document, plan_to_document
 from ciliumipam.records import KINDS, ClaimPage, Entry, Key, NodeRecord, Page, PoolRecord, Record, Revision
@@ -33,6 +34,7 @@ from ciliumipam.requests import (
     ExistingBlock,
     ForceRelease,
     Grow,
+    HandBack,
     Migrate,
     Plan,
     Release,
@@ -40,6 +42,7 @@ from ciliumipam.requests import (
     RemoveNode,
     RemovePool,
     Request,
+    RequestAddresses,
 )
 from ciliumipam.tasks import Task
 
@@ -60,6 +63,8 @@ _NAMED: Final[dict[str, type[Any]]] = {
     "grow": Grow,
     "drain": Drain,
     "migrate": Migrate,
+    "request": RequestAddresses,
+    "hand_back": HandBack,
     "remove_node": RemoveNode,
     "remove_pool": RemovePool,
     "apply": Apply,
@@ -255,6 +260,10 @@ def request_to_document(request: Request | Repair) -> dict[str, Any]:
             }
         case RepairBlocks() | RepairAddresses():
             value = request._asdict()
+        case RequestAddresses(node, demand):
+            value = {"node": node, "demand": [list(each) for each in demand]}
+        case HandBack(node, block, fence, space):
+            value = {"node": node, "block": str(block), "fence": fence, "space": space}
         case Grow() | Drain() | Migrate() | RemoveNode() | RemovePool():
             value = {name: getattr(request, name) for name in request.__slots__}
     return {_NAMES[type(request)]: value}
@@ -270,6 +279,10 @@ def read_request(document: Mapping[str, Any]) -> Request | Repair:
             tuple(_record("node", each, NodeRecord).node for each in fields["nodes"]),
             read_existing(fields["existing"]),
         )
+    if "demand" in fields:
+        fields["demand"] = tuple(Demand(*each) for each in fields["demand"])
+    if "block" in fields:
+        fields["block"] = parse_prefix(fields["block"])
     if "owners" in fields:
         fields["owners"] = tuple(fields["owners"])
     if "address" in fields:

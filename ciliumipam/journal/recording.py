@@ -54,7 +54,7 @@ from ciliumipam.records import Entry, Key, Kind, Record, Revision
 from ciliumipam.repair_tasks import Repair
 from ciliumipam.requests import Allocation, ExistingBlock, Plan, Request
 from ciliumipam.store import ABSENT, Expect, Listing, Store, SupportsOrderedPuts, Write
-from ciliumipam.tasks import Task
+from ciliumipam.tasks import AllocateTask, Task
 
 _T = TypeVar("_T")
 _R = TypeVar("_R", Revision, None)
@@ -450,4 +450,6 @@ def _call(request: Request | Repair, token: int | None, task: Task) -> dict[str,
     document = request_to_document(request) | {"now": task.now}
     if isinstance(task, BlockTask) and task.listed:
         document["listed"] = existing_to_document(task.listed)
+    if isinstance(task, AllocateTask) and task.leased:
+        document |= {"boot": task.moment.boot, "moment": task.moment.seconds}
     return document if token is None else document | {"call": token}

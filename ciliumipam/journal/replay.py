@@ -34,6 +34,7 @@ from ciliumipam.journal.lines import (
     told_to_document,
 )
 from ciliumipam.journal.replay_store import Answer, Script, Wrote, read_answers, replay_store, show_answer, show_write
+from ciliumipam.lease import NEVER, Moment
 from ciliumipam.plan_file import plan_from_document
 from ciliumipam.records import Entry, Key
 from ciliumipam.repair_tasks import Repair
@@ -215,9 +216,9 @@ class _Rerun(Ipam):
     """An `Ipam` whose time and tokens are those of the journal, and which waits for nothing."""
 
     def __init__(self, identity: str, stores: Sequence[Store]) -> None:
-        super().__init__(stores[0], stores[-1], clock=lambda: self._at, identity=identity)
+        super().__init__(stores[0], stores[-1], clock=lambda: self._at, identity=identity, moment=lambda: self._then)
         self._executor = Executor(stores[0], stores[-1], lambda _: None)
-        self._at = 0.0
+        self._at, self._then = 0.0, NEVER
         self._call: int | None = None
         self._said: tuple[ExistingBlock, ...] = ()
         self._listed = lambda _: self._said
@@ -234,6 +235,7 @@ class _Rerun(Ipam):
                 for request, document in zip(asked, fields["asked"], strict=True):
                     self._at, self._call = document["now"], document.get("call")
                     self._said = read_existing(document.get("listed", ()))
+                    self._then = Moment(document.get("boot", ""), document.get("moment", 0.0))
                     tasks.append(self._task(request))
                 if fields["do"] == "plan":
                     return lambda: plan_told(self._plan(tasks[0]))

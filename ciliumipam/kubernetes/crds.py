@@ -277,7 +277,7 @@ CIDR_LEDGER = definition(
         kind=text(
             "What it is a record of. Never changes.",
             0,
-            one_of=("block-page", "block-claims", "address-page", "address-claims", "node"),
+            one_of=("block-page", "block-claims", "address-page", "address-claims", "lease", "node"),
         )
         | {"x-kubernetes-validations": [rule("self == oldSelf", "the kind of a record never changes")]},
         name=text(

@@ -79,7 +79,7 @@ def ledger_of(records: Iterable[tuple[Key, Entry | Unreadable]]) -> Ledger:
     sealed: dict[str, str] = {}
     for key in sorted(bad):
         error = bad[key].error
-        if key.kind in ("node", "address-claims"):
+        if key.kind in ("node", "address-claims", "lease"):
             sealed[key.name.partition("/")[0]] = str(error)
         elif key.kind in ("block-page", "address-page"):
             space, prefix = _place(key)

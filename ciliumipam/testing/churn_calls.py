@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import Any, TypeAlias
 
 from ciliumipam.cidr import parse_prefix
+from ciliumipam.demand import Demand
 from ciliumipam.ipam import Ipam
 from ciliumipam.pool import PoolSpec
 from ciliumipam.requests import (
@@ -17,12 +18,14 @@ from ciliumipam.requests import (
     ExistingBlock,
     ForceRelease,
     Grow,
+    HandBack,
     Migrate,
     Release,
     ReleaseFenced,
     RemoveNode,
     RemovePool,
     Request,
+    RequestAddresses,
 )
 from ciliumipam.testing.oracle_values import Existing, Told
 from ciliumipam.testing.pool_values import Values, nodes_of
@@ -60,6 +63,10 @@ def to_request(step: Step, know: Callable[[Values], PoolSpec]) -> Request:
             return Drain(step["kind"], step["name"], bool(step.get("cancel")), step.get("space", "default"))
         case "migrate":
             return Migrate(step["node"], step["pool"])
+        case "request":
+            return RequestAddresses(step["node"], tuple(Demand(*each) for each in step["demand"]))
+        case "hand back":
+            return HandBack(step["node"], parse_prefix(step["block"]), step.get("fence"), step.get("space", "default"))
         case "remove node":
             return RemoveNode(step["node"], bool(step.get("force")))
         case "remove pool":
@@ -87,6 +94,10 @@ def perform(ipam: Ipam, request: Request) -> Any:
             return ipam.drain(request.kind, request.name, cancel=request.cancel, space=request.space)
         case Migrate(node, pool):
             return ipam.migrate(node, pool)
+        case RequestAddresses(node, demand):
+            return ipam.request(node, demand)
+        case HandBack(node, block, fence, space):
+            return ipam.hand_back(node, block, fence=fence, space=space)
         case RemoveNode(name, force):
             return ipam.remove_node(name, force=force)
         case RemovePool(name):

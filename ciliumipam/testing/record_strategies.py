@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ciliumipam.cidr import WIDTH, Family
+from ciliumipam.cidr import WIDTH, Family, Prefix
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, BlockLengths, PoolSpec
 from ciliumipam.records import (
@@ -18,6 +18,8 @@ from ciliumipam.records import (
     Holding,
     Key,
     Kind,
+    Lease,
+    Leased,
     NodeRecord,
     Page,
     PoolRecord,
@@ -83,6 +85,11 @@ EXAMPLES: tuple[tuple[Key, Record], ...] = (
     (Key("address-page", "fd00::/64+fd00::/72"), Page(1 << 63, 256, (*[_WEB] * 2, *[0] * 252, _ODD, Split(0)))),
     (Key("address-claims", "node-1/0f"), ClaimPage({_ODD.holder: (_ODD, _WEB)})),
     (Key("address-claims", "grün/'\"\x00"), ClaimPage({})),
+    (Key("lease", "node-1"), Lease("node-1", "0b6f-4c", 12.5, 30.0, (Leased(_BLOCK.prefix, 3),))),
+    (
+        Key("lease", "node-2"),
+        Lease("node-2", "", 0.1, 1e9, (), (Leased(_APART.prefix, 1 << 64, "tenant-b"), Leased(Prefix(6, 0, 0), 0)), "grün \u2028"),
+    ),
 )
 """Records of all kinds, with what encodings like to lose."""
 
@@ -177,12 +184,20 @@ def claim_pages() -> st.SearchStrategy[ClaimPage]:
     )
 
 
+def leases() -> st.SearchStrategy[Lease]:
+    """Leases; their times and blocks need not be possible ones."""
+    blocks = st.lists(st.builds(Leased, holdings().map(lambda each: each.prefix), FENCES, SPACES), max_size=3).map(tuple)
+    return st.builds(Lease, TEXTS, TEXTS, TIMES, TIMES, blocks, blocks, TEXTS)
+
+
 def records_of(kind: Kind) -> st.SearchStrategy[Record]:
     """Records of one kind."""
     if kind == "pool":
         return st.builds(PoolRecord, pools(), TIMES)
     if kind == "node":
         return st.builds(NodeRecord, nodes(), TIMES, st.booleans())
+    if kind == "lease":
+        return leases()
     return pages() if kind.endswith("-page") else claim_pages()
 
 
@@ -196,4 +211,4 @@ def keyed_records() -> st.SearchStrategy[tuple[Key, Record]]:
     return st.sampled_from(KINDS).flatmap(lambda kind: st.tuples(keys(kind), records_of(kind)))
 
 
-__all__ = ["EXAMPLES", "FENCES", "NAMES", "SLOTS", "SPACES", "TEXTS", "TIMES", "claim_pages", "deep_types", "holdings", "keyed_records", "keys", "number_of", "numbered", "pages", "records_of", "slot_tuples"]
+__all__ = ["EXAMPLES", "FENCES", "NAMES", "SLOTS", "SPACES", "TEXTS", "TIMES", "claim_pages", "deep_types", "holdings", "keyed_records", "keys", "leases", "number_of", "numbered", "pages", "records_of", "slot_tuples"]
