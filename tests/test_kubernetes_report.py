@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec
 from ciliumipam.cli.logs import fields_of, log_to_stderr
 from ciliumipam.errors import InvalidRequestError
+from ciliumipam.health import Health, HealthServer
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.conditions import TYPES, status_of
 from ciliumipam.kubernetes.events import EVENTS, REFRESH, EventQueue, Said
-from ciliumipam.kubernetes.health import Health, HealthServer
 from ciliumipam.kubernetes.lightkube_transport import connect
 from ciliumipam.kubernetes.metrics import OperatorMetrics
 from ciliumipam.kubernetes.reporter import Reporters, Round, Subject, subject_of

@@ -73,9 +73,11 @@ class LedgerSource:
             except Unread as unread:
                 view.load(unread.key, self._executor.answer(Get(unread.key)))  # type: ignore[arg-type]  # the answer to a Get
 
-    def request(self, demand: tuple[Demand, ...]) -> None:
+    def request(self, demand: tuple[Demand, ...]) -> bool:
         """Write what the node asks for, and give every node what it should have."""
-        self._refusals = tuple(each for each in self.ipam.request(self.node, demand).refusals if each.node == self.node)
+        applied = self.ipam.request(self.node, demand)
+        self._refusals = tuple(each for each in applied.refusals if each.node == self.node)
+        return any(change.action == "carve" for change in applied.changes)
 
     def hand_back(self, block: Leased) -> None:
         """Give a block back under its fence."""

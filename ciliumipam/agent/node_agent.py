@@ -192,13 +192,13 @@ class NodeAgent:
         return Round(grant.blocks, handed_back=tuple(back), demand=demand, waiting=grant.waiting, changed=bool(back or asked))
 
     def _ask(self, demand: tuple[Demand, ...], uses: Sequence[BlockUse]) -> bool:
-        """Say what the node asks for, if that is news or it has less; whether it is news."""
+        """Say what the node asks for, if that is news or it has less; whether another round may find something new."""
         news = demand != self._asked
         have = {family: sum(use.usable for use in uses if use.block.family == family and not use.draining) for family in (4, 6)}
         if news or not uses or any(have[each.family] < each.addresses for each in demand):
-            self._source.request(demand)
             self._asked = demand
-        return news
+            return self._source.request(demand) or news
+        return False
 
     def _read(self) -> tuple[Entry | None, Lease | None]:
         entry = self._store.get(lease_key(self.node))

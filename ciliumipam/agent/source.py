@@ -74,8 +74,12 @@ class BlockSource(Protocol):
         """
         ...
 
-    def request(self, demand: tuple[Demand, ...]) -> None:
-        """Say how many addresses the node wants to be able to hand out. It replaces what was said before."""
+    def request(self, demand: tuple[Demand, ...]) -> bool:
+        """Say how many addresses the node wants to be able to hand out, in place of what was said before.
+
+        Returns:
+            Whether the node may have got something by that at once.
+        """
         ...
 
     def hand_back(self, block: Leased) -> None:

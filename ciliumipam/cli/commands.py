@@ -310,6 +310,13 @@ def operator(arguments: Namespace) -> int:
     return operate(arguments)
 
 
+def agent(arguments: Namespace) -> int:
+    """Keep the blocks of one node, until told to stop."""
+    from ciliumipam.cli.agent import agent as keep  # noqa: PLC0415 - no other command needs it
+
+    return keep(arguments)
+
+
 def torture(arguments: Namespace) -> int:
     """Hunt for faults of an allocator."""
     from ciliumipam.cli.torturing import torture as hunt  # noqa: PLC0415 - no other command needs it
@@ -336,6 +343,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "crds": crds,
     "deploy": deploy,
     "operator": operator,
+    "agent": agent,
     "completion": complete,
     "torture": torture,
     "fuzz": fuzzing.fuzz,
@@ -347,5 +355,6 @@ STYLES: Mapping[str, tuple[str, ...]] = {
     "deploy": ("yaml", *(style for style in DOCUMENTS if style != "yaml")),
     "completion": ("table",),
     "operator": ("table",),
+    "agent": ("table",),
 }
 """What each command can print, the default first."""

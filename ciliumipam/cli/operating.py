@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from secrets import token_hex
-from threading import Event
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from ciliumipam.cli import codes
 from ciliumipam.cli.cluster import sources
 from ciliumipam.cli.logs import log_to_stderr
+from ciliumipam.cli.running import parse_listen, stopped_by_signals
 from ciliumipam.cli.store import Cluster, parse_place
 from ciliumipam.errors import InvalidRequestError
+from ciliumipam.health import HealthServer
 from ciliumipam.kubernetes.api import Api
-from ciliumipam.kubernetes.health import HealthServer
 from ciliumipam.kubernetes.lease import Lease
 from ciliumipam.kubernetes.lightkube_transport import connect
 from ciliumipam.kubernetes.operator import Operator
@@ -39,7 +36,7 @@ def operator(arguments: Namespace) -> int:
     place = parse_place("--store", arguments.store) if arguments.store is not None else Cluster(None)
     if not isinstance(place, Cluster):
         raise InvalidRequestError(f"--store {arguments.store!r} is no cluster; write kubernetes:[CONTEXT]")
-    address, port = _listen(arguments.listen)
+    address, port = parse_listen(arguments.listen)
     namespace, name = _lease(arguments.lease)
     kinds = arguments.pools_from or sources()  # here, since a standby makes no operator until it leads
     log_to_stderr(arguments.log_format)
@@ -66,7 +63,7 @@ def operator(arguments: Namespace) -> int:
             server = HealthServer(address, port, healthz=service.healthz, readyz=service.readyz, metrics=exposition)
             stack.enter_context(closing(server))
             LOG.info("listening port=%d", server.port)
-        with _stopped_by_signals() as stop:
+        with stopped_by_signals(LOG) as stop:
             service.run(stop)
     return codes.DONE
 
@@ -78,35 +75,6 @@ def _metrics() -> OperatorMetrics | None:
         LOG.warning("there are no metrics without prometheus-client: pip install 'ciliumipam[prometheus]'")
         return None
     return OperatorMetrics()
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[Event]:
-    """An event that the first SIGTERM or SIGINT sets; the second one ends the process at once."""
-    stop = Event()
-
-    def handle(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        LOG.info("signal=%s: finishing what is under way", signal.Signals(number).name)
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _listen(text: str | None) -> tuple[str, int | None]:
-    """The address and port of ADDRESS:PORT; an address of IPv6 stands in brackets, and an empty one is everywhere."""
-    if text is None:
-        return "", None
-    address, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or (":" in address) != address.startswith("["):
-        raise InvalidRequestError(f"--listen {text!r} is not ADDRESS:PORT, as in :9965, 127.0.0.1:9965 or [::1]:9965")
-    return address.strip("[]"), int(port)
 
 
 def _lease(text: str) -> tuple[str, str]:

@@ -284,6 +284,23 @@ def _of_clusters(words: _Words) -> None:
     )
     operator.add_argument("--listen", metavar="ADDRESS:PORT", help="answer /healthz, /readyz and /metrics there, as on :9965 (default: nowhere)")
     operator.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people (the default) or JSON")
+    agent = words.command("agent", "keep the blocks of one node: confirm them, ask for more, hand back; until SIGTERM or SIGINT, exits with 0 then")
+    agent.add_argument("node", metavar="NODE", help="the node's name; the store of --store has to know it")
+    agent.add_argument("--local", metavar="sqlite:PATH", help="the node's own store, for its addresses (default: they are in that of --store too)")
+    agent.add_argument("--spare", type=_count, default=8, metavar="N", help="addresses to have at hand beyond those in use (default: 8)")
+    agent.add_argument("--idle", type=_grace, default=300.0, metavar="SECONDS", help="how long a block is empty before it goes back (default: 300)")
+    agent.add_argument(
+        "--stop-after", type=_grace, default=60.0, metavar="SECONDS", help="give out no address when the last confirmation is older (default: 60)"
+    )
+    agent.add_argument(
+        "--return-after",
+        type=_grace,
+        metavar="SECONDS",
+        help="also give the blocks of nodes that were silent for so long to others; at least twice --stop-after and 30 s",
+    )
+    agent.add_argument("--once", action="store_true", help="only do what there is to do now; exits with 3 if the node gives out no address then")
+    agent.add_argument("--listen", metavar="ADDRESS:PORT", help="answer /healthz, /readyz and /metrics there, as on :9966 (default: nowhere)")
+    agent.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people (the default) or JSON")
     deploy = words.command("deploy", "print manifests that run the operator: two replicas, and no more rights than they need; after --, its options")
     deploy.takes_command = deploy.takes_nothing = True
     deploy.usage = "ciliumipam deploy --image IMAGE [--namespace NAMESPACE] [--service-monitor] [-o STYLE] [-- OPTION ...]"

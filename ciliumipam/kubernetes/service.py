@@ -14,8 +14,8 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
 from ciliumipam.errors import IpamError
+from ciliumipam.health import Health
 from ciliumipam.kubernetes.api import Api
-from ciliumipam.kubernetes.health import Health
 from ciliumipam.kubernetes.lease import Lease
 from ciliumipam.kubernetes.objects import POOLS
 from ciliumipam.kubernetes.operator import Operator
