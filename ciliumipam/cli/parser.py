@@ -266,6 +266,12 @@ def _of_clusters(words: _Words) -> None:
         "--grace", type=_grace, default=60.0, metavar="SECONDS", help="how long a node has to be gone before its blocks go back (default: 60)"
     )
     operator.add_argument(
+        "--stop-after",
+        type=_grace,
+        metavar="SECONDS",
+        help="let the agents of nodes rely on their blocks for so long without asking; --grace has to be twice that and 30 s (default: no agents)",
+    )
+    operator.add_argument(
         "--pools-from",
         action="append",
         choices=("CIDRPool", "CiliumNodeConfig", "CiliumPodIPPool", "ClusterCIDR"),

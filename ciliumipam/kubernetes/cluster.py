@@ -79,6 +79,7 @@ class Cluster:
     Attributes:
         api: The server.
         following: Whether everything that is looked at is in the mirrors: kept up to date, or read at once. Otherwise it is asked for.
+        reads_demand: Whether what CiliumNodes ask for counts; not where blocks are written on core Nodes, which take one of each family.
         ledger: Records of the ledger.
     """
 
@@ -86,6 +87,7 @@ class Cluster:
         """Nothing is asked yet."""
         self.api = api
         self.following = False
+        self.reads_demand = True
         self._tell: Callable[[], object] = _nobody
         self._codec = Codec()
         self.nodes: Mirror[NodeObject] = Mirror(api, (NODES,), read_node, self._changed, required=True)
@@ -182,6 +184,14 @@ class Cluster:
         """Every record of the ledger. An object that is not the one of its key is none. O(records)."""
         return ledger_of(known.value for known in self.ledger.all().values() if not isinstance(known.value, IpamError))
 
+    def ledger_record(self, key: Key) -> Record | None:
+        """A record of the ledger as it is known here; None where there is none, or it cannot be read."""
+        known = self.ledger.get(object_name(key))
+        if known is None or isinstance(known.value, IpamError):
+            return None
+        found = known.value[1]
+        return found.record if isinstance(found, Entry) else None
+
     def node_entry(self, name: str, state: NodeState) -> Entry | None:
         """A node as a record. Its revision follows from what it says, so that a heartbeat is no change."""
         core, cilium = (each.value if each is not None else None for each in state)
@@ -193,9 +203,10 @@ class Cluster:
         if first is None:
             return None
         draining = any(each is not None and each.draining for each in (core, cilium))
-        said = (first.node.label_pairs, draining, *(each.uid if each is not None else "" for each in (core, cilium)))
+        demand = cilium.demand if cilium is not None and self.reads_demand else ()
+        said = (first.node.label_pairs, draining, demand, *(each.uid if each is not None else "" for each in (core, cilium)))
         revision = Revision(hashlib.sha256(repr(said).encode()).hexdigest()[:24])
-        entry = Entry(NodeRecord(first.node, moment(first.created), draining), revision)
+        entry = Entry(NodeRecord(first.node, moment(first.created), draining, demand), revision)
         self._entries[name] = core, cilium, entry
         return entry
 
@@ -255,6 +266,7 @@ class ClusterStore:
     ) -> None:
         """Nothing is asked yet."""
         self.cluster = cluster
+        cluster.reads_demand = not on_nodes
         self._listed = Listed(every=on_nodes)
         self._store = store
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cluster store")
@@ -402,6 +414,9 @@ class ClusterStore:
             raise StoreRefusedError(f"add node {key.name}", "nodes of a cluster are its Node and CiliumNode objects, which register themselves")
         assert isinstance(record, NodeRecord)  # noqa: S101 - the kind says so
         assert isinstance(present.record, NodeRecord)  # noqa: S101 - the kind says so
+        if record.demand != present.record.demand:
+            why = "its agent does that, in spec.ipam.pools.requested of its CiliumNode"
+            raise StoreRefusedError(f"ask for addresses for node {key.name}", why)
         if record._replace(draining=present.record.draining) != present.record:
             raise StoreRefusedError(f"change node {key.name}", f"its labels are those of its object: kubectl label node {key.name} KEY=VALUE")
         for resource, mirror in ((NODES, self.cluster.nodes), (CILIUM_NODES, self.cluster.cilium_nodes)):
@@ -468,11 +483,8 @@ class ClusterStore:
 
     def page(self, key: Key) -> Page | None:
         """A page as it is known here."""
-        known = self.cluster.ledger.get(object_name(key))
-        if known is None or isinstance(known.value, IpamError):
-            return None
-        entry = known.value[1]
-        return entry.record if isinstance(entry, Entry) and isinstance(entry.record, Page) else None
+        record = self.cluster.ledger_record(key)
+        return record if isinstance(record, Page) else None
 
     def _page(self, key: Key, expect: Expect) -> Page | None:
         """The page that a write replaces."""
