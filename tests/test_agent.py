@@ -22,7 +22,7 @@ from ciliumipam.ipam import Ipam
 from ciliumipam.lease import Moment, lease_key
 from ciliumipam.node import Node
 from ciliumipam.pool import PoolSpec
-from ciliumipam.records import Entry, Key, Lease
+from ciliumipam.records import Entry, Key, Lease, Leased
 from ciliumipam.selector import NodeSelector
 from ciliumipam.store import Store
 from ciliumipam.store.memory import MemoryStore
@@ -349,3 +349,78 @@ def test_an_address_is_durable_when_it_is_told_and_calls_that_come_together_shar
     assert told == [True] * 64
     assert own.commits - before < 64, "each call had a commit of its own"
     own.close()
+
+
+def grown(shared: Store, time: Time) -> Machine:
+    """A node with two blocks, the second one empty for long enough."""
+    node = Machine(shared, "n1", time)
+    node.rounds()
+    for number in range(13):
+        node.agent.allocate(f"o{number}")
+    node.rounds()
+    for number in range(13):
+        node.agent.release(f"o{number}")
+    node.rounds()
+    time.seconds += 40
+    return node
+
+
+def lease_of(store: Store) -> Lease:
+    entry = store.get(lease_key("n1"))
+    assert entry is not None
+    assert isinstance(entry.record, Lease)
+    return entry.record
+
+
+def test_when_the_source_is_told_the_lease_and_the_own_ledger_have_ended_the_block_already() -> None:
+    shared = shared_store()
+    node = grown(shared, Time())
+    source = node.agent._source
+    hand_back, seen = source.hand_back, []
+
+    def watched(block: Leased) -> None:
+        lease = lease_of(node.own)
+        seen.append((block in lease.blocks, block in lease.returning, str(block.prefix) in blocks(node.own).get("n1", [])))
+        hand_back(block)
+
+    source.hand_back = watched  # type: ignore[method-assign]
+    node.rounds()
+
+    assert seen == [(False, True, False)]
+
+
+def test_an_agent_that_wakes_up_in_a_hand_back_takes_nothing_from_its_successor() -> None:
+    shared, time = shared_store(), Time()
+    node = grown(shared, time)
+    late: list[Leased] = []
+    old = node.agent._source
+    hand_back = old.hand_back
+
+    def sleeps(block: Leased) -> None:
+        late.append(block)
+        raise StoreUnavailableError("put", "it sleeps here")
+
+    old.hand_back = sleeps  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailableError):
+        node.rounds()
+    assert blocks(node.own) == {"n1": ["10.0.0.0/28"]}
+    node.start()
+    before = node.agent._source.hand_back
+    node.agent._source.hand_back = lambda _: None  # type: ignore[method-assign]
+    for number in range(14):
+        node.agent.allocate(f"p{number}")
+    node.agent.round()
+    assert late[0] not in lease_of(node.own).blocks, "what was begun to hand back is not adopted again under its fence"
+    assert late[0] in lease_of(node.own).returning
+    node.agent._source.hand_back = before  # type: ignore[method-assign]
+    node.rounds()
+    assert blocks(shared) == blocks(node.own) == {"n1": ["10.0.0.0/28", "10.0.0.32/28"]}, "the source wanted it to have as much: it got another one first"
+    for number in range(14):
+        node.agent.allocate(f"q{number}")
+    node.rounds()
+    again = [each for each in lease_of(node.own).blocks if each.prefix == late[0].prefix]
+
+    hand_back(late[0])
+
+    assert [each.fence > late[0].fence for each in again] == [True], "the node got it again, under a later fence"
+    assert blocks(shared) == {"n1": ["10.0.0.0/28", "10.0.0.16/28", "10.0.0.32/28"]}, "the late call named an old one"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -89,19 +91,15 @@ class Agents(RuleBasedStateMachine):
 
     @rule(name=NODES)
     def round(self, name: str) -> None:
-        try:
+        with suppress(IpamError):
             self.machines[name].agent.round()
-        except IpamError:
-            pass
 
     @rule(name=NODES, at=st.integers(0, 60), own=st.booleans())
-    def crash_in_a_round(self, name: str, at: int, own: bool) -> None:  # noqa: FBT001 - a choice of the machine
+    def crash_in_a_round(self, name: str, at: int, own: bool) -> None:
         machine = self.machines[name]
         (machine.to_own if own else machine.to_shared).left = at
-        try:
+        with suppress(CrashError, IpamError):
             machine.agent.round()
-        except (CrashError, IpamError):
-            pass
         machine.start()
 
     @rule(name=NODES)

@@ -45,7 +45,13 @@ class LedgerSource:
     """
 
     def __init__(
-        self, store: Store, node: Node | str, terms: Terms | None = None, *, one_store: bool = False, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        node: Node | str,
+        terms: Terms | None = None,
+        *,
+        one_store: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Nothing is read yet."""
         self.store, self.one_store = store, one_store
@@ -142,7 +148,10 @@ class SilentNodes:
         """Give back what is due. Returns the nodes that it was taken from."""
         beats = {key.name: entry for key, entry in self._store.scan("lease").entries}
         now = self._clock()  # after the reading: no silence is counted from before it was seen
-        self._seen = {name: self._seen[name] if self._seen.get(name, (None,))[0] == entry else (entry, now) for name, entry in beats.items()}
+        self._seen = {
+            name: self._seen[name] if self._seen.get(name, (None,))[0] == entry else (entry, now)
+            for name, entry in beats.items()
+        }
         taken = []
         for name, (entry, since) in sorted(self._seen.items()):
             lease = entry.record

@@ -23,13 +23,30 @@ class AgentMetrics:
         """Nothing is counted yet."""
         self._registry = registry = CollectorRegistry() if registry is None else registry
         self.observer = PrometheusObserver(registry)
-        rounds = Counter("ciliumipam_agent_rounds_total", "Rounds that have ended, by whether they came to their end.", ["outcome"], registry=registry)
+        rounds = Counter(
+            "ciliumipam_agent_rounds_total",
+            "Rounds that have ended, by whether they came to their end.",
+            ["outcome"],
+            registry=registry,
+        )
         self._ends = {outcome: rounds.labels(outcome) for outcome in ("ok", "failed")}
-        self._seconds = Histogram("ciliumipam_agent_round_seconds", "Time that a round took.", buckets=SECONDS, registry=registry)
-        moves = Counter("ciliumipam_agent_blocks_total", "Blocks that came and went, by how.", ["move"], registry=registry)
+        self._seconds = Histogram(
+            "ciliumipam_agent_round_seconds", "Time that a round took.", buckets=SECONDS, registry=registry
+        )
+        moves = Counter(
+            "ciliumipam_agent_blocks_total", "Blocks that came and went, by how.", ["move"], registry=registry
+        )
         self._moves = {move: moves.labels(move) for move in ("adopted", "lost", "handed_back")}
-        self._orphans = Gauge("ciliumipam_agent_orphans", "Blocks that were lost and whose addresses are still in use here.", registry=registry)
-        self._serving = Gauge("ciliumipam_agent_serving", "1 if the node gives out addresses, 0 if its lease has ended or it has no block.", registry=registry)
+        self._orphans = Gauge(
+            "ciliumipam_agent_orphans",
+            "Blocks that were lost and whose addresses are still in use here.",
+            registry=registry,
+        )
+        self._serving = Gauge(
+            "ciliumipam_agent_serving",
+            "1 if the node gives out addresses, 0 if its lease has ended or it has no block.",
+            registry=registry,
+        )
 
     def show(self, agent: NodeAgent) -> None:
         """Tell from now on how its blocks stand, at every scrape."""

@@ -107,12 +107,16 @@ class NodeAgent:
 
     # ------------------------------------------------------------------------------------------------- addresses
 
-    def allocate(self, owner: str, *, address: AddressLike | None = None, family: Family | None = None, label: str = "") -> tuple[Allocation, ...]:
-        """Give an owner addresses, as `Ipam.allocate` does. They are durable when this returns. What cannot be had is asked for in the next round."""
+    def allocate(
+        self, owner: str, *, address: AddressLike | None = None, family: Family | None = None, label: str = ""
+    ) -> tuple[Allocation, ...]:
+        """Give an owner addresses, as `Ipam.allocate` does: durable when this returns. What cannot be had the next round asks for."""
         try:
             found = self.ipam.allocate(self.node, owner, address=address, family=family, label=label)
         except (NodeExhaustedError, NoBlockError) as error:
-            lacking = error.family or family or 4  # a node without any block is asked for by one family; the source gives all of its pool
+            lacking = (
+                error.family or family or 4
+            )  # a node without any block is asked for by one family; the source gives all of its pool
             with self._watching:
                 self._watch.failed(owner, 6 if lacking == 6 else 4, self._moment().seconds)
             raise
@@ -125,7 +129,7 @@ class NodeAgent:
         """Take every address from an owner, also where the lease has ended."""
         with self._watching:
             for family in (4, 6):
-                self._watch.served(owner, family)  # type: ignore[arg-type]  # the two there are
+                self._watch.served(owner, family)
         return self.ipam.release(self.node, owner, missing_ok=missing_ok)
 
     def why_silent(self) -> str:
@@ -158,7 +162,14 @@ class NodeAgent:
             self._follow(Node(self.node), (), ())
             raise
         usable, returning = _split(grant, lease.returning if lease is not None else ())
-        fresh = Lease(self.node, moment.boot, moment.seconds, grant.stop_after, tuple(each.leased for each in usable if each.serves), returning)
+        fresh = Lease(
+            self.node,
+            moment.boot,
+            moment.seconds,
+            grant.stop_after,
+            tuple(each.leased for each in usable if each.serves),
+            returning,
+        )
         entry = self._write(entry, fresh)
         adopted, lost = self._follow(grant.node, usable, grant.pools)
         back = [str(each.prefix) for each in returning if self._give(each)]
@@ -166,7 +177,9 @@ class NodeAgent:
         demand, spare, uses = self._decide(usable, blocks, moment.seconds, returning)
         asked = self._ask(demand, uses)
         for each in spare[:1]:  # in steps: the next round looks at what stays before it gives another one
-            fresh = fresh._replace(blocks=tuple(one for one in fresh.blocks if one != each), returning=(*fresh.returning, each))
+            fresh = fresh._replace(
+                blocks=tuple(one for one in fresh.blocks if one != each), returning=(*fresh.returning, each)
+            )
             entry = self._write(entry, fresh)
             self._follow(grant.node, tuple(one for one in usable if one.leased != each), grant.pools)
             if self._give(each):
@@ -189,12 +202,17 @@ class NodeAgent:
             except (BlockNotEmptyError, BlockNeededError):
                 continue  # an address was given out meanwhile, or the source wants more to stay
             back.append(str(each.prefix))
-        return Round(grant.blocks, handed_back=tuple(back), demand=demand, waiting=grant.waiting, changed=bool(back or asked))
+        return Round(
+            grant.blocks, handed_back=tuple(back), demand=demand, waiting=grant.waiting, changed=bool(back or asked)
+        )
 
     def _ask(self, demand: tuple[Demand, ...], uses: Sequence[BlockUse]) -> bool:
         """Say what the node asks for, if that is news or it has less; whether another round may find something new."""
         news = demand != self._asked
-        have = {family: sum(use.usable for use in uses if use.block.family == family and not use.draining) for family in (4, 6)}
+        have = {
+            family: sum(use.usable for use in uses if use.block.family == family and not use.draining)
+            for family in (4, 6)
+        }
         if news or not uses or any(have[each.family] < each.addresses for each in demand):
             self._asked = demand
             return self._source.request(demand) or news
@@ -206,10 +224,14 @@ class NodeAgent:
 
     def _write(self, before: Entry | None, lease: Lease) -> Entry:
         """Replace the lease, if nobody has written it since it was read."""
-        revision = self._store.put(lease_key(self.node), lease, expect=before.revision if before is not None else ABSENT)
+        revision = self._store.put(
+            lease_key(self.node), lease, expect=before.revision if before is not None else ABSENT
+        )
         return Entry(lease, revision)
 
-    def _follow(self, node: Node, usable: Sequence[Granted], known: Sequence[PoolSpec]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _follow(
+        self, node: Node, usable: Sequence[Granted], known: Sequence[PoolSpec]
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Let the node's own ledger hold exactly what it is to serve. Returns what was adopted and what was lost."""
         self.ipam.refresh()
         before = {_prefix(block): block for block in self.ipam.blocks()}
@@ -217,8 +239,16 @@ class NodeAgent:
         present = {status.spec.name: status.spec for status in self.ipam.pools()}
         for name in sorted(present.keys() - {spec.name for spec in pools}):
             self.ipam.remove_pool(name)
-        existing = [ExistingBlock(self.node, each.prefix, each.pool, address_space=each.space) for each in usable if each.prefix not in before]
-        if existing or any(present.get(spec.name) != spec for spec in pools) or node not in [each.node for each in self.ipam.nodes()]:
+        existing = [
+            ExistingBlock(self.node, each.prefix, each.pool, address_space=each.space)
+            for each in usable
+            if each.prefix not in before
+        ]
+        if (
+            existing
+            or any(present.get(spec.name) != spec for spec in pools)
+            or node not in [each.node for each in self.ipam.nodes()]
+        ):
             self.ipam.apply(pools, [node], existing)
         wanted = {each.prefix for each in usable}
         lost = [block for prefix, block in before.items() if prefix not in wanted]
@@ -239,9 +269,13 @@ class NodeAgent:
 
     def _give(self, block: Leased) -> bool:
         """Hand a block back that was begun to be handed back: the node's own ledger first, then the source."""
-        mine = next((each for each in self.ipam.blocks() if _prefix(each) == block.prefix and each.space == block.space), None)
+        mine = next(
+            (each for each in self.ipam.blocks() if _prefix(each) == block.prefix and each.space == block.space), None
+        )
         if mine is not None and not self._close(mine):
-            LOG.warning("block=%s is on its way back, but addresses of it are held here: release them", str(block.prefix))
+            LOG.warning(
+                "block=%s is on its way back, but addresses of it are held here: release them", str(block.prefix)
+            )
             return False
         try:
             self._source.hand_back(block)
@@ -261,14 +295,29 @@ class NodeAgent:
             block = blocks.get(each.prefix.to_network())
             if block is not None:
                 counts = block.utilization
-                uses.append(BlockUse(each.prefix, "", counts.capacity - counts.reserved, counts.in_use, counts.cooling, draining=not each.serves))
+                uses.append(
+                    BlockUse(
+                        each.prefix,
+                        "",
+                        counts.capacity - counts.reserved,
+                        counts.in_use,
+                        counts.cooling,
+                        draining=not each.serves,
+                    )
+                )
         with self._watching:
             decision = self._watch.decide(uses, now)
         by_prefix = {each.prefix: each.leased for each in usable}
-        # what the source does not take back yet counts there as had; it gives nothing here
-        more = [each for each in returning if each in self._needed]
+        # what the source does not take back counts there as had and gives nothing here: it is asked for on top until there is enough
+        have = {
+            family: sum(use.usable for use in uses if use.block.family == family and not use.draining)
+            for family in (4, 6)
+        }
+        kept = dict.fromkeys((4, 6), 0)
+        for one in self._needed.intersection(returning):
+            kept[one.prefix.family] += 1 << (WIDTH[one.prefix.family] - one.prefix.length)
         demand = tuple(
-            each._replace(addresses=each.addresses + sum(1 << (WIDTH[one.prefix.family] - one.prefix.length) for one in more if one.prefix.family == each.family))
+            each._replace(addresses=each.addresses + (kept[each.family] if have[each.family] < each.addresses else 0))
             for each in decision.demand
         )
         return demand, [by_prefix[prefix] for prefix in decision.hand_back], uses

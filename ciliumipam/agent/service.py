@@ -66,7 +66,12 @@ class AgentService:
             self._log(done)
         elif str(done) != self._said:  # a source that is away for an hour is no line every ten seconds
             self._said = str(done)
-            LOG.log(logging.WARNING if isinstance(done, StoreError) else logging.ERROR, "node=%s cannot confirm its blocks: %s", self._agent.node, str(done))
+            LOG.log(
+                logging.WARNING if isinstance(done, StoreError) else logging.ERROR,
+                "node=%s cannot confirm its blocks: %s",
+                self._agent.node,
+                str(done),
+            )
         if self._silent is not None:
             try:
                 for name in self._silent.look():
@@ -97,7 +102,9 @@ class AgentService:
         for what, blocks in (("adopted", done.adopted), ("lost", done.lost), ("handed back", done.handed_back)):
             for block in blocks:
                 LOG.info("node=%s block=%s %s", node, block, what)
-        said = "; ".join((*done.waiting, *(f"block {block} was lost, and addresses of it are in use here" for block in done.orphans)))
+        said = "; ".join(
+            (*done.waiting, *(f"block {block} was lost, and addresses of it are in use here" for block in done.orphans))
+        )
         if said and said != self._said:
             LOG.warning("node=%s waits: %s", node, said)
         elif self._said and not said:

@@ -38,7 +38,7 @@ class Terms(NamedTuple):
         least = self.least_return(self.stop_after, self.timeout)
         if self.return_after < least:
             raise InvalidRequestError(
-                f"blocks of a silent node cannot return after {self.return_after:g} s: with stop_after {self.stop_after:g} and a time-out of"
-                f" {self.timeout:g} s it has to be at least {least:g} s, so that the node has stopped giving out of them"
+                f"blocks of a silent node cannot return after {self.return_after:g} s: with stop_after {self.stop_after:g} and"
+                f" a time-out of {self.timeout:g} s it has to be at least {least:g} s, so that the node has stopped giving out of them"
             )
         return self

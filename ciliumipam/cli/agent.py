@@ -36,7 +36,12 @@ def agent(arguments: Namespace) -> int:
         observer = metrics.observer if metrics is not None else UNOBSERVED
         node = NodeAgent(source, own, arguments.node, watermark=watermark, observer=observer)
         silent = SilentNodes(shared, terms) if arguments.return_after is not None else None
-        service = AgentService(node, every=terms.stop_after / 6, silent=silent, told=metrics.told if metrics is not None else lambda *_: None)
+        service = AgentService(
+            node,
+            every=terms.stop_after / 6,
+            silent=silent,
+            told=metrics.told if metrics is not None else lambda *_: None,
+        )
         if arguments.once:
             for _ in range(100):
                 if not service.step():

@@ -36,6 +36,11 @@ def parse_listen(text: str | None) -> tuple[str, int | None]:
     if text is None:
         return "", None
     address, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or (":" in address) != address.startswith("["):
+    if (
+        not colon
+        or not (port.isascii() and port.isdigit())
+        or int(port) > 65535
+        or (":" in address) != address.startswith("[")
+    ):
         raise InvalidRequestError(f"--listen {text!r} is not ADDRESS:PORT, as in :9965, 127.0.0.1:9965 or [::1]:9965")
     return address.strip("[]"), int(port)
