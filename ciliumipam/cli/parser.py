@@ -304,6 +304,13 @@ def _of_clusters(words: _Words) -> None:
         metavar="SECONDS",
         help="also give the blocks of nodes that were silent for so long to others; at least twice --stop-after and 30 s",
     )
+    agent.add_argument(
+        "--write-to",
+        choices=("ciliumnode", "node"),
+        default="ciliumnode",
+        help="with --store kubernetes:[CONTEXT]: where the operator writes the node's blocks, as its own option says (default: ciliumnode)",
+    )
+    agent.add_argument("--register", action="store_true", help="with --store kubernetes:[CONTEXT]: create the CiliumNode where it is missing")
     agent.add_argument("--once", action="store_true", help="only do what there is to do now; exits with 3 if the node gives out no address then")
     agent.add_argument("--listen", metavar="ADDRESS:PORT", help="answer /healthz, /readyz and /metrics there, as on :9966 (default: nowhere)")
     agent.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people (the default) or JSON")

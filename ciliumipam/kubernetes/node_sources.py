@@ -81,8 +81,8 @@ class CiliumNodeSource:
         )
         return Grant(said.node, blocks, promise.stop_after, pools, _told(said))
 
-    def request(self, demand: tuple[Demand, ...]) -> None:
-        """Write what the node asks for, if the object does not say so already."""
+    def request(self, demand: tuple[Demand, ...]) -> bool:
+        """Write what the node asks for, if the object does not say so already. The operator answers later, on the object."""
         wanted = to_requested(demand)
 
         def change(obj: dict[str, Any]) -> dict[str, Any] | None:
@@ -90,6 +90,7 @@ class CiliumNodeSource:
             return None if present == wanted else {"pools": {"requested": wanted}}
 
         self._write(change)
+        return False
 
     def hand_back(self, block: Leased) -> None:
         """Take a block off the object, if it lists it under this fence.
@@ -204,7 +205,7 @@ class NodeSource:
             return Grant(said.node, (), self._stop_after, (), ("the Node has no podCIDRs yet",))
         return Grant(said.node, blocks, self._stop_after, (), self._waiting)
 
-    def request(self, demand: tuple[Demand, ...]) -> None:
+    def request(self, demand: tuple[Demand, ...]) -> bool:
         """Nothing can be asked for; `waiting` says so where the blocks are smaller than what is wanted."""
         obj = self._api.get(NODES, self.node)
         have: dict[int, int] = {}
@@ -216,6 +217,7 @@ class NodeSource:
             for each in demand
             if each.addresses > have.get(each.family, 0)
         )
+        return False
 
     def hand_back(self, block: Leased) -> None:
         """Refuse: what a Node lists stays there for as long as it is there.

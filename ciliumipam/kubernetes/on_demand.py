@@ -15,7 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from ciliumipam.agent.terms import Terms
-from ciliumipam.errors import BlockNotEmptyError, InvalidRequestError, NotFoundError, NotHeldError, NotInstalledError, StaleFenceError
+from ciliumipam.errors import (
+    BlockNotEmptyError,
+    InvalidRequestError,
+    NotFoundError,
+    NotHeldError,
+    NotInstalledError,
+    StaleFenceError,
+)
 from ciliumipam.ipam import Ipam
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.cluster import ClusterStore, NodeState
