@@ -17,6 +17,7 @@ from ciliumipam.demand import Watermark
 from ciliumipam.errors import InvalidRequestError
 from ciliumipam.health import HealthServer
 from ciliumipam.observer import UNOBSERVED
+from ciliumipam.store import Store
 from ciliumipam.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def agent(arguments: Namespace) -> int:
     metrics = _metrics() if port is not None else None
     watermark = Watermark(arguments.spare, arguments.spare, arguments.idle)
     with ExitStack() as stack:
-        own = stack.enter_context(closing(SqliteStore(parse_file("--local", arguments.local)))) if arguments.local is not None else None
+        own: Store | None = None
+        if arguments.local is not None:
+            own = stack.enter_context(closing(SqliteStore(parse_file("--local", arguments.local))))
         place = place_of(arguments.store)
         silent = None
         if isinstance(place, Cluster):
