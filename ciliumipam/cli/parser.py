@@ -316,9 +316,10 @@ def _of_clusters(words: _Words) -> None:
     agent.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people (the default) or JSON")
     deploy = words.command("deploy", "print manifests that run the operator: two replicas, and no more rights than they need; after --, its options")
     deploy.takes_command = deploy.takes_nothing = True
-    deploy.usage = "ciliumipam deploy --image IMAGE [--namespace NAMESPACE] [--service-monitor] [-o STYLE] [-- OPTION ...]"
+    deploy.usage = "ciliumipam deploy --image IMAGE [--namespace NAMESPACE] [--agents] [--service-monitor] [-o STYLE] [-- OPTION ...]"
     deploy.add_argument("--image", metavar="IMAGE", required=True, help="an image with ciliumipam in it")
     deploy.add_argument("--namespace", metavar="NAMESPACE", help="where it runs (default: ciliumipam)")
+    deploy.add_argument("--agents", action="store_true", help="also an agent on every node: blocks on demand, with --stop-after 60 and --grace 150")
     deploy.add_argument("--service-monitor", action="store_true", help="also a ServiceMonitor for the Prometheus operator")
 
 
