@@ -16,6 +16,7 @@ import pytest
 from ciliumipam.cli.main import main
 from ciliumipam.cli.parser import build_parser
 from ciliumipam.cli.yaml_input import parse_yaml
+from ciliumipam.demand import Demand
 from ciliumipam.errors import StoreRefusedError
 from ciliumipam.kubernetes.api import Api, Resource
 from ciliumipam.kubernetes.cilium_crds import PAIR
