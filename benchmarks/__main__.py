@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks import bench_addresses, bench_carver, bench_facade, bench_selectors, bench_stores
+from benchmarks import bench_addresses, bench_carver, bench_demand, bench_facade, bench_selectors, bench_stores
 
 Run = Callable[[bool], list[tuple[str, float, str]]]
 
@@ -21,6 +21,7 @@ RUNS: dict[str, Run] = {
     "selectors": bench_selectors.run,
     "stores": bench_stores.run,
     "facade": bench_facade.run,
+    "demand": bench_demand.run,
 }
 
 TARGETS: dict[str, str] = {
@@ -35,6 +36,8 @@ TARGETS: dict[str, str] = {
     "memory: pair, ": "≤ 30",
     "memory: restore and list 100,000": "≤ 1",
     "sqlite pair ÷ two bare commits": "≤ 1.5",
+    "demand, 5,000 nodes: what": "≤ 200",
+    "demand, 5,000 nodes: who": "≤ 200",
     "memory: 5,000 nodes": "≤ 250",
     "memory: 100,000 nodes": "≤ 8",
     "largest resident size": "≤ 1,536",

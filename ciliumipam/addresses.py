@@ -262,6 +262,10 @@ class BlockAddresses:
             self._due = [(time, address) for address, time in self._cooling.items()]
             heapify(self._due)
 
+    def hide(self, first: int, last: int) -> None:
+        """Let none of some addresses be picked, whatever they are. They count as in use: for an index that is thrown away."""
+        self._taken.add_range(first - self._first, last - self._first)
+
     def warm(self, number: int) -> bool:
         """Let an address cool no longer: it is available at once.
 

@@ -92,7 +92,7 @@ class BlockTask(Task):
             else:
                 kept.update(piece for piece in standing.good if piece not in self.call.added[wanted.node])
         self._further(view, draft, level, standings, chosen)
-        for name, pieces in chosen.items():
+        for name, pieces in sorted(chosen.items()):
             standing = standings[name]
             if pieces or standing.pending or standing.good != standing.pieces or standing.tentative:
                 take(draft, level, standing, tuple(pieces), self.call, group=False)

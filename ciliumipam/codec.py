@@ -192,6 +192,15 @@ class Codec:
                 del self._seen[next(iter(self._seen))]
 
 
+def room(text: str) -> tuple[int, ...] | None:
+    """The slots of a page, as `Codec` spells it, that nobody holds. A twentieth of the cost of decoding; None for other spellings."""
+    _, begin, rest = text.partition(_SLOTS_BEGIN)
+    if not begin or not rest.endswith(_SLOTS_END):
+        return None
+    lines = rest[: -len(_SLOTS_END)].split(_NEXT)
+    return tuple([index for index, line in enumerate(lines) if line[:2] != '["' and line != "null"])
+
+
 # --------------------------------------------------------------------------------------------- slots and holdings
 
 

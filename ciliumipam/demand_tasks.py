@@ -45,8 +45,8 @@ def asks(demand: Iterable[Demand]) -> str:
 class HandBackTask(TakeBackTask):
     """One empty block back from its node: its address ledger is closed, then the block is free."""
 
-    def __init__(self, request: HandBack, now: float, token: str, listed: Sequence[ExistingBlock] = ()) -> None:
-        super().__init__(now, token, listed)
+    def __init__(self, request: HandBack, now: float, token: str) -> None:
+        super().__init__(now, token)
         self.request = request
         self._target: Holding | None = None
 

@@ -10,8 +10,8 @@ from threading import Lock
 from ciliumipam.draft import Step
 from ciliumipam.errors import ConflictError, StalePlanError, StoreError
 from ciliumipam.records import ADDRESS_KINDS, Cooling, Entry, Key, Kind, Page, Revision
-from ciliumipam.session import Answer, Get, Operation, Pause, Put, Scan, Session, Written
-from ciliumipam.store import ABSENT, Store, SupportsOrderedPuts, SupportsPutTogether, Write
+from ciliumipam.session import Answer, Get, Operation, Pause, Put, Room, Scan, Session, Written
+from ciliumipam.store import ABSENT, Store, SupportsOrderedPuts, SupportsPutTogether, SupportsRoom, Write
 
 
 def drive(session: Session, answer: Callable[[Operation], Answer]) -> None:
@@ -83,6 +83,8 @@ class Executor:
             return self._put(operation.steps)
         if type(operation) is Scan:
             return self.store_of(operation.kind).scan(operation.kind)
+        if type(operation) is Room and isinstance(self.addresses, SupportsRoom):
+            return self.addresses.room(operation.key)
         if type(operation) is Pause:
             self._pause(operation.attempt)
         return None

@@ -1,8 +1,8 @@
-"""Why a node has the blocks that it has, or none: pool by pool, in the order in which they are asked."""
+"""Why a node has the blocks that it has, or none: pool by pool, in the order in which they are asked; and behind whom it waits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ciliumipam.addresses import BlockAddresses
 from ciliumipam.errors import NotFoundError
@@ -11,11 +11,14 @@ from ciliumipam.reconcile import Held, Pools, Want, own_pool, want
 from ciliumipam.records import Holding, NodeRecord
 from ciliumipam.requests import Explanation
 from ciliumipam.view import View, block_claims_key
+from ciliumipam.waiting import Stock, Waiting, ahead, waiting
 from ciliumipam.words import counted
+
+_SHOWN = 3
 
 
 def explain(view: View, name: str) -> Explanation:
-    """Explain a node. O(pools).
+    """Explain a node. O(pools), and O(nodes) for one that waits for further blocks.
 
     Raises:
         NotFoundError: The node is neither applied nor holds a block.
@@ -39,6 +42,7 @@ def explain(view: View, name: str) -> Explanation:
     ]
     if record is not None:
         lines += ["  " + line for line in _pools(view, record, Held(held, claims.draining))]
+        lines += ["  " + line for line in _demand(view, record, Held(held, claims.draining))]
     return Explanation(name, tuple(lines))
 
 
@@ -109,6 +113,54 @@ def _verdict(
     if held.blocks and own is None:
         return f"matches ({why}), but the node holds orphans; move it with: ciliumipam migrate {node.name} --to {spec.name}"
     return f"matches ({why})"
+
+
+def _demand(view: View, record: NodeRecord, held: Held) -> Iterator[str]:
+    """What the node asks for, what it has of that, and what it waits for."""
+    pools = Pools.of(view)
+    stock = Stock(pools, held)
+    waits = {each.demand: each for each in waiting(record, pools, held)}
+    for demand in record.demand:
+        which = f" of pool {demand.pool}" if demand.pool else ""
+        text = f"asks for {demand.addresses} IPv{demand.family} addresses{which} and has {stock.addresses(demand.pool, demand.family)}"
+        if demand in waits:
+            yield f"{text}: {_waits(view, record, pools, waits[demand])}"
+        elif stock.addresses(demand.pool, demand.family) >= demand.addresses or record.draining:
+            yield text
+        else:
+            yield f"{text}: it waits for its first block, which nodes get before anybody gets a further one"
+
+
+def _waits(view: View, record: NodeRecord, pools: Pools, mine: Waiting) -> str:
+    reasons = [f"pool {refusal.pool}: {refusal.reason.partition(';')[0]}" for refusal in mine.refusals]
+    for spec in mine.sources:
+        family = mine.demand.family
+        if reason := mine.limit(spec):
+            reasons.append(f"pool {spec.name}: {reason}")
+            continue
+        chosen = view.free.choose(spec, record.node, family, ())
+        cidr = spec.cidrs_of(family)[0]
+        reason = f"it has no free IPv{family} /{spec.block_length_for(record.node, cidr)}" if chosen is None else "it can give more"
+        everybody = (each for name in sorted(view.nodes) for each in waiting(view.nodes[name], pools, _held(view, name)))
+        before = ahead(everybody, mine, spec)
+        reasons.append(f"pool {spec.name}: {reason}, and {_behind(before, spec) or 'this node is the first that waits'}")
+        if chosen is not None:
+            return f"the next 'ciliumipam apply' serves those that wait ({'; '.join(reasons)})"
+    return "it waits (" + "; ".join(reasons) + ")"
+
+
+def _behind(before: Sequence[Waiting], spec: PoolSpec) -> str:
+    told = []
+    for each in before[:_SHOWN]:
+        blocks = each.stock.blocks(spec.name, each.demand.family)
+        have = each.stock.addresses(each.demand.pool, each.demand.family)
+        told.append(f"{each.node} ({counted(blocks, 'block', 'blocks')}, {have} of {each.demand.addresses} addresses)")
+    more = f" and {len(before) - _SHOWN} more" if len(before) > _SHOWN else ""
+    return f"this node is behind {', '.join(told)}{more}" if told else ""
+
+
+def _held(view: View, name: str) -> Held:
+    return Held([block.holding for block in view.node_blocks(name)], view.claims(block_claims_key(name)).draining)
 
 
 def _full(view: View, record: NodeRecord, spec: PoolSpec, wanted: Want) -> str:

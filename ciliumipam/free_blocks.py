@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from heapq import heappop, heappush
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from ciliumipam.carver import CidrCarver
 from ciliumipam.cidr import WIDTH, Family, Prefix, parse_prefix, range_to_prefixes
-from ciliumipam.grouping import Grouping
 from ciliumipam.node import Node
 from ciliumipam.pool import PoolSpec
 from ciliumipam.records import Holding, NodeRecord, PoolRecord
+
+if TYPE_CHECKING:
+    from ciliumipam.carver import CidrCarver
+    from ciliumipam.grouping import Grouping
 
 Place: TypeAlias = tuple[str, Prefix]
 """An address space and a prefix in it."""
@@ -180,6 +182,8 @@ class FreeBlocks:
         ]
         misfits: list[Prefix] = []
         while True:
+            from ciliumipam.carver import CidrCarver  # noqa: PLC0415 - who carves no blocks need not load it
+
             carver = CidrCarver(cidrs, blocked=[*reserved, *misfits], pool=spec.name)
             known = set(misfits)
             # larger than the CIDR by now, or inside what was reserved later; or around another one, where one of two pages cannot be read
@@ -189,6 +193,8 @@ class FreeBlocks:
             misfits += failed
         grouping = None
         if spec.group_by:
+            from ciliumipam.grouping import Grouping  # noqa: PLC0415 - the same
+
             grouping = Grouping(carver)
             for prefix in taken:
                 if prefix not in known:
@@ -264,6 +270,10 @@ class FreeBlocks:
             for space, prefix in self._cooling
             if space == spec.address_space and prefix.family == family and spec.covers(prefix)
         )
+
+    def cooling_in(self, space: str, family: Family) -> Iterator[Prefix]:
+        """What was given back in an address space and waits."""
+        return (prefix for each, prefix in self._cooling if each == space and prefix.family == family)
 
     def check_invariants(self, fresh: FreeBlocks) -> None:
         """Assert that everything here equals what was built anew."""

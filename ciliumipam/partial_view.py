@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from ciliumipam.free_blocks import FreeBlocks
+from ciliumipam.addresses import BlockAddresses
+from ciliumipam.cidr import Prefix
+from ciliumipam.free_blocks import FreeBlocks, Place
 from ciliumipam.records import Entry, Holding, Key, Kind, NodeRecord, PoolRecord
-from ciliumipam.view import View
+from ciliumipam.view import NodeBlock, View
 
 _V = TypeVar("_V")
 
@@ -27,6 +29,22 @@ class Unread(Exception):  # noqa: N818 - not an error: the record is read
     def __init__(self, key: Key) -> None:
         super().__init__(key)
         self.key = key
+
+
+class Proposed(Unread):
+    """The free index proposes an address in a page that was not read. If the store says that the page is full, it need not be."""
+
+    def __init__(self, key: Key, view: PartialView, block: NodeBlock, page: Prefix) -> None:
+        super().__init__(key)
+        self._view, self._block, self._page = view, block, page
+
+    def is_full(self, room: tuple[int, ...] | None) -> bool:
+        """Whether nothing of the page can be had, by the slots that nobody holds. Then its index proposes none of it any more."""
+        index = self._block.addresses
+        if room is None or not all(index.is_reserved(self._page.network + slot) for slot in room):
+            return False
+        self._view.hide(self._block, self._page)
+        return True
 
 
 class _Reading:
@@ -93,11 +111,41 @@ class PartialView(View):
     def __init__(self) -> None:
         super().__init__()
         self._reading = _Reading()
+        self._full: dict[Place, dict[Key, Prefix]] = {}
         self.entries = _Entries(self._reading)
         pools: dict[str, PoolRecord] = _Named("pool", self._reading)
         nodes: dict[str, NodeRecord] = _Named("node", self._reading)
         self.pools, self.nodes = pools, nodes
         self.free = FreeBlocks(self.pools, self.nodes, self._blocks)
+
+    def propose(self, block: NodeBlock, number: int) -> None:
+        """Ask whether it is worth while to read the page of an address.
+
+        That is a hint and can only keep a page from being read. Before anything is refused, all pages are read.
+        """
+        ledger = block.ledger
+        *uppers, level = ledger.levels
+        for upper in uppers:  # a page is read after the one that links to it
+            self._reading.ask(ledger.key(number, upper))
+        key = ledger.key(number, level)
+        if self.needs(key):
+            shift = ledger.width - level
+            raise Proposed(key, self, block, Prefix(block.family, number >> shift << shift, level))
+
+    def hide(self, block: NodeBlock, page: Prefix) -> None:
+        """Let nothing of a full page be proposed until it is read."""
+        place = block.holding.place
+        self._full.setdefault(place, {})[block.ledger.key(page.network, page.length)] = page
+        block.addresses.hide(page.network, page.last)
+
+    def addresses(self, block: Holding) -> BlockAddresses:
+        """The free index of a block, without the pages that are known to be full and nothing more."""
+        known = self._addresses.get(block.place)
+        index = super().addresses(block)
+        if index is not known:
+            for page in self._full.get(block.place, {}).values():
+                index.hide(page.network, page.last)
+        return index
 
     def needs(self, key: Key) -> bool:
         """Whether a record was not read yet. What was read in this call is as fresh as a call needs it."""
@@ -106,6 +154,11 @@ class PartialView(View):
     def load(self, key: Key, entry: Entry | None) -> bool:
         """Take over a record as read; from now on it is known."""
         self._reading.keys.add(key)
+        if self._full and key.kind == "address-page":
+            for place, pages in self._full.items():
+                if pages.pop(key, None) is not None:  # from now on its slots count, and the index is built anew
+                    self._addresses.pop(place, None)
+                    self._node_blocks.clear()
         return super().load(key, entry)
 
     def load_all(self, kind: Kind, entries: Iterable[tuple[Key, Entry]]) -> None:

@@ -10,8 +10,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, NamedTuple, TypeAlias
 
-from ciliumipam.allocator import Utilization
-from ciliumipam.cidr import Address, Family, Network, Prefix
+from ciliumipam.cidr import WIDTH, Address, Family, Network, Prefix
 from ciliumipam.demand import Demand, normalize
 from ciliumipam.draft import Step
 from ciliumipam.errors import InvalidRequestError
@@ -19,6 +18,8 @@ from ciliumipam.names import validate_name, validate_owner
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.records import Entry, Key, Kind
+from ciliumipam.side import Utilization
+from ciliumipam.words import counted
 
 # --------------------------------------------------------------------------------------------------- requests
 
@@ -171,6 +172,49 @@ class Migrate:
 
 
 @dataclass(frozen=True, slots=True)
+class Shrink:
+    """Let a pool give up CIDRs, or parts of them: what lies there moves to the rest of it, and once that is empty it is no more the pool's.
+
+    Asked again, it goes on from there. What is still held is told as blockers; nothing held is ever freed.
+
+    Attributes:
+        pool: The pool's name.
+        cidrs: What it gives up: its own CIDRs, or parts of them that are whole blocks.
+    """
+
+    pool: str
+    cidrs: tuple[Prefix, ...]
+
+    def __post_init__(self) -> None:
+        if not self.cidrs:
+            raise InvalidRequestError(f"say what pool {self.pool!r} is to give up: at least one CIDR")
+        for index, part in enumerate(ordered := sorted(self.cidrs)):
+            if index and ordered[index - 1].overlaps(part):
+                raise InvalidRequestError(f"{part} lies in {ordered[index - 1]}, which is given as well; leave one of them out")
+
+
+@dataclass(frozen=True, slots=True)
+class Rebalance:
+    """Get a free prefix of a length in a pool, by moving as few blocks as possible. Asked again, it goes on from there.
+
+    Attributes:
+        pool: The pool's name.
+        length: How long the prefix is to be.
+        family: Of which family; None is the only one that the pool has.
+    """
+
+    pool: str
+    length: int
+    family: Family | None = None
+
+    def __post_init__(self) -> None:
+        if self.family not in (None, 4, 6):
+            raise InvalidRequestError(f"no IP family {self.family!r}; valid: 4, 6")
+        if not 1 <= self.length <= WIDTH[self.family or 6]:
+            raise InvalidRequestError(f"{self.length} is not a prefix length, which is 1 to {WIDTH[self.family or 6]}")
+
+
+@dataclass(frozen=True, slots=True)
 class RequestAddresses:
     """Say how many addresses a node asks for, in place of what it asked for before, and give nodes what they ask for.
 
@@ -231,6 +275,8 @@ Request: TypeAlias = (
     | Grow
     | Drain
     | Migrate
+    | Shrink
+    | Rebalance
     | RequestAddresses
     | HandBack
     | RemoveNode
@@ -468,6 +514,25 @@ class Explanation(NamedTuple):
         return "\n".join(self.lines)
 
 
+class Cost(NamedTuple):
+    """What it costs to move nodes off what they have.
+
+    Attributes:
+        blocks: Blocks to move: those that go back, and those that something keeps.
+        addresses: Addresses in use in them, each of which has to end before its block goes back.
+        writes: Records to write, without what is written once nothing is in the way.
+    """
+
+    blocks: int
+    addresses: int
+    writes: int
+
+    def __str__(self) -> str:
+        told = ((self.blocks, "block", "blocks"), (self.addresses, "address", "addresses"), (self.writes, "write", "writes"))
+        blocks, addresses, writes = [counted(*each) for each in told]
+        return f"{blocks} to move, {addresses} in use there, {writes}"
+
+
 class Plan(NamedTuple):
     """What a request would do, decided and not done.
 
@@ -496,3 +561,11 @@ class Plan(NamedTuple):
     def refusals(self) -> tuple[Refusal, ...]:
         """Which pools refuse which nodes."""
         return self.outcome.refusals
+
+    @property
+    def cost(self) -> Cost:
+        """What it costs to move what `Drain`, `Migrate`, `Shrink` or `Rebalance` moves, and to give back what `RemoveNode` does."""
+        blockers = self.outcome.blockers
+        blocks = {(change.node, change.name) for change in self.changes if change.action == "give back"}
+        blocks |= {(each.node, str(each.block)) for each in blockers}
+        return Cost(len(blocks), sum(each.address is not None for each in blockers), len(self.steps))

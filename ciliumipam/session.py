@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 from ciliumipam.draft import Draft, Later, Step
 from ciliumipam.errors import ConflictError, IpamError, RetriesExhaustedError, StoreError, StoreUnavailableError
 from ciliumipam.ledger import Ledger
-from ciliumipam.partial_view import Unread
+from ciliumipam.partial_view import Proposed, Unread
 from ciliumipam.protocol import Unsure
 from ciliumipam.records import ADDRESS_KINDS, KINDS, Entry, Holding, Key, Kind, Page, Revision, Split
 from ciliumipam.store import Listing
@@ -28,6 +28,12 @@ ATTEMPTS = 100
 
 class Get(NamedTuple):
     """Read one record. The answer is its entry, or None."""
+
+    key: Key
+
+
+class Room(NamedTuple):
+    """Whether it is worth while to read a page: the slots that nobody holds, or None where the store cannot tell. Nothing is decided by it."""
 
     key: Key
 
@@ -62,8 +68,8 @@ class Written(NamedTuple):
     error: StoreError | None = None
 
 
-Operation: TypeAlias = Get | Scan | Put | Pause
-Answer: TypeAlias = Entry | Listing | Written | None
+Operation: TypeAlias = Get | Room | Scan | Put | Pause
+Answer: TypeAlias = Entry | Listing | Written | tuple[int, ...] | None
 Session: TypeAlias = Generator[Operation, Answer, None]
 
 
@@ -148,13 +154,17 @@ def _decide(view: View, tasks: Sequence[Task]) -> Generator[Operation, Answer, D
         try:
             done, doubted, unsure = _step(view, draft, tasks)
             return draft.steps(), done, doubted, unsure
-        except Unread as question:  # what was drafted so far is thrown away: it may be a part of what belongs together
-            key = question.key
+        except Unread as unread:  # what was drafted so far is thrown away: it may be a part of what belongs together
+            question = unread
             for task in tasks:
                 task.settle(done=False)
         finally:
             draft.take_back()
-        yield from _read(view, key)
+        if isinstance(question, Proposed):
+            room = yield Room(question.key)
+            if question.is_full(room):  # type: ignore[arg-type]  # the answer to a Room
+                continue
+        yield from _read(view, question.key)
 
 
 def _step(view: View, draft: Draft, tasks: Iterable[Task]) -> tuple[list[Task], list[Task], list[tuple[Task, Unsure]]]:

@@ -305,6 +305,7 @@ class AllocateTask(AddressTask):
             if block.serves and block.family == family:
                 number = block.addresses.pick(self._draw(view, block, owner))
                 if number is not None:
+                    view.propose(block, number)
                     block.addresses.occupy(number)
                     draft.undo.append(partial(block.addresses.vacate, number))
                     return level.next(draft, block, number, owner, self.request.label, self.now)

@@ -122,6 +122,9 @@ class View:
         """Whether a call that depends on a record has to read it before it begins: what is known may be old."""
         return True
 
+    def propose(self, block: NodeBlock, number: int) -> None:
+        """An address of a block is about to be chosen; see `partial_view`."""
+
     def load(self, key: Key, entry: Entry | None) -> bool:
         """Take over a record as read; None where there is none. Returns whether it differs from what was known."""
         known = self.entries.get(key)

@@ -406,7 +406,7 @@ def test_an_agent_that_wakes_up_in_a_hand_back_takes_nothing_from_its_successor(
     assert blocks(node.own) == {"n1": ["10.0.0.0/28"]}
     node.start()
     before = node.agent._source.hand_back
-    node.agent._source.hand_back = lambda _: None  # type: ignore[method-assign]
+    node.agent._source.hand_back = lambda block: None  # type: ignore[method-assign]
     for number in range(14):
         node.agent.allocate(f"p{number}")
     node.agent.round()

@@ -10,6 +10,7 @@ import pytest
 from ciliumipam import errors
 from ciliumipam.errors import (
     AlreadyAllocatedError,
+    BlockNeededError,
     BlockNotEmptyError,
     BlockTakenError,
     ConflictError,
@@ -64,6 +65,7 @@ SENTENCES: list[tuple[IpamError, str]] = [
     (NotFoundError("pool", "p"), "no pool 'p'"),
     (NotFoundError("pool", "p", ("q", "r")), "no pool 'p'; known: q, r"),
     (NoBlockError("n", 4, ("pool p: full", "pool q: drains")), "node 'n' has no IPv4 block: pool p: full; pool q: drains"),
+    (BlockNeededError("10.0.0.0/24", "n", "it drains"), "node 'n' needs block 10.0.0.0/24: it drains"),
     (NoBlockError("n", 0, ()), "node 'n' has no block: no pool has been applied"),
     (
         LeaseExpiredError("n", "its claim on its blocks was last confirmed 95 s ago, and holds for 60 s"),

@@ -18,20 +18,25 @@ from ciliumipam import (
     Allocate,
     Allocation,
     Apply,
+    Demand,
     Drain,
     ExistingBlock,
     ForceRelease,
     Grow,
+    HandBack,
     Ipam,
     MemoryStore,
     Migrate,
     Node,
     NodeSelector,
     PoolSpec,
+    Rebalance,
     Release,
     ReleaseFenced,
     RemoveNode,
     RemovePool,
+    RequestAddresses,
+    Shrink,
     SqliteStore,
     Store,
     Utilization,
@@ -555,6 +560,9 @@ REQUESTS: list[Request] = [
     Drain("node", "n2"),
     Drain("block", "10.0.1.0/24"),
     Migrate("n2", "other"),
+    Shrink("green", (Prefix(4, int(IPv4Address("10.0.0.0")), 24),)),
+    RequestAddresses("n1", (Demand("", 4, 300), Demand("green", 6, 7))),
+    HandBack("n2", Prefix(4, int(IPv4Address("10.0.2.0")), 24)),
 ]
 
 
@@ -567,7 +575,9 @@ def seen(ipam: Ipam) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda each: f"{type(each).__name__} {REQUESTS.index(each)}")
-def test_a_plan_writes_nothing_and_executing_it_does_what_the_call_does(ipam: Ipam, store: MemoryStore, request_: Request) -> None:
+def test_a_plan_writes_nothing_and_executing_it_does_what_the_call_does(  # noqa: PLR0915 - one case for each kind of request
+    ipam: Ipam, store: MemoryStore, request_: Request
+) -> None:
     if isinstance(request_, ReleaseFenced):
         request_ = ReleaseFenced(request_.address, ipam.allocations()[0].fence)
     twin_store = MemoryStore()
@@ -577,6 +587,9 @@ def test_a_plan_writes_nothing_and_executing_it_does_what_the_call_does(ipam: Ip
     if isinstance(request_, Drain | Migrate):
         ipam.apply([OTHER])
         twin.apply([OTHER])
+    if isinstance(request_, HandBack):
+        ipam.grow("n2", 2)
+        twin.grow("n2", 2)
     before, known = dump(store), seen(ipam)
 
     plan = ipam.plan(request_)
@@ -593,10 +606,18 @@ def test_a_plan_writes_nothing_and_executing_it_does_what_the_call_does(ipam: Ip
             assert twin.apply(pools, nodes, existing) == plan.outcome
         case Grow(name, count):
             assert twin.grow(name, count) == plan.outcome
+        case RequestAddresses(name, demand):
+            assert twin.request(name, demand) == plan.outcome
+        case HandBack(name, block, fence):
+            assert twin.hand_back(name, str(block), fence=fence) == plan.outcome
         case Drain(kind, name):
             assert twin.drain(kind, name) == plan.outcome
         case Migrate(name, to):
             assert twin.migrate(name, to) == plan.outcome
+        case Shrink(name, cidrs):
+            assert twin.shrink(name, *cidrs) == plan.outcome
+        case Rebalance(name, length, family):
+            assert twin.rebalance(name, length, family=family) == plan.outcome
         case Allocate():
             assert twin.allocate("n1", *request_.owners, address=request_.address, label=request_.label) == result
         case Release():

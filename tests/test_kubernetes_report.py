@@ -372,7 +372,8 @@ def test_log_lines_are_for_people_or_have_a_field_for_each_value_that_is_named(c
 
     first, second = capsys.readouterr().err.splitlines()
     value = json.loads(first)
-    assert {name: value[name] for name in ("node", "write", "took", "level", "message")} == {
+    assert {name: value[name] for name in ("node", "write", "took", "level", "message", "reason")} == {
+        "reason": "node=other",
         "node": "n-1", "write": "ok", "took": 0.25, "level": "info", "message": "node=n-1 write=ok took=0.2s of 100% node=other",
     }  # fmt: skip
     assert second.endswith("Z WARNING node=n-1 waits: no\\npool")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -26,6 +27,7 @@ from ciliumipam.errors import (
     BlockNeededError,
     InvalidRequestError,
     LeaseExpiredError,
+    NodeExhaustedError,
     NotFoundError,
     NotInstalledError,
     StoreRefusedError,
@@ -322,12 +324,12 @@ def test_a_block_that_was_handed_back_goes_to_another_node_after_the_delay_of_it
     source.hand_back(Leased(parse_prefix("10.0.0.16/28"), fence))
     source.hand_back(Leased(parse_prefix("10.0.0.16/28"), fence))
     operator.sync_once()
+    assert place.marks() == []
     operator.sync_once()
 
     assert place.held() == {"n1": ["10.0.0.0/28"]}
     assert (place.cidrs("n1"), place.allocated("n1")) == (["10.0.0.0/28"], {"p": ["10.0.0.0/28"]})
     assert list(place.note("n1", BLOCKS)) == ["10.0.0.0/28"]
-    assert place.marks() == []
     place.time.now += 99
     operator.sync_once()
     assert place.cidrs("n2") == []
@@ -382,6 +384,25 @@ def test_cilium_s_own_agent_hands_back_by_taking_a_block_off_its_object(place: P
     assert place.held() == {"n1": ["10.0.0.0/28"]}
     assert (place.cidrs("n1"), place.allocated("n1")) == (["10.0.0.0/28"], {"p": ["10.0.0.0/28"]})
     assert list(place.note("n1", BLOCKS)) == ["10.0.0.0/28"]
+
+
+def test_a_block_that_its_agent_lists_again_before_it_is_taken_stays(place: Place) -> None:
+    operator = place.operator(stop_after=None)
+    grown(place, operator)
+    listed = place.ipam_of("n1")["pools"]["allocated"]
+    place.take_off("n1", "10.0.0.16/28")
+
+    def reclaim(method: str, path: str) -> None:
+        if method == "POST" and "cidrledgers" in path:
+            place.api.patch(CILIUM_NODES, "n1", {"spec": {"ipam": {"pools": {"allocated": listed}}}})
+
+    place.wires["operator"].before = reclaim
+    operator.sync_once()
+    assert place.held() == {"n1": ["10.0.0.0/28", "10.0.0.16/28"]}
+    operator.sync_once()
+
+    assert place.cidrs("n1") == ["10.0.0.0/28", "10.0.0.16/28"]
+    assert place.marks() == []
 
 
 def test_of_an_object_that_says_nothing_an_operator_that_saw_nothing_takes_nothing(place: Place) -> None:
@@ -680,6 +701,32 @@ class Watcher:
     def end(self) -> list[dict[str, Any]]:
         out, _ = self._process.communicate(timeout=60)
         return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("low", "every", "most"),
+    [(15, 12, 0), (8, 2, 7)],
+    ids=["by less than the slack: never", "by more: at most once in the idle time"],
+)
+def test_a_load_that_swings_moves_a_block_rarely(low: int, every: int, most: int, place: Place) -> None:
+    place.pool("p", "10.0.0.0/24", blockLength={"ipv4": 28})
+    place.node("n1")
+    agent, operator, back, load = place.agent("n1", idle=60.0), place.operator(), 0, 0
+    for step in range(60):
+        place.time.now += 10
+        target = low if step // every % 2 else 17
+        while load < target and step > 2:
+            with suppress(NodeExhaustedError):  # until what it asks for has come
+                agent.allocate(f"o{load}")
+            load += 1
+        while load > target:
+            load -= 1
+            agent.release(f"o{load}")
+        back += len(agent.round().handed_back)
+        operator.sync_once()
+
+    assert back == most
+    assert place.marks() == []
 
 
 def test_blocks_follow_a_load_that_moves_from_node_to_node(place: Place) -> None:

@@ -54,6 +54,7 @@ class Told(Reporter):
         self.given: list[tuple[str, tuple[str, ...]]] = []
         self.taken_over: list[tuple[str, str, str]] = []
         self.conflicts: dict[tuple[str, str], str] = {}
+        self.orphans: dict[str, tuple[tuple[str, ...], str]] = {}
         self.gone: list[tuple[str, tuple[str, ...]]] = []
         self.broken: dict[str, str] = {}
         self.written: list[str] = []
@@ -71,6 +72,9 @@ class Told(Reporter):
 
     def conflict(self, node: Subject, block: str, reason: str) -> None:
         self.conflicts[node.name, block] = reason
+
+    def orphaned(self, node: Subject, blocks: Any, pool: str) -> None:
+        self.orphans[node.name] = (tuple(blocks), pool)
 
     def node_gone(self, node: str, blocks: Any) -> None:
         self.gone.append((node, tuple(blocks)))
@@ -809,6 +813,36 @@ def test_nodes_that_came_and_went_are_not_remembered(world: World, connected: Ca
         operator.cluster.nodes.forget(name, str(2 * number + 2))
 
     assert len(operator.cluster._entries) < 150
+
+
+def test_what_stands_wrong_for_many_rounds_is_logged_once_until_it_changes(
+    world: World, connected: Callable[[], Transport], caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told()
+    operator = Operator(connected(), reporter=told)
+    world.pool("p", "10.0.0.0/24")
+    world.node("a", ipam={"podCIDRs": ["10.0.0.0/24"]})
+    operator.sync_once()
+    world.node("b", ipam={"podCIDRs": ["10.0.0.0/24"]})
+    world.pool("q", "10.5.0.0/24")
+    world.config("q", "nobody", "10.6.0.0/24")
+    world.api.delete(POOLS, "p")
+    caplog.clear()
+
+    for _ in range(3):
+        operator.sync_once()
+
+    def logged() -> list[str]:
+        return sorted(record.getMessage().partition(":")[0] for record in caplog.records if record.levelname == "WARNING")
+
+    assert logged() == ["node=b block=10.0.0.0/24 conflict", "pool=p orphans=1", "pool=q kind=CiliumNodeConfig broken"]
+    assert told.orphans == {"a": (("10.0.0.0/24",), "p")}
+    world.pool("p", "10.0.0.0/24")
+    operator.sync_once()
+    world.api.delete(POOLS, "p")
+    operator.sync_once()
+    # the conflict names the pool, and a pool that went again is news
+    assert logged().count("pool=p orphans=1") == 2
 
 
 # ------------------------------------------------------------------------------------- the facade, before an operator has looked

@@ -459,7 +459,7 @@ def test_waits_grow_by_chance_to_a_bound_and_end_at_the_deadline(
     with SqliteStore(path, busy_timeout=0.02) as store, locked(path):
         monkeypatch.setattr(module, "sleep", sleep)
         monkeypatch.setattr(module, "monotonic", lambda: now)
-        monkeypatch.setattr(module, "random", lambda: chance)
+        monkeypatch.setattr(module, "_chance", lambda: chance)
         with pytest.raises(StoreUnavailableError):
             store.put(A, page(1), expect=ABSENT)
 

@@ -11,7 +11,9 @@ from ciliumipam import (
     Applied,
     Apply,
     Change,
+    Demand,
     ForceRelease,
+    HandBack,
     Ipam,
     MemoryStore,
     Node,
@@ -21,8 +23,9 @@ from ciliumipam import (
     ReleaseFenced,
     RemoveNode,
     RemovePool,
+    RequestAddresses,
 )
-from ciliumipam.cidr import Address, parse_address, to_address
+from ciliumipam.cidr import Address, parse_address, parse_prefix, to_address
 from ciliumipam.cli import codes, values
 from ciliumipam.cli.completion import kind_of
 from ciliumipam.cli.diff import write_diff
@@ -32,12 +35,12 @@ from ciliumipam.cli.store import deciding, in_cluster, is_absent, reading, writi
 from ciliumipam.cli.style import Style, write_document
 from ciliumipam.cli.tables import ADDRESSES
 from ciliumipam.cli.text import say, say_some
-from ciliumipam.errors import InvalidManifestError, InvalidRequestError, IpamError, StoreRefusedError
+from ciliumipam.errors import InvalidManifestError, InvalidRequestError, IpamError, NotFoundError, StoreRefusedError
 from ciliumipam.manifest import Item, read_manifests
 from ciliumipam.plan_file import plan_from_document, plan_to_document
 from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.records import Key
-from ciliumipam.requests import Drain, ExistingBlock, Grow, Migrate, Request
+from ciliumipam.requests import Drain, ExistingBlock, Grow, Migrate, Rebalance, Request, Shrink
 from ciliumipam.words import counted, some
 
 # ----------------------------------------------------------------------------------------------- plan and apply
@@ -183,6 +186,29 @@ def grow(arguments: Namespace) -> int:
     return codes.EXHAUSTED if applied.refusals else codes.DONE
 
 
+def request(arguments: Namespace) -> int:
+    """Say how many addresses a node asks for, beside what it asks for of other families and pools."""
+    with reading(arguments.store) as store:
+        known = {status.node.name: status for status in Ipam(store).nodes()}
+    status = known.get(arguments.node)
+    if status is None:
+        raise NotFoundError("node", arguments.node, tuple(sorted(known)[:8]))
+    families = [arguments.family] if arguments.family else sorted(status.utilization)
+    if not families:
+        raise InvalidRequestError(f"node {arguments.node!r} has no block yet, so say of which family: --family 4 or --family 6")
+    kept = [each for each in status.demand if (each.pool, each.family) not in [(arguments.pool, family) for family in families]]
+    asked = RequestAddresses(arguments.node, (*kept, *(Demand(arguments.pool, family, arguments.addresses) for family in families)))
+    applied = _do(arguments, asked, lambda ipam: ipam.request(asked.node, asked.demand))
+    return codes.EXHAUSTED if any(refusal.node == asked.node for refusal in applied.refusals) else codes.DONE
+
+
+def hand_back(arguments: Namespace) -> int:
+    """Take an empty block back from a node."""
+    asked = HandBack(arguments.node, parse_prefix(arguments.block), arguments.fence, arguments.space or DEFAULT_SPACE)
+    _do(arguments, asked, lambda ipam: ipam.hand_back(asked.node, asked.block, fence=asked.fence, space=asked.space))
+    return codes.DONE
+
+
 def drain(arguments: Namespace) -> int:
     """Let something take nothing new, or again."""
     kind = kind_of(arguments.kind)
@@ -200,6 +226,18 @@ def migrate(arguments: Namespace) -> int:
     """Move a node to another pool."""
     request = Migrate(arguments.node, arguments.pool)
     return _goes_on(arguments, request, lambda ipam: ipam.migrate(request.node, request.pool))
+
+
+def shrink(arguments: Namespace) -> int:
+    """Let a pool give up CIDRs."""
+    request = Shrink(arguments.pool, tuple(map(parse_prefix, arguments.cidrs)))
+    return _goes_on(arguments, request, lambda ipam: ipam.shrink(request.pool, *request.cidrs))
+
+
+def rebalance(arguments: Namespace) -> int:
+    """Get a large free prefix back."""
+    request = Rebalance(arguments.pool, arguments.length, arguments.family)
+    return _goes_on(arguments, request, lambda ipam: ipam.rebalance(request.pool, request.length, family=request.family))
 
 
 def _goes_on(arguments: Namespace, request: Request, call: Callable[[Ipam], Applied]) -> int:
@@ -283,6 +321,8 @@ def _plan(arguments: Namespace, request: Request, *, absent_is_empty: bool = Fal
     else:
         write_diff(planned.outcome, "Plan")
     _tell_concerns(planned.outcome, style)
+    if isinstance(request, (Drain, Migrate, Shrink, Rebalance)):
+        say(f"cost: {planned.cost}")
     say("nothing was written")
     return planned
 

@@ -45,6 +45,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _addresses(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -211,6 +215,18 @@ def _of_blocks(words: _Words) -> None:
     _node(grow)
     grow.add_argument("--blocks", type=int, metavar="N", required=True, help="how many it should have, with those that it has")
 
+    request = words.command("request", "say how many addresses a node asks for, and give it further blocks for them", plans=True)
+    _node(request)
+    request.add_argument("addresses", type=_addresses, metavar="ADDRESSES", help="all together, those in use included; 0 asks for nothing")
+    request.add_argument("--family", type=int, choices=(4, 6), help="of this family (default: of each family of the node's blocks)")
+    completed(request.add_argument("--pool", metavar="POOL", default="", help="out of this pool (default: whichever serves the node)"), names("pool"))
+
+    back = words.command("hand-back", "take an empty block that a node does not need back from it", plans=True)
+    _node(back)
+    completed(back.add_argument("block", metavar="BLOCK", help="its CIDR"), named)
+    back.add_argument("--fence", type=int, metavar="N", help="only if the node holds it under this fence")
+    back.add_argument("--space", help="the address space that it is in, if it is not the usual one")
+
     drain = words.command("drain", "let a pool, a node or a block take nothing new, and take back what is empty", plans=True)
     drain.add_argument("kind", choices=("pool", "pools", "node", "nodes", "block", "blocks"), metavar="pool|node|block")
     completed(drain.add_argument("name", metavar="NAME", help="its name; a block's CIDR"), named)
@@ -220,6 +236,15 @@ def _of_blocks(words: _Words) -> None:
     migrate = words.command("migrate", "give a node blocks of another pool, and take its old ones back once they are empty", plans=True)
     _node(migrate)
     completed(migrate.add_argument("--to", dest="pool", metavar="POOL", required=True), names("pool"))
+
+    shrink = words.command("shrink", "let a pool give up CIDRs or parts of them, and move what lies there to the rest of it", plans=True)
+    completed(shrink.add_argument("pool", metavar="POOL"), names("pool"))
+    shrink.add_argument("cidrs", metavar="CIDR", nargs="+", help="what it gives up, in whole blocks")
+
+    rebalance = words.command("rebalance", "get a free prefix of a length in a pool by moving as few blocks as possible", plans=True)
+    completed(rebalance.add_argument("pool", metavar="POOL"), names("pool"))
+    rebalance.add_argument("--length", type=_count, metavar="N", required=True, help="how long it is to be, as 22 for a /22")
+    rebalance.add_argument("--family", type=int, choices=(4, 6), help="of which family, in a pool of both")
 
     delete = words.command("delete", "remove nodes and take their blocks back, or remove pools and keep what is held", plans=True)
     delete.add_argument("kind", choices=("pool", "pools", "node", "nodes"), metavar="pool|node")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from ciliumipam import Allocation, Block, GroupRoutes, NodeStatus, PoolStatus, Utilization
+from ciliumipam.cidr import Family
 from ciliumipam.cli import values
 from ciliumipam.cli.style import Style, write_document
 from ciliumipam.cli.text import Colour, drawable, paint, plain, say
@@ -198,7 +199,22 @@ def _node_status(node: NodeRow) -> str:
         found.append(counted(count, "orphan", "orphans"))
     if not blocks:
         found.append("no block")
+    found += [f"short of {size(count)} IPv{family} addresses" for family, count in _short(node.status)]
     return ", ".join(found) or "ready"
+
+
+def _short(status: NodeStatus) -> Iterator[tuple[Family, int]]:
+    """How many addresses a node that has blocks lacks of what it asks for."""
+    serving = [block for block in status.blocks if not (block.orphan or block.draining or status.draining)]
+    for pool, family, addresses in status.demand if serving else ():
+        mine = [block.utilization for block in serving if block.family == family and pool in ("", block.pool)]
+        missing = addresses - sum(use.capacity - use.reserved for use in mine)
+        if missing > 0:
+            yield family, missing
+
+
+def _asks(node: NodeRow) -> str:
+    return ", ".join(size(each.addresses) + (f" of {each.pool}" if each.pool else "") for each in node.status.demand) or "-"
 
 
 def _block_status(block: Block) -> str:
@@ -224,6 +240,7 @@ NODES: Listed[NodeRow] = Listed(
         "STATUS": _node_status,
     },
     {
+        "ASKS FOR": _asks,
         "SPACE": lambda node: _unique(block.space for block in node.status.blocks),
         "COOLING": lambda node: ", ".join(size(use.cooling) for _, use in sorted(node.status.utilization.items())) or "-",
         "LABELS": lambda node: ",".join(f"{key}={value}" for key, value in node.status.node.label_pairs) or "-",

@@ -78,6 +78,7 @@ def node(status: NodeStatus, addresses: Iterable[str]) -> Row:
         "podCIDRs": list(status.pod_cidrs),
         "addresses": [*addresses],
         "utilization": {f"ipv{family}": counts(use) for family, use in sorted(status.utilization.items())},
+        "demand": [each._asdict() for each in status.demand],
         "draining": status.draining,
         "drainingBlocks": [str(block.prefix) for block in blocks if block.draining],
         "orphans": [str(block.prefix) for block in blocks if block.orphan],

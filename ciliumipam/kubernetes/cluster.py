@@ -184,13 +184,11 @@ class Cluster:
         """Every record of the ledger. An object that is not the one of its key is none. O(records)."""
         return ledger_of(known.value for known in self.ledger.all().values() if not isinstance(known.value, IpamError))
 
-    def ledger_record(self, key: Key) -> Record | None:
+    def ledger_entry(self, key: Key) -> Entry | None:
         """A record of the ledger as it is known here; None where there is none, or it cannot be read."""
         known = self.ledger.get(object_name(key))
-        if known is None or isinstance(known.value, IpamError):
-            return None
-        found = known.value[1]
-        return found.record if isinstance(found, Entry) else None
+        found = known.value[1] if known is not None and not isinstance(known.value, IpamError) else None
+        return found if isinstance(found, Entry) else None
 
     def node_entry(self, name: str, state: NodeState) -> Entry | None:
         """A node as a record. Its revision follows from what it says, so that a heartbeat is no change."""
@@ -301,9 +299,7 @@ class ClusterStore:
         if key.kind in ADDRESS_KINDS and cluster.following:
             # Nothing is decided by an address here but that a block may be closed, and closing it compares the page. There are 64
             # claim pages a node, nearly always none of them is there, and a thousand nodes may leave at once.
-            known = cluster.ledger.get(object_name(key))
-            found = known.value[1] if known is not None and not isinstance(known.value, IpamError) else None
-            return found if isinstance(found, Entry) else None
+            return cluster.ledger_entry(key)
         entry = self._store.get(key)
         if entry is not None:
             self._learn(key, entry, own=False)
@@ -483,8 +479,8 @@ class ClusterStore:
 
     def page(self, key: Key) -> Page | None:
         """A page as it is known here."""
-        record = self.cluster.ledger_record(key)
-        return record if isinstance(record, Page) else None
+        entry = self.cluster.ledger_entry(key)
+        return entry.record if entry is not None and isinstance(entry.record, Page) else None
 
     def _page(self, key: Key, expect: Expect) -> Page | None:
         """The page that a write replaces."""

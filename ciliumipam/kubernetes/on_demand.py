@@ -73,8 +73,8 @@ class OnDemand:
         self._seen[name] = obj.uid, listed_by_pool(obj, held) | frozenset(back)
         lease = ""
         if self._stop_after is not None:
-            claims = self._store.cluster.ledger_record(block_claims_key(name))
-            draining = claims.draining if isinstance(claims, ClaimPage) else frozenset[Holding]()
+            claims = self._store.cluster.ledger_entry(block_claims_key(name))
+            draining = claims.record.draining if claims is not None and isinstance(claims.record, ClaimPage) else frozenset[Holding]()
             leaves = any(each is not None and isinstance(each.value, NodeObject) and each.value.draining for each in state)
             lease = promise_text(self._stop_after, [each for each in held if each not in back], pools, draining, leaves=leaves)
         return publish_cilium(obj, known.revision, held, back, lease), back

@@ -51,6 +51,7 @@ from ciliumipam.kubernetes.mirror import Known
 from ciliumipam.kubernetes.on_demand import REQUEST, OnDemand
 from ciliumipam.kubernetes.publish import NodeObject, Publication, error_patch, publish_cilium, publish_node
 from ciliumipam.kubernetes.reporter import Reporter, Round, Subject, WriteOutcome
+from ciliumipam.kubernetes.standing import Standing, orphans_of
 from ciliumipam.kubernetes.store import KubernetesStore
 from ciliumipam.kubernetes.transport import Transport
 from ciliumipam.observer import UNOBSERVED, Observer
@@ -148,6 +149,7 @@ class Operator:
         self._told: dict[str, str] = {}
         self._on_demand = OnDemand(self.ipam, self._store, reporter, stop_after)
         self._needs = grace
+        self._standing = Standing()
 
     # -------------------------------------------------------------------------------------------------- running
 
@@ -426,10 +428,8 @@ class Operator:
         for name in self._told.keys() - reasons.keys():
             _LOG.info("node=%s waits no longer", name)
         self._told = dict(reasons)
-        for conflict in applied.conflicts:
-            _LOG.warning("node=%s conflict block=%s: %s", conflict.existing.node, conflict.existing.prefix, conflict)
-        for manifest, problem in pools.broken:
-            _LOG.warning("pool=%s kind=%s broken: %s", manifest["metadata"]["name"], manifest["kind"], problem)
+        orphans = orphans_of(self.ipam.held(), pools.entries)
+        self._standing.tell(applied.conflicts, pools.broken, orphans)
         for concern in applied.concerns:
             _LOG.debug("pool=%s concern: %s", concern.pool, concern.what)
         reporter = self._reporter
@@ -444,6 +444,9 @@ class Operator:
         for change in applied.changes:
             if change.action == "adopt" and change.node in states:
                 reporter.adopted(self._subject_of(change.node, states[change.node]), change.name, change.pool)
+        for name, blocks in orphans.items():
+            if name in states:
+                reporter.orphaned(self._subject_of(name, states[name]), [block.piece for block in blocks], blocks[0].label)
         for manifest, problem in pools.broken:
             reporter.pool_broken(manifest, problem)
         reporter.pools(pools.objects, [self._with_concern(status) for status in self.ipam.pools()])

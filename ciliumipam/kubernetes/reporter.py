@@ -83,6 +83,9 @@ class Reporter:
     def conflict(self, node: Subject, block: str, reason: str) -> None:
         """A block that the node object says cannot be the node's, and why. Told in every round for as long as that stands."""
 
+    def orphaned(self, node: Subject, blocks: Sequence[str], pool: str) -> None:
+        """Blocks of a node whose pool (its name, of the first of them) is gone or no longer covers them. Told in every round while that stands."""
+
     def node_gone(self, node: str, blocks: Sequence[str]) -> None:
         """The node was gone for the grace time, and its blocks are free again."""
 
@@ -142,6 +145,11 @@ class Reporters(Reporter):
         """Tell all."""
         for each in self._all:
             each.conflict(node, block, reason)
+
+    def orphaned(self, node: Subject, blocks: Sequence[str], pool: str) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.orphaned(node, blocks, pool)
 
     def node_gone(self, node: str, blocks: Sequence[str]) -> None:
         """Tell all."""

@@ -125,6 +125,15 @@ class SupportsPutTogether(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsRoom(Protocol):
+    """A store that can tell which slots of a page may be free for much less than reading who holds the others."""
+
+    def room(self, key: Key) -> tuple[int, ...] | None:
+        """The slots of a page that nobody holds, by index; None where that is not to be seen without reading the page."""
+        ...
+
+
 class Change(NamedTuple):
     """What became of a record: its new entry, or None where it was deleted."""
 
@@ -171,6 +180,7 @@ __all__ = [
     "Store",
     "SupportsOrderedPuts",
     "SupportsPutTogether",
+    "SupportsRoom",
     "SupportsWatch",
     "Watch",
     "Write",

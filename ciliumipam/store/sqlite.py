@@ -22,14 +22,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from random import random
 from threading import Lock
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 from weakref import WeakSet
 
-from ciliumipam.codec import Codec
+from ciliumipam.codec import Codec, room
 from ciliumipam.errors import (
     ConflictError,
     CorruptRecordError,
@@ -160,6 +159,11 @@ class SqliteStore:
         self._decoded[key] = rows[0], entry
         return entry
 
+    def room(self, key: Key) -> tuple[int, ...] | None:
+        """The slots of a page that nobody holds; None where only reading it can tell. O(log n)."""
+        rows = self._run("get", self._reader, lambda connection: connection.execute(_GET, key).fetchall())
+        return room(_text(key, "body", rows[0][1])) if rows else None
+
     def scan(self, kind: Kind) -> Listing:
         """Every record of a kind. O(n) in the records of that kind."""
         rows = self._run("scan", self._reader, lambda connection: connection.execute(_SCAN, (kind,)).fetchall())
@@ -257,7 +261,7 @@ class SqliteStore:
                     raise StoreUnavailableError(operation, reason) from error
             except UnicodeEncodeError as error:
                 raise StoreRefusedError(operation, f"a name cannot be stored: {error}") from error
-            sleep(min(random() * wait, max(0.0, give_up - now)))  # noqa: S311 - spreads the waiting, keeps no secret
+            sleep(min(_chance() * wait, max(0.0, give_up - now)))
             wait = min(2 * wait, _LONGEST_WAIT)
 
     def _attempt(self, operation: str, side: _Side, work: Callable[[sqlite3.Connection], _T], *, create: bool) -> _T:
@@ -363,6 +367,11 @@ _REASONS: dict[int, str] = {
 def _code(error: sqlite3.Error) -> int:
     """SQLite's primary result code; 0 for an error of Python's own."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _chance() -> float:
+    """From 0 to 1; loading `random` takes longer than a one-shot call."""
+    return int.from_bytes(os.urandom(2)) / 65536
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:

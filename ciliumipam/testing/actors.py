@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from ciliumipam.block_tasks import BlockTask
 from ciliumipam.errors import IpamError
+from ciliumipam.partial_view import PartialView
 from ciliumipam.records import Holding, Key
 from ciliumipam.session import Answer, Get, Operation, restore, run
 from ciliumipam.tasks import AllocateTask, Task
@@ -66,23 +67,27 @@ _BETWEEN = Get(Key("node", "between-two-calls"))
 """A step at which nothing happens, so that others can come between two calls of one actor."""
 
 
-def call(*tasks: Callable[[str], Task], name: str = "", attempts: int = 6) -> Callable[[], Program]:
+def call(*tasks: Callable[[str], Task], name: str = "", attempts: int = 6, one_shot: bool = False) -> Callable[[], Program]:
     """A program that reads the store and runs tasks one after the other over the same view.
 
     Args:
         tasks: Make the tasks, anew for every run, each with a token of its own.
         name: What the tokens begin with.
         attempts: After how many rounds that went wrong a call gives up; few, since two calls can thwart each other for long.
+        one_shot: Whether each task begins with a view in which everything is unknown, and nothing is read ahead.
     """
 
     def program() -> Program:
         view = View()
-        yield from restore(view)
+        if not one_shot:
+            yield from restore(view)
         outcome = "done"
         for number, make in enumerate(tasks):
             task = make(f"{name}{number}")
             if number:
                 yield _BETWEEN
+            if one_shot:
+                view = PartialView()
             yield Begins()
             session = run(view, [task], attempts=attempts)
             aimed: set[Holding] = set()

@@ -165,12 +165,16 @@ class BlockOracle(KnownBlocks):
         self._settle_limbo(seen)
         self._expect_kept(seen)
         self._adopted(existing, answer, seen)
+        further: dict[str, list[HeldBlock]] = {}
         for node in sorted(set(self.nodes) | set(seen)):
             new = [block for block in seen.get(node, ()) if block not in self.blocks.get(node, ())]
             if node in self.nodes:
-                self._served(node, new, answer.refused)
+                first = self._first(node, new)
+                self._served(node, first, answer.refused)
+                further[node] = new[len(first) :]
             else:
                 assert not new, f"{node} is not known, but got {new}"
+        self._shared(further, answer.refused)
         self._denied.clear()
         self._in_doubt |= self.faulty
         self.settled()
@@ -240,7 +244,17 @@ class BlockOracle(KnownBlocks):
         for name in sorted(seen):
             new = [block for block in seen[name] if block not in self.blocks.get(name, ())]
             assert name == node or not new, f"{name} got {new} when {node} grew"
-        self._served(node, [block for block in seen.get(node, ()) if block not in self.blocks.get(node, ())], answer.refused, blocks)
+        new = [block for block in seen.get(node, ()) if block not in self.blocks.get(node, ())]
+        first = self._first(node, new, blocks)
+        self._served(node, first, answer.refused, blocks)
+        self._shared({node: new[len(first) :]}, answer.refused)
+
+    def _first(self, node: str, new: Sequence[HeldBlock], least: int = 0) -> Sequence[HeldBlock]:  # noqa: ARG002 - for those that override it
+        """Those of what a node got that it gets whatever it asks for."""
+        return new
+
+    def _shared(self, further: Mapping[str, Sequence[HeldBlock]], refused: Collection[str]) -> None:
+        """Judge what nodes got because they ask for it, and take it over."""
 
     # ------------------------------------------------------------------------------------------------- drain, migrate
 
@@ -277,10 +291,16 @@ class BlockOracle(KnownBlocks):
         if cancel:
             self._expect_kept(seen)
             return
-        for node in sorted({node for node, _ in leaving} & self.nodes.keys()):
+        further: dict[str, list[HeldBlock]] = {}
+        for node in sorted(({node for node, _ in leaving} | self.demand.keys()) & self.nodes.keys()):
             new = [block for block in seen.get(node, ()) if block not in self.blocks.get(node, ())]
-            if new or node not in self.limbo:  # what was on its way back already only goes on: the next `apply` serves the node
-                self._served(node, new, answer.refused)
+            first: Sequence[HeldBlock] = ()
+            if any(node == other for other, _ in leaving):
+                first = self._first(node, new)
+                if new or node not in self.limbo:  # what was on its way back already only goes on: the next `apply` serves the node
+                    self._served(node, first, answer.refused)
+            further[node] = new[len(first) :]
+        self._shared(further, answer.refused)
         # what an earlier call had begun to take is there by now, and leaves as well
         leaving += [
             (node, block)
@@ -364,6 +384,7 @@ class BlockOracle(KnownBlocks):
         assert not unknown or self.unapplied, f"{node} is not known, but was removed"
         assert force or not in_use or node in self.limbo, f"{node} has addresses in use, but was removed"
         self.nodes.pop(node, None)
+        self.demand.pop(node, None)
         self.draining.discard(node)
         for block in list(self.blocks.get(node, ())):
             self._give_back(node, block)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -36,12 +36,16 @@ from ciliumipam.requests import (
     Drain,
     ForceRelease,
     Grow,
+    HandBack,
     Migrate,
+    Rebalance,
     Release,
     ReleaseFenced,
     RemoveNode,
     RemovePool,
     Request,
+    RequestAddresses,
+    Shrink,
 )
 from ciliumipam.store import Store
 from ciliumipam.testing.churn_calls import Step, existing_blocks, perform, to_request, to_told
@@ -50,12 +54,12 @@ from ciliumipam.testing.churn_stores import Stores
 from ciliumipam.testing.faults import Crash, FaultyStore, Script, Surroundings
 from ciliumipam.testing.ipam_oracle import IpamOracle
 from ciliumipam.testing.life_reading import read_records
-from ciliumipam.testing.oracle_values import HeldBlock, Reading, Told
+from ciliumipam.testing.oracle_values import Asked, HeldBlock, Reading, Told
 from ciliumipam.testing.pool_oracle import OraclePool
 from ciliumipam.testing.pool_values import Values, build
 
-_OF_BLOCKS = (Apply, Grow, Drain, Migrate, RemoveNode, RemovePool)
-_READS_BLOCKS = (Apply, Grow, Drain, Migrate, RemoveNode)
+_OF_BLOCKS = (Apply, Grow, Drain, Migrate, RequestAddresses, HandBack, RemoveNode, RemovePool)
+_READS_BLOCKS = (Apply, Grow, Drain, Migrate, RequestAddresses, HandBack, RemoveNode)
 
 _Fact: TypeAlias = tuple[str, str, Any, int]
 """Node, owner, address and fence."""
@@ -168,6 +172,14 @@ class World:
             case _:
                 self._ask(by, step, self.request(step))
 
+    def perform(self, by: int, request: Request) -> Any:
+        """Make the call that a request stands for, as a writer does."""
+        return perform(self.ipams[by], request)
+
+    def handle(self, by: int) -> Sequence[Store]:
+        """A writer's way to the stores, with all the faults that it meets."""
+        return self._faulty[by]
+
     def request(self, step: Step) -> Request:
         """What a step asks of an `Ipam`."""
         return to_request(step, self._know)
@@ -267,7 +279,7 @@ class World:
         def call(ipam: Ipam) -> Any:
             if doubt:
                 ipam.refresh()  # a removal that broke off is finished by whoever reads everything, as the command does
-            return perform(ipam, request)
+            return self.perform(by, request)
 
         meanwhile = _Meanwhile(step["meanwhile"], request, stale) if "meanwhile" in step else None
         if meanwhile is not None:
@@ -322,10 +334,16 @@ class World:
                 oracle.drain(request.kind, request.name, request.cancel, request.space, told, reading)
             case Migrate():
                 oracle.migrate(request.node, request.pool, told, reading)
+            case RequestAddresses():
+                oracle.request(request.node, {(pool, family): count for pool, family, count in request.demand}, told, reading)
+            case HandBack():
+                oracle.hand_back(request.node, request.block.to_network(), request.fence, request.space, told, reading)
             case RemoveNode():
                 oracle.remove_node(request.name, force=request.force, answer=error)
             case RemovePool():
                 oracle.remove_pool(request.name, error)
+            case Shrink() | Rebalance():
+                raise AssertionError("no life asks for it: tests/test_vacate.py judges it")
         self._match(reading)
 
     def _judge_addresses(self, request: Allocate | Release | ReleaseFenced | ForceRelease, answer: Any, *, stale: bool) -> None:
@@ -382,10 +400,18 @@ class World:
                     return node == request.node and (block.pool != request.pool or oracle.is_orphan(block))
 
                 oracle.learn(reading, leaving=moving, carving=True, marking=True)
+            case RequestAddresses():
+                asked: Asked = {(pool, family): count for pool, family, count in request.demand}
+                oracle.learn(reading, carving=True, asking={request.node: asked})
+            case HandBack():
+                place = request.space, request.block.to_network()
+                oracle.learn(reading, leaving=lambda node, block: node == request.node and (block.space, block.network) == place)
             case RemoveNode():
                 oracle.learn(reading, leaving=lambda node, _: node == request.name, dropping=request.force, removing=request.name)
             case RemovePool():
                 oracle.learn(reading, pools={request.name: None})
+            case Shrink() | Rebalance():
+                raise AssertionError("no life asks for it: tests/test_vacate.py judges it")
         self._match(reading)
 
     def _match(self, reading: Reading) -> None:
@@ -460,6 +486,7 @@ class World:
             {name: dict(record.node.labels) for name, record in known.items()},
             frozenset(name for name, record in known.items() if record.draining),
             read_records(records),
+            {name: {(pool, family): count for pool, family, count in record.demand} for name, record in known.items() if record.demand},
         )
 
     def judge_all(self) -> None:

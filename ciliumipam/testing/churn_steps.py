@@ -39,6 +39,8 @@ class Steps:
             "apply": self.apply,
             "change a pool": self.change_a_pool,
             "grow": self.grow,
+            "request": self.request,
+            "hand back": self.hand_back,
             "drain": self.drain,
             "migrate": self.migrate,
             "allocate": self.allocate,
@@ -142,6 +144,22 @@ class Steps:
     def grow(self) -> Step:
         """More blocks for a node."""
         return self._call("grow", node=self._node(), blocks=self._chance.randint(1, 4))
+
+    def request(self) -> Step:
+        """A node asks for addresses, of whichever pool or of a given one."""
+        chance = self._chance
+        sides = sorted({(chance.choice(("", "", *POOLS)), chance.choice((4, 4, 6))) for _ in range(chance.randint(0, 2))})
+        return self._call("request", node=self._node(), demand=[[*side, chance.choice((1, 20, 40, 70, 130))] for side in sides])
+
+    def hand_back(self) -> Step:
+        """A node hands a block back, mostly one that it has."""
+        chance = self._chance
+        held = [(node, block) for node, mine in sorted(self._world.oracle.blocks.items()) for block in mine]
+        if not held:
+            return self._call("hand back", node=self._node(), block="10.0.0.0/28")
+        node, block = chance.choice(held)
+        fence = chance.choice((None, block.fence, block.fence, 1))
+        return self._call("hand back", node=node if chance.randrange(6) else self._node(), block=str(block.network), fence=fence, space=block.space)
 
     def drain(self) -> Step:
         """A pool, a node or a block takes nothing new, or takes it again."""
@@ -256,12 +274,14 @@ class Steps:
         return {**step, "faults": str(Script((*[Fault.NONE] * chance.randint(0, 5), slow))), "meanwhile": other}
 
 
-_PLANNED = ("allocate", "release", "grow", "drain", "migrate", "remove node", "remove pool", "apply", "release an address")
+_PLANNED = ("allocate", "release", "grow", "drain", "migrate", "request", "hand back", "remove node", "remove pool", "apply", "release an address")
 _INTERRUPTED = ("allocate", "allocate", "release who holds", "release", "release an address", "grow", "drain", "migrate", "remove node", "apply")
 _LIKELY = {
     "apply": 4,
     "change a pool": 3,
     "grow": 2,
+    "request": 4,
+    "hand back": 5,
     "drain": 3,
     "migrate": 2,
     "allocate": 42,

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from ciliumipam.draft import Step
 from ciliumipam.errors import ConflictError, StoreUnavailableError
 from ciliumipam.records import ClaimPage, Entry, Key, Record, Revision
-from ciliumipam.session import Answer, Get, Operation, Pause, Put, Scan, Written
+from ciliumipam.session import Answer, Get, Operation, Pause, Put, Room, Scan, Written
 from ciliumipam.store import ABSENT, Listing
 from ciliumipam.testing.actors import EVENTS, Aims, Begins, Ended, Event, Program, Scenario, call
 from ciliumipam.testing.raw import Counted, Told, counted_addresses, counted_blocks, judge
@@ -275,8 +275,8 @@ class Checker:
         """Run a program to its next operation, noting what it tells."""
         try:
             event = resume()
-            while isinstance(event, (*EVENTS, Pause)):
-                if not isinstance(event, Pause):
+            while isinstance(event, (*EVENTS, Pause, Room)):
+                if not isinstance(event, (Pause, Room)):
                     node.events.append(event)
                 event = next(program)
             node.operation = event
@@ -307,7 +307,7 @@ class Checker:
         program = self.scenario.actors[actor].program()
         event = next(program)
         while True:
-            while isinstance(event, (*EVENTS, Pause)):
+            while isinstance(event, (*EVENTS, Pause, Room)):  # here no store can tell what room there is
                 event = next(program)
             if not path:
                 return program

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import ip_network
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from ciliumipam.errors import (
@@ -44,9 +45,9 @@ from ciliumipam.errors import (
     ReservedAddressError,
     StaleFenceError,
 )
-from ciliumipam.testing.block_oracle import BlockOracle
+from ciliumipam.testing.demand_oracle import DemandOracle
 from ciliumipam.testing.life_reading import RawAddress
-from ciliumipam.testing.oracle_values import Held, HeldBlock, Pod, Reading
+from ciliumipam.testing.oracle_values import Asked, Held, HeldBlock, Pod, Reading
 from ciliumipam.testing.pool_oracle import NO_POOL, Address, Network, OraclePool
 
 
@@ -75,7 +76,7 @@ class AllocationLike(Protocol):
     def fence(self) -> int: ...  # noqa: D102 - as the class says
 
 
-class IpamOracle(BlockOracle):
+class IpamOracle(DemandOracle):
     """What has been acknowledged, blocks and addresses.
 
     Attributes:
@@ -123,6 +124,7 @@ class IpamOracle(BlockOracle):
         assert dict(reading.pools) == self.pools, f"pools: {dict(reading.pools)}, acknowledged: {self.pools}"
         assert dict(reading.nodes) == self.nodes, f"nodes: {dict(reading.nodes)}, acknowledged: {self.nodes}"
         assert reading.draining == self.draining, f"draining: {reading.draining}, acknowledged: {self.draining}"
+        assert {name: dict(each) for name, each in reading.demand.items()} == self.demand, f"asked: {reading.demand}, acknowledged: {self.demand}"
         seen = self._seen(reading)
         if self._in_doubt:  # what was claimed by a call, or a round, that broke off has its place before what was filled first
             for node, mine in self.blocks.items():
@@ -357,6 +359,7 @@ class IpamOracle(BlockOracle):
         marking: bool = False,
         adopting: Collection[tuple[str, Network]] = (),
         removing: str = "",
+        asking: Mapping[str, Asked] = MappingProxyType({}),
         pools: Mapping[str, OraclePool | None] | None = None,
         nodes: Mapping[str, Mapping[str, str]] | None = None,
         stale: bool = False,
@@ -373,6 +376,7 @@ class IpamOracle(BlockOracle):
             marking: Whether nodes and blocks may drain by now, or not any more.
             adopting: Nodes and blocks that may have been adopted.
             removing: Node that may be gone.
+            asking: What nodes may ask for by now.
             pools: Pools that may be as given here (None: gone) by now.
             nodes: Nodes that may have these labels by now.
             stale: As in `allocate`.
@@ -386,6 +390,11 @@ class IpamOracle(BlockOracle):
         _learn_names(self.nodes, reading.nodes, {**(nodes or {}), **({removing: None} if removing else {})})
         assert marking or reading.draining == self.draining & self.nodes.keys(), "a node began to drain, or ended it"
         self.draining = set(reading.draining)
+        for name in {*self.demand, *reading.demand}:
+            asked = dict(reading.demand.get(name, {}))
+            known: tuple[Asked | None, ...] = (self.demand.get(name, {}), dict(asking.get(name, {})), {} if name not in self.nodes else None)
+            assert asked in known, f"{name} asks for {asked}"
+        self.demand = {name: dict(each) for name, each in reading.demand.items()}
         seen = self._seen(reading)
         before = {pod: dict(facts) for pod, facts in self.held.items()}
         for node, blocks in list(self.blocks.items()):

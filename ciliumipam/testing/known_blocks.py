@@ -21,6 +21,7 @@ class KnownBlocks:
         nodes: Labels by name.
         draining: Nodes that take nothing new.
         blocks: Blocks by node, in the order in which it got them.
+        demand: What nodes ask for, by pool and family.
         marked: Blocks that drain by themselves.
         closed: Blocks that are on their way back, as last read: they give out nothing, and replace none that drains.
         held: Addresses by owner and family.
@@ -40,6 +41,7 @@ class KnownBlocks:
         self.nodes: dict[str, Mapping[str, str]] = {}
         self.draining: set[str] = set()
         self.blocks: dict[str, list[HeldBlock]] = {}
+        self.demand: dict[str, dict[tuple[str, int], int]] = {}
         self.marked: set[HeldBlock] = set()
         self.closed: set[HeldBlock] = set()
         self.held: dict[Pod, dict[int, Held]] = {}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from ciliumipam.testing.life_reading import Found
@@ -13,6 +14,10 @@ from ciliumipam.testing.pool_oracle import Address, Network, OraclePool
 
 Pod: TypeAlias = tuple[str, str]
 """Node and owner."""
+
+
+Asked: TypeAlias = Mapping[tuple[str, int], int]
+"""What a node asks for: addresses by pool ("" for whichever serves it) and family."""
 
 
 class HeldBlock(NamedTuple):
@@ -50,12 +55,13 @@ class Told(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Pools, nodes with their labels, nodes that drain, and what counts."""
+    """Pools, nodes with their labels, nodes that drain, what counts, and what nodes ask for by pool and family."""
 
     pools: Mapping[str, OraclePool]
     nodes: Mapping[str, Mapping[str, str]]
     draining: frozenset[str]
     found: Found
+    demand: Mapping[str, Asked] = MappingProxyType({})
 
 
-__all__ = ["Existing", "Held", "HeldBlock", "Pod", "Reading", "Told"]
+__all__ = ["Asked", "Existing", "Held", "HeldBlock", "Pod", "Reading", "Told"]

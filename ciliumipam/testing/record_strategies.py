@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ciliumipam.cidr import WIDTH, Family, Prefix
+from ciliumipam.demand import Demand, normalize
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, BlockLengths, PoolSpec
 from ciliumipam.records import (
@@ -92,6 +93,12 @@ EXAMPLES: tuple[tuple[Key, Record], ...] = (
     ),
 )
 """Records of all kinds, with what encodings like to lose."""
+
+DEMANDS = st.lists(
+    st.builds(Demand, st.sampled_from(("", "green", "p")), st.sampled_from((4, 6)), st.integers(0, 1 << 64)), max_size=4, unique_by=lambda each: each[:2]
+).map(normalize)
+"""What a node asks for, in its one form."""
+
 
 
 def numbered(number: int) -> Page:
@@ -195,7 +202,7 @@ def records_of(kind: Kind) -> st.SearchStrategy[Record]:
     if kind == "pool":
         return st.builds(PoolRecord, pools(), TIMES)
     if kind == "node":
-        return st.builds(NodeRecord, nodes(), TIMES, st.booleans())
+        return st.builds(NodeRecord, nodes(), TIMES, st.booleans(), DEMANDS)
     if kind == "lease":
         return leases()
     return pages() if kind.endswith("-page") else claim_pages()

@@ -29,7 +29,7 @@ from ciliumipam.selector import NodeSelector
 from ciliumipam.tasks import AllocateTask, Task
 from ciliumipam.testing.actors import Actor, call
 
-_NOW = 1_000_000.0
+NOW = 1_000_000.0
 """One time for all: a clock would only make equal states look different."""
 
 
@@ -48,59 +48,59 @@ def apply(*things: PoolSpec | Node) -> Callable[[str], Task]:
     """Apply pools and nodes."""
     pools = tuple(each for each in things if isinstance(each, PoolSpec))
     nodes = tuple(each for each in things if isinstance(each, Node))
-    return lambda token: ApplyTask(Apply(pools, nodes), _NOW, token)
+    return lambda token: ApplyTask(Apply(pools, nodes), NOW, token)
 
 
 def allocate(name: str, *owners: str, address: str | None = None) -> Callable[[str], Task]:
     """Allocate addresses."""
     given = to_address(*parse_address(address)) if address else None
-    return lambda token: AllocateTask(Allocate(name, owners, given), _NOW, token)
+    return lambda token: AllocateTask(Allocate(name, owners, given), NOW, token)
 
 
 def release(name: str, *owners: str) -> Callable[[str], Task]:
     """Release owners' addresses."""
-    return lambda _: ReleaseTask(Release(name, owners), _NOW)
+    return lambda _: ReleaseTask(Release(name, owners), NOW)
 
 
 def release_fenced(address: str, fence: int) -> Callable[[str], Task]:
     """Release an address under a fence."""
-    return lambda _: ReleaseAddressTask(ReleaseFenced(to_address(*parse_address(address)), fence), _NOW)
+    return lambda _: ReleaseAddressTask(ReleaseFenced(to_address(*parse_address(address)), fence), NOW)
 
 
 def force_release(address: str) -> Callable[[str], Task]:
     """Release an address by force."""
-    return lambda _: ReleaseAddressTask(ForceRelease(to_address(*parse_address(address))), _NOW)
+    return lambda _: ReleaseAddressTask(ForceRelease(to_address(*parse_address(address))), NOW)
 
 
 def remove(name: str, *, force: bool = False) -> Callable[[str], Task]:
     """Take back a node's blocks."""
-    return lambda _: RemoveNodeTask(RemoveNode(name, force), _NOW)
+    return lambda _: RemoveNodeTask(RemoveNode(name, force), NOW)
 
 
 def adopt(*found: tuple[str, str]) -> Callable[[str], Task]:
     """Adopt blocks: pairs of node and CIDR."""
-    existing = tuple(ExistingBlock(name, parse_prefix(cidr), None, _NOW - 9) for name, cidr in found)
-    return lambda token: ApplyTask(Apply(existing=existing), _NOW, token)
+    existing = tuple(ExistingBlock(name, parse_prefix(cidr), None, NOW - 9) for name, cidr in found)
+    return lambda token: ApplyTask(Apply(existing=existing), NOW, token)
 
 
 def grow(name: str, blocks: int) -> Callable[[str], Task]:
     """See that a node has so many blocks."""
-    return lambda token: GrowTask(Grow(name, blocks), _NOW, token)
+    return lambda token: GrowTask(Grow(name, blocks), NOW, token)
 
 
 def drain(kind: Literal["pool", "node", "block"], name: str) -> Callable[[str], Task]:
     """Let something drain."""
-    return lambda token: DrainTask(Drain(kind, name), _NOW, token)
+    return lambda token: DrainTask(Drain(kind, name), NOW, token)
 
 
 def migrate(name: str, to: str) -> Callable[[str], Task]:
     """Move a node to another pool."""
-    return lambda token: MigrateTask(Migrate(name, to), _NOW, token)
+    return lambda token: MigrateTask(Migrate(name, to), NOW, token)
 
 
 def repair(name: str) -> Callable[[str], Task]:
     """Finish or undo what calls about a node's addresses left."""
-    return lambda _: RepairAddressesTask(name, _NOW)
+    return lambda _: RepairAddressesTask(name, NOW)
 
 
 def actor(
