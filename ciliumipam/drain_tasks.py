@@ -7,7 +7,6 @@ one that a process does: the same request, asked again, goes on from where thing
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 
 from ciliumipam.adopt import leave_out
 from ciliumipam.block_tasks import BlockTask, exhausted
@@ -202,7 +201,7 @@ class DrainTask(TakeBackTask):
             if pool is None:
                 raise NotFoundError("pool", name, tuple(sorted(view.pools)[:8]))
             if pool.spec.draining == cancel:
-                draft.put(Key("pool", name), pool._replace(spec=replace(pool.spec, draining=not cancel)), RECORD)
+                draft.put(Key("pool", name), pool._replace(spec=pool.spec.replace(draining=not cancel)), RECORD)
                 self._note(Change(action, kind, name, what))
         elif kind == "node":
             node = view.nodes.get(name)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from ciliumipam.adopt import leave_out
 from ciliumipam.cidr import Prefix, range_to_prefixes
@@ -110,7 +109,7 @@ class ShrinkTask(VacateTask):
         needed = [block.prefix for block in self.leaving(view) if not _is_replaced(view, block)]
         closed = merge_ranges([*spec.reserved, *without(_ranges(self.request.cidrs), _ranges(needed))])
         if closed != spec.reserved:
-            draft.put(Key("pool", spec.name), record._replace(spec=replace(spec, reserved=closed)), RECORD)
+            draft.put(Key("pool", spec.name), record._replace(spec=spec.replace(reserved=closed)), RECORD)
             if not self._closed:
                 self._note(Change("drain", "pool", spec.name, f"gives nothing new out of {_named(self.request.cidrs)}"))
             self._closed = True
@@ -186,7 +185,7 @@ def shrunk(spec: PoolSpec, parts: Sequence[Prefix]) -> PoolSpec:
                 f"that is all that pool {spec.name!r} has of IPv{family}, so nothing could move to the rest of it:"
                 f" drain it and then delete it, or add a CIDR first"
             )
-    return replace(spec, cidrs=tuple(cidrs), reserved=without(spec.reserved, gone))
+    return spec.replace(cidrs=tuple(cidrs), reserved=without(spec.reserved, gone))
 
 
 def without(ranges: Iterable[Range], gone: Sequence[Range]) -> tuple[Range, ...]:

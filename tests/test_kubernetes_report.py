@@ -24,6 +24,7 @@ from ciliumipam.kubernetes.conditions import TYPES, status_of
 from ciliumipam.kubernetes.events import EVENTS, REFRESH, EventQueue, Said
 from ciliumipam.kubernetes.lightkube_transport import connect
 from ciliumipam.kubernetes.metrics import OperatorMetrics
+from ciliumipam.kubernetes.report import ClusterReporter
 from ciliumipam.kubernetes.reporter import Reporters, Round, Subject, subject_of
 from ciliumipam.requests import PoolStatus
 from ciliumipam.testing.control_plane import ControlPlane
@@ -275,6 +276,20 @@ def test_an_event_of_an_object_in_a_namespace_is_in_that_namespace(api: Api, nod
     found = api.get(EVENTS._replace(namespace="kube-system"), waiting(node._replace(namespace="kube-system")).name)
     assert found is not None
     assert found["regarding"]["namespace"] == "kube-system"
+
+
+def test_orphans_are_told_by_one_event_of_their_node(api: Api, node: Subject) -> None:
+    reporter = ClusterReporter(api, "me")
+    for _ in range(3):
+        reporter.orphaned(node, ["10.0.0.0/24", "10.0.1.0/24"], "p")
+        reporter.flush()
+
+    assert [(event["reason"], event["note"]) for event in events_of(api, node)] == [
+        (
+            "Orphaned",
+            "pool p is gone or no longer covers 10.0.0.0/24, 10.0.1.0/24: the node keeps what it has, and nobody else gets it until the node goes",
+        )
+    ]
 
 
 def test_a_subject_is_read_out_of_an_object() -> None:

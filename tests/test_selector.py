@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Mapping
-from dataclasses import FrozenInstanceError
 from itertools import product
 from typing import Any
 
@@ -433,7 +432,7 @@ def test_a_selector_survives_pickling_and_copying_and_still_matches(
 def test_a_selector_cannot_be_changed() -> None:
     selector = NodeSelector.parse("x=a")
 
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError, match="never changes"):
         selector.terms = ()  # type: ignore[misc]  # the very thing that must not work
     with pytest.raises((TypeError, AttributeError)):
         selector.surprise = 1  # type: ignore[attr-defined]  # the very thing that must not work
@@ -1116,7 +1115,7 @@ def test_a_node_is_not_changed_by_changing_the_mapping_it_was_made_of() -> None:
     assert dict(node.labels) == {"a": "1"}
     with pytest.raises(TypeError):
         node.labels["a"] = "3"  # type: ignore[index]  # the very thing that must not work
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError, match="never changes"):
         node.name = "node-2"  # type: ignore[misc]  # the very thing that must not work
 
 

@@ -125,15 +125,18 @@ class _Words:
         self._added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
         self._everywhere = everywhere
 
-    def command(self, name: str, summary: str, *, plans: bool = False) -> _Command:
-        """Add a command, on request one whose plan can be printed."""
+    def command(self, name: str, summary: str, *, plans: bool = False, store: str = "") -> _Command:
+        """Add a command, on request one whose plan can be printed, or one that runs on a store of its own choice and prints nothing."""
         added = self._added.add_parser(
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            parents=[self._everywhere],
+            parents=[] if store else [self._everywhere],
             allow_abbrev=False,
         )
+        if store:
+            added.add_argument("--store", default=argparse.SUPPRESS, metavar="kubernetes:[CONTEXT]", help=store)
+            added.add_argument("-o", "--output", default=argparse.SUPPRESS, type=parse_style, help=argparse.SUPPRESS)  # main says what it takes
         if plans:
             what = "print the plan and write nothing; with -o json one that `apply --plan` takes"
             added.add_argument("--dry-run", action="store_true", help=what)
@@ -280,7 +283,11 @@ def _of_clusters(words: _Words) -> None:
         action=argparse.BooleanOptionalAction,
         help="also CiliumNodeConfig and CiliumNode (default: with --install, where a cluster has neither of somebody else's; else not)",
     )
-    operator = words.command("operator", "give the nodes of a cluster their blocks, until SIGTERM or SIGINT; exits with 0 then")
+    operator = words.command(
+        "operator",
+        "give the nodes of a cluster their blocks, until SIGTERM or SIGINT; exits with 0 then",
+        store="the cluster (default: the current context, or the cluster around the pod; $CILIUMIPAM_STORE is not asked)",
+    )
     operator.add_argument(
         "--write-to",
         choices=("ciliumnode", "node"),

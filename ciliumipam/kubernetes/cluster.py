@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ciliumipam.cidr import parse_prefix
+from ciliumipam.cidr import Prefix, parse_prefix
 from ciliumipam.codec import Codec
 from ciliumipam.errors import (
     ConflictError,
@@ -354,8 +354,15 @@ class ClusterStore:
         if not self.cluster.following:
             self._refresh_nodes()
         known = [entry.record.spec for _, entry in self.scan("pool").entries if isinstance(entry.record, PoolRecord)]
-        found = self._listed.of(self.cluster.node_states(), [*known, *pools])
+        found = self._listed.of(self.cluster.node_states(), [*known, *pools], self._held)
         return [*found, *self.cluster.ledger_now().shut()] if self.cluster.following else found
+
+    def _held(self) -> set[tuple[str, Prefix]]:
+        """What nodes hold, for a command, which may take it back; who follows only gives."""
+        if self.cluster.following:
+            return set()
+        pages = (entry.record for _, entry in self._store.scan("block-page").entries)
+        return {(slot.holder, slot.prefix) for page in pages if isinstance(page, Page) for slot in page.slots if type(slot) is Holding}
 
     def _refresh_nodes(self) -> None:
         for objects in (self.cluster.nodes, self.cluster.cilium_nodes):
@@ -394,8 +401,14 @@ class ClusterStore:
     def _put_pool(self, key: Key, record: Record, expect: Expect) -> Revision:
         known = self.cluster.pool_object(key.name)
         if known is not None and known.manifest["kind"] != "CIDRPool":
-            what = f"{known.manifest['kind']} {known.manifest['metadata']['name']}"
-            raise StoreRefusedError(f"change pool {key.name}", f"it is the {what}; change that with kubectl")
+            kind = known.manifest["kind"]
+            instead = "change that with kubectl"
+            if isinstance(record, PoolRecord) and known.spec is not None and record.spec.draining != known.spec.draining:
+                instead = (
+                    f"a {kind} cannot say that it drains: apply the CIDRPool that ciliumipam get pool {key.name} -o yaml prints,"
+                    f" delete the {kind} with kubectl, and drain the pool then"
+                )
+            raise StoreRefusedError(f"change pool {key.name}", f"it is the {kind} {known.manifest['metadata']['name']}; {instead}")
         revision = self._store.put(key, record, expect=expect)
         if "CIDRPool" in self.cluster.pool_objects:
             self.cluster.pool_objects["CIDRPool"].refresh()

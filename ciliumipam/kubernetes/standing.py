@@ -48,8 +48,8 @@ class Standing:
             if self._is_new(before, ("broken", kind, name, manifest["metadata"].get("namespace", "")), problem):
                 _LOG.warning("pool=%s kind=%s broken: %s", name, kind, problem)
         by_pool: dict[str, list[str]] = {}
-        for block in (block for blocks in orphans.values() for block in blocks):
-            by_pool.setdefault(block.label, []).append(block.piece)
+        for orphan in (each for blocks in orphans.values() for each in blocks):
+            by_pool.setdefault(orphan.label, []).append(orphan.piece)
         for pool, pieces in sorted(by_pool.items()):
             # a line for each pool, not for each of thousands of blocks; they grow fewer as nodes go, which is no news
             if self._is_new(before, ("orphans", pool), ""):

@@ -188,7 +188,7 @@ class World:
         """Build a pool, and keep it, draining and not."""
         spec, twin = build(values)
         for draining in (False, True):
-            self._twins[replace(spec, draining=draining)] = replace(twin, draining=draining)
+            self._twins[spec.replace(draining=draining)] = replace(twin, draining=draining)
         self.pools[spec.name] = values
         return spec
 
