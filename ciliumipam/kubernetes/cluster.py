@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from ciliumipam.cidr import Prefix, parse_prefix
 from ciliumipam.codec import Codec
@@ -37,7 +37,7 @@ from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES, Guard, mark_key
 from ciliumipam.kubernetes.listed import Listed, NodeState
 from ciliumipam.kubernetes.mirror import Known, Mirror
 from ciliumipam.kubernetes.objects import LEDGERS, named_key, object_name, to_entry
-from ciliumipam.kubernetes.pool_objects import DEFAULT_SOURCES, SOURCES, PoolObject, moment, read_pool
+from ciliumipam.kubernetes.pool_objects import DEFAULT_SOURCES, SOURCES, PoolObject, Pools, moment, read_pool
 from ciliumipam.kubernetes.publish import DRAINING, NodeObject, read_cilium_node, read_node
 from ciliumipam.kubernetes.sealed import Ledger, Unreadable, ledger_of
 from ciliumipam.ledger import ROOT_FENCE, address_ledger, block_ledger, fence_of, locate
@@ -61,14 +61,6 @@ from ciliumipam.store import ABSENT, Expect, Listing, Store, Write
 _LOG = logging.getLogger(__name__)
 
 
-class Pools(NamedTuple):
-    """All pools by name, what cannot be used (with the object and why), and all objects."""
-
-    entries: dict[str, Entry]
-    broken: list[tuple[Mapping[str, Any], str]]
-    objects: list[Mapping[str, Any]]
-
-
 class Cluster:
     """Mirrors of everything that is decided over.
 
@@ -88,7 +80,7 @@ class Cluster:
         self.api = api
         self.following = False
         self.reads_demand = True
-        self._tell: Callable[[], object] = _nobody
+        self._tell: Callable[[], object] = lambda: None
         self._codec = Codec()
         self.nodes: Mirror[NodeObject] = Mirror(api, (NODES,), read_node, self._changed, required=True)
         self.cilium_nodes: Mirror[NodeObject] = Mirror(api, (CILIUM_NODES,), read_cilium_node, self._changed)
@@ -235,10 +227,6 @@ class Cluster:
                 if isinstance(known.value, PoolObject) and known.value.spec is not None and known.value.spec.name == name:
                     return known.value
         return None
-
-
-def _nobody() -> None:
-    """Nobody is told."""
 
 
 def _usable(known: Known[NodeObject] | None) -> Known[NodeObject] | None:

@@ -237,8 +237,7 @@ def publish_cilium(obj: NodeObject, revision: str, held: Sequence[Holding], back
     pools = {"allocated": [{"pool": pool, "cidrs": list(some)} for pool, some in allocated]}
     patch = {"metadata": {"resourceVersion": revision, "annotations": annotations}, "spec": {"ipam": {"podCIDRs": list(cidrs), "pools": pools}}}
     named = read_blocks(obj.blocks) if obj.blocks else {}
-    listed = {cidr for _, some in obj.allocated for cidr in some}
-    new = tuple(block for block in stay if str(block.prefix) not in obj.cidrs or (str(block.prefix) in by_pool - listed))
+    new = _new(stay, cidrs, obj.cidrs)
     renamed = tuple(block for block in stay if block not in new and str(block.prefix) in by_pool and named.get(block.prefix) != block.fence)
     return Publication(patch, new, "", renamed)
 
