@@ -298,6 +298,12 @@ def _of_clusters(words: _Words) -> None:
         "--grace", type=_grace, default=60.0, metavar="SECONDS", help="how long a node has to be gone before its blocks go back (default: 60)"
     )
     operator.add_argument(
+        "--stop-after",
+        type=_grace,
+        metavar="SECONDS",
+        help="let the agents of nodes rely on their blocks for so long without asking; --grace has to be twice that and 30 s (default: no agents)",
+    )
+    operator.add_argument(
         "--pools-from",
         action="append",
         choices=("CIDRPool", "CiliumNodeConfig", "CiliumPodIPPool", "ClusterCIDR"),
@@ -330,14 +336,22 @@ def _of_clusters(words: _Words) -> None:
         metavar="SECONDS",
         help="also give the blocks of nodes that were silent for so long to others; at least twice --stop-after and 30 s",
     )
+    agent.add_argument(
+        "--write-to",
+        choices=("ciliumnode", "node"),
+        default="ciliumnode",
+        help="with --store kubernetes:[CONTEXT]: where the operator writes the node's blocks, as its own option says (default: ciliumnode)",
+    )
+    agent.add_argument("--register", action="store_true", help="with --store kubernetes:[CONTEXT]: create the CiliumNode where it is missing")
     agent.add_argument("--once", action="store_true", help="only do what there is to do now; exits with 3 if the node gives out no address then")
     agent.add_argument("--listen", metavar="ADDRESS:PORT", help="answer /healthz, /readyz and /metrics there, as on :9966 (default: nowhere)")
     agent.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people (the default) or JSON")
     deploy = words.command("deploy", "print manifests that run the operator: two replicas, and no more rights than they need; after --, its options")
     deploy.takes_command = deploy.takes_nothing = True
-    deploy.usage = "ciliumipam deploy --image IMAGE [--namespace NAMESPACE] [--service-monitor] [-o STYLE] [-- OPTION ...]"
+    deploy.usage = "ciliumipam deploy --image IMAGE [--namespace NAMESPACE] [--agents] [--service-monitor] [-o STYLE] [-- OPTION ...]"
     deploy.add_argument("--image", metavar="IMAGE", required=True, help="an image with ciliumipam in it")
     deploy.add_argument("--namespace", metavar="NAMESPACE", help="where it runs (default: ciliumipam)")
+    deploy.add_argument("--agents", action="store_true", help="also an agent on every node: blocks on demand, with --stop-after 60 and --grace 150")
     deploy.add_argument("--service-monitor", action="store_true", help="also a ServiceMonitor for the Prometheus operator")
 
 

@@ -89,6 +89,9 @@ class Reporter:
     def node_gone(self, node: str, blocks: Sequence[str]) -> None:
         """The node was gone for the grace time, and its blocks are free again."""
 
+    def handed_back(self, node: str, block: str) -> None:
+        """The agent of a node has handed a block back, and it is free again."""
+
     def node_written(self, outcome: WriteOutcome, seconds: float) -> None:
         """A write to a node object has ended."""
 
@@ -152,6 +155,11 @@ class Reporters(Reporter):
         """Tell all."""
         for each in self._all:
             each.node_gone(node, blocks)
+
+    def handed_back(self, node: str, block: str) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.handed_back(node, block)
 
     def node_written(self, outcome: WriteOutcome, seconds: float) -> None:
         """Tell all."""
