@@ -14,13 +14,12 @@ from types import TracebackType
 from typing import Literal, Self
 
 from ciliumipam.adopt import listing_of, overtaken
-from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
+from ciliumipam.asking import task_for
+from ciliumipam.block_tasks import BlockTask
 from ciliumipam.boot import this_moment
 from ciliumipam.cidr import AddressLike, Family, PrefixLike, parse_address, parse_prefix, to_address
 from ciliumipam.combining import Combiner
 from ciliumipam.demand import Demand
-from ciliumipam.demand_tasks import HandBackTask, RequestTask
-from ciliumipam.drain_tasks import DrainTask, MigrateTask
 from ciliumipam.errors import LeaseExpiredError, NotFoundError, StalePlanError
 from ciliumipam.executor import CollectorPause, DryRun, Executor, cooling_later, drive
 from ciliumipam.explain import explain
@@ -32,9 +31,7 @@ from ciliumipam.observer import UNOBSERVED, Observer
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.pool_status import routes, statuses
 from ciliumipam.records import Holding, Key, Kind, PoolRecord
-from ciliumipam.release_tasks import ReleaseAddressTask, ReleaseTask
-from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
-from ciliumipam.repair_tasks import Repair, RepairAddresses, RepairAddressesTask, RepairBlocks, RepairBlocksTask
+from ciliumipam.repair_tasks import Repair, RepairAddresses, RepairBlocks
 from ciliumipam.requests import (
     Allocate,
     Allocation,
@@ -61,7 +58,7 @@ from ciliumipam.requests import (
 from ciliumipam.routes import GroupRoutes
 from ciliumipam.session import restore, run
 from ciliumipam.store import Store
-from ciliumipam.tasks import AllocateTask, Task
+from ciliumipam.tasks import Task
 from ciliumipam.view import View
 
 
@@ -402,34 +399,7 @@ class Ipam:
     # ------------------------------------------------------------------------------------------------- running
 
     def _task(self, request: Request | Repair) -> Task:
-        now = self._clock()
-        match request:
-            case Apply():
-                return ApplyTask(request, now, self._token(), self._listed(request.pools))
-            case Allocate():
-                return AllocateTask(request, now, self._token(), moment=self._moment())
-            case Release():
-                return ReleaseTask(request, now)
-            case ReleaseFenced() | ForceRelease():
-                return ReleaseAddressTask(request, now)
-            case Grow():
-                return GrowTask(request, now, self._token(), self._listed(()))
-            case Drain():
-                return DrainTask(request, now, self._token(), self._listed(()))
-            case Migrate():
-                return MigrateTask(request, now, self._token(), self._listed(()))
-            case RequestAddresses():
-                return RequestTask(request, now, self._token(), self._listed(()))
-            case HandBack():
-                return HandBackTask(request, now, self._token())
-            case RemoveNode():
-                return RemoveNodeTask(request, now)
-            case RemovePool():
-                return RemovePoolTask(request, now)
-            case RepairBlocks():
-                return RepairBlocksTask(now)
-            case RepairAddresses():
-                return RepairAddressesTask(request.node, now)
+        return task_for(request, self._clock(), self._token, self._listed, self._moment)
 
     def _token(self) -> str:
         """The name of a call. Drawn outside the lock: `count` may be asked by several threads at once, a generator may not."""
