@@ -135,13 +135,11 @@ def adopt(
 
 
 def unheld(view: View, existing: Iterable[ExistingBlock]) -> list[ExistingBlock]:
-    """What of it no page shows as held by that node."""
+    """What of it no page shows as held by that node; said without an address space it may be in any, also where its pool is not any more."""
     said = [*existing]
     if not said:
         return []
-    held: set[tuple[str, Prefix, str | None]] = set()
-    for block in view.blocks():
-        held |= {(block.holder, block.prefix, block.space), (block.holder, block.prefix, None)}
+    held = {(block.holder, block.prefix, space) for block in view.blocks() for space in (block.space, None)}
     return [each for each in said if (each.node, each.prefix, each.address_space) not in held]
 
 

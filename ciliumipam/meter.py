@@ -26,7 +26,16 @@ from ciliumipam.observer import (
 )
 from ciliumipam.records import Entry, Key, Kind, Record, Revision
 from ciliumipam.requests import Applied
-from ciliumipam.store import Expect, Listing, Store, SupportsOrderedPuts, SupportsPutTogether, SupportsRoom, SupportsWatch, Write
+from ciliumipam.store import (
+    Expect,
+    Listing,
+    Store,
+    SupportsOrderedPuts,
+    SupportsPutTogether,
+    SupportsRoom,
+    SupportsWatch,
+    Write,
+)
 
 
 class Meter:
