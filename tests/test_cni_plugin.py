@@ -257,6 +257,7 @@ def test_without_a_lease_that_holds_nothing_new_is_given_and_what_is_held_goes_a
         confirm(boot, ago)
         refused(call(program, "ADD", config, "new"), 11, "may not rely on its blocks", words, "ciliumipam agent")
         refused(call(program, "ADD", config, "new", arguments="IP=10.8.0.9"), 11, words)
+        refused(call(program, "ADD", config, "a"), 11, words)
         refused(call(program, "STATUS", config), 51, words)
         assert call(program, "CHECK", config | {"prevResult": results["a"].said}, "a") == Answer(0, None, "")
         assert call(program, "DEL", config, "b") == Answer(0, None, "")
