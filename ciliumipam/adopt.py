@@ -139,8 +139,10 @@ def unheld(view: View, existing: Iterable[ExistingBlock]) -> list[ExistingBlock]
     said = [*existing]
     if not said:
         return []
-    held = {(block.holder, block.prefix) for block in view.blocks()}
-    return [each for each in said if (each.node, each.prefix) not in held]
+    held: set[tuple[str, Prefix, str | None]] = set()
+    for block in view.blocks():
+        held |= {(block.holder, block.prefix, block.space), (block.holder, block.prefix, None)}
+    return [each for each in said if (each.node, each.prefix, each.address_space) not in held]
 
 
 def leave_out(view: View, draft: Draft, pools: Pools, standings: Mapping[str, Standing], existing: Iterable[ExistingBlock], now: float) -> None:

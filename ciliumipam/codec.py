@@ -15,7 +15,8 @@ A page, the other kinds being plain objects in one line::
 
 What is in an address space of its own, block or address, has that as a sixth value.
 
-Text is ASCII with JSON's escapes, so every string can be stored. Reading is strict: a field that is missing, unknown, doubled or
+Text is ASCII with JSON's escapes, so every string can be stored; only two surrogates side by side come back as the character that they
+make. Reading is strict: a field that is missing, unknown, doubled or
 of another type makes the record corrupt, a format above `FORMAT` is told as such and never guessed at. Any other spelling of the same
 JSON (pretty-printed, or sent through an API server) is read as well, only slower. Stores that keep bytes stand on this module.
 """
@@ -176,7 +177,8 @@ class Codec:
             slots = [0] * len(lines)
             changed = range(len(lines))
         for index in changed:
-            slots[index] = _read_line(lines, slots, index)
+            repeated = index > 0 and lines[index] == lines[index - 1]  # most slots of most pages: free, since the page is there
+            slots[index] = slots[index - 1] if repeated else _read_line(lines, slots, index)
             while index + 1 < len(lines) and lines[index + 1] == "null":
                 index += 1  # noqa: PLW2901 - a line that did not change, but the one that it repeats did
                 slots[index] = _read_line(lines, slots, index)
