@@ -52,7 +52,7 @@ def main() -> None:
         if doomed:
             time.sleep(chance.uniform(0.0, life[kind]))  # a moment anywhere in the life of the process
             os.kill(process, signal.SIGKILL)
-        with open(answer, "rb") as file:  # noqa: PTH123 - a descriptor
+        with os.fdopen(answer, "rb") as file:
             said = file.read()
         _, status = os.waitpid(process, 0)
         if not doomed:
