@@ -1,0 +1,170 @@
+"""Nodes with stores of their own: growth, hand-back, silence. `NodeAgent`, `LedgerSource`, `SilentNodes` and `OneShot`, as they are run.
+
+An agent and a zombie are the same program, begun at the same state of the stores: either may stop anywhere, and go on at the end or
+never. What one reads between two of its writes is read at one moment, unless the actor takes its reads apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ciliumipam.agent import LedgerSource, NodeAgent, SilentNodes, Terms
+from ciliumipam.demand import Demand, Watermark
+from ciliumipam.draft import Step
+from ciliumipam.errors import NodeExhaustedError
+from ciliumipam.ipam import Ipam
+from ciliumipam.lease import Moment
+from ciliumipam.node import Node
+from ciliumipam.one_shot import OneShot
+from ciliumipam.session import Put, Written
+from ciliumipam.store import ABSENT, Expect
+from ciliumipam.testing.actors import Actor, Begins, Program, Scenario, Together
+from ciliumipam.testing.blocking import CLOCK, Run, SteppedStore, Tick, blocking
+from ciliumipam.testing.raw import Told
+from ciliumipam.testing.scenarios.calls import LATE, NOW, apply, node, pool
+
+TERMS = Terms(stop_after=60, return_after=150, timeout=30)
+"""The shortest return that goes with this stop."""
+SPARING = Watermark(spare=0, slack=0, idle=0)
+"""Whatever is not needed goes back at once."""
+KEEPING = Watermark(spare=0, slack=9, idle=0)
+"""Nothing goes back."""
+_ENDS = (*LATE, "LeaseExpiredError", "ConflictError")
+
+
+class Machine:
+    """A node in one run of a program.
+
+    Args:
+        run: The run.
+        name: The node.
+        identity: Of the program; each has its own.
+        watermark: Of its agent.
+    """
+
+    def __init__(self, run: Run, name: str, identity: str, watermark: Watermark) -> None:
+        self.run, self.name = run, name
+        shared, own = SteppedStore(run), SteppedStore(run, name)
+        self.source = LedgerSource(shared, Node(name), TERMS, clock=_now)
+        self.source.ipam = Ipam(shared, clock=_now, identity=f"{identity}-source", pause=_go_on)
+        self.agent = NodeAgent(self.source, own, name, watermark=watermark, moment=self._moment)
+        self.agent.ipam = Ipam(own, clock=_now, identity=f"{identity}-own", pause=_go_on, moment=self._moment)
+        self.plugin = OneShot(own, name, clock=_now, identity=f"{identity}-plugin", pause=_go_on, moment=self._moment)
+
+    def _moment(self) -> Moment:
+        return Moment("boot", self.run.seconds())
+
+    def allocate(self, owner: str, *, by_plugin: bool = True) -> None:
+        """Allocate, and tell the caller."""
+        self.run.tell(Begins())
+        found = self.plugin.allocate(owner) if by_plugin else self.agent.allocate(owner)
+        space = f"{self.name}:default"
+        self.run.tell(Together(tuple(Told(each.family, int(each.address), each.fence, each.owner, each.node, space) for each in found)))
+
+
+def _now() -> float:
+    return NOW
+
+
+def _go_on(_: float) -> None:
+    """Nobody waits: that others come first is what is walked."""
+
+
+def on(name: str, identity: str, work: Callable[[Machine], object], watermark: Watermark = SPARING) -> Callable[[], Program]:
+    """A program that works on a node."""
+    return blocking(lambda run: work(Machine(run, name, identity, watermark)))
+
+
+def _actor(identity: str, work: Callable[[Machine], object], watermark: Watermark = SPARING, *, name: str = "n1", apart: bool = False) -> Actor:
+    return Actor(identity, on(name, identity, work, watermark), _ENDS, apart)
+
+
+def _round(machine: Machine) -> None:
+    machine.agent.round()
+
+
+def _allocate(machine: Machine) -> None:
+    machine.allocate("o")
+
+
+def _first_block(machine: Machine) -> None:
+    machine.agent.round()
+
+
+def _second_block(machine: Machine) -> None:
+    """The first block is full, the second empty, and the node asks for no more than the first has."""
+    machine.agent.round()
+    machine.plugin.allocate("x")
+    machine.source.request((Demand("", 4, 2),))
+    machine.agent.round()
+
+
+def _returns_and_grows(machine: Machine) -> None:
+    """A round that hands back; then the agent needs what it gave, gets the same block again and gives out of it."""
+    machine.agent.round()
+    machine.source.request((Demand("", 4, 2),))
+    machine.run.wait("before the block is adopted again")
+    machine.agent.ipam.refresh()
+    machine.agent.round()
+    machine.allocate("o")
+
+
+def _round_and_allocation(machine: Machine) -> None:
+    machine.agent.round()
+    machine.allocate("o")
+
+
+def _allocation_first(machine: Machine) -> None:
+    """A pod that there is no address for; the agent asks for more, gets it, and the pod tries again."""
+    try:
+        machine.allocate("o", by_plugin=False)
+    except NodeExhaustedError:
+        machine.agent.round()
+        machine.agent.round()
+        machine.allocate("o", by_plugin=False)
+
+
+def _clock(*seconds: float) -> Callable[[], Program]:
+    """A clock that goes on by itself."""
+
+    def work(run: Run) -> None:
+        expect: Expect = ABSENT
+        for each in seconds:
+            answer = run.ask(Put((Step(CLOCK, Tick(each), expect, None),)))  # type: ignore[arg-type]  # no record of the library
+            assert isinstance(answer, Written)
+            assert answer.revisions[0] is not None
+            expect = answer.revisions[0]
+
+    return blocking(work)
+
+
+def _watch(run: Run) -> None:
+    """Whoever looks for silent nodes: once, later again, and what it takes goes to another node."""
+    shared = SteppedStore(run)
+    silent = SilentNodes(shared, TERMS, clock=run.seconds)
+    silent.look()
+    run.wait("between two looks")
+    if silent.look():
+        Ipam(shared, clock=_now, identity="watcher", pause=_go_on).apply(nodes=[Node("n2")])
+
+
+ONE = apply(pool("p", "10.0.0.0/30", v4=30, reserved=["10.0.0.2"]), node("n1"))
+"""One block of one address."""
+TWO = apply(pool("p", "10.0.0.0/29", v4=30, reserved=["10.0.0.2", "10.0.0.6"]), node("n1"))
+"""Two blocks of one address each."""
+
+AGENTS: tuple[Scenario, ...] = (
+    Scenario(
+        "a node hands a block back while an address of it is given out, and another node takes it and allocates",
+        (TWO,),
+        (
+            _actor("agent", _round),
+            _actor("plugin", _allocate, apart=True),
+            _actor("other", _round_and_allocation, name="n2"),
+        ),
+        prepare=(on("n1", "prepare", _second_block, KEEPING),),
+        blocks_per_node=2,
+    ),
+)
+
+__all__ = ["AGENTS"]
