@@ -38,28 +38,51 @@ class _Unanswered(BaseException):  # noqa: N818 - no error, and nothing but `blo
         self.operation = operation
 
 
-class Run:
-    """One run of a program along the answers that are known.
+class Ahead:
+    """Reads as they would be answered now, so that a run may go on to its next write at once. What it finds is right whenever it is
+    asked the same: programs are remembered by the answers that they got.
 
     Attributes:
-        events: What it told after the last of them.
+        read: Answers a `Get` or a `Scan`.
     """
 
-    def __init__(self, answers: list[Answer]) -> None:
-        self._answers, self._next = answers, 0
+    read: Callable[[Operation], Answer] | None = None
+
+
+class _Stage:
+    """A program after some answers."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer  # kept, so that its id stays its own
         self.events: list[Event] = []
+        self.operation: Operation | None = None
+        self.outcome = ""
+        self.after: dict[int, _Stage] = {}
+
+
+class Run:
+    """One run of a program along the answers that are known."""
+
+    def __init__(self, answers: list[Answer], stage: _Stage) -> None:
+        self._answers, self._next, self.stage = answers, 0, stage
 
     def ask(self, operation: Operation) -> Answer:
         """The answer, if there is one."""
-        if self._next == len(self._answers):
-            raise _Unanswered(operation)
         self._next += 1
-        return self._answers[self._next - 1]
+        if self._next <= len(self._answers):
+            return self._answers[self._next - 1]
+        if Ahead.read is None or isinstance(operation, Put):
+            raise _Unanswered(operation)
+        answer = Ahead.read(operation)
+        following = _Stage(answer)
+        self.stage.operation, self.stage.after[id(answer)] = operation, following
+        self.stage = following
+        return answer
 
     def tell(self, event: Event) -> None:
         """Say what a caller was told. What was said before the last answer is known already."""
-        if self._next == len(self._answers):
-            self.events.append(event)
+        if self._next >= len(self._answers):
+            self.stage.events.append(event)
 
     def seconds(self) -> float:
         """Read the clock: a step, as every reading is."""
@@ -121,31 +144,20 @@ class SteppedStore:
         return cast("Kind", f"{self._name}:{kind}") if self._name else kind
 
 
-class _Stage:
-    """A program after some answers."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer  # kept, so that its id stays its own
-        self.events: list[Event] = []
-        self.operation: Operation | None = None
-        self.outcome = ""
-        self.after: dict[int, _Stage] = {}
-
-
 def blocking(work: Callable[[Run], object]) -> Callable[[], Program]:
     """A program that does some work; it ends with "done" or the name of the `IpamError` that the work raises."""
 
     def stage(answers: list[Answer]) -> _Stage:
-        found, run = _Stage(answers[-1] if answers else None), Run(answers)
+        first = _Stage(answers[-1] if answers else None)
+        run = Run(answers, first)
         try:
             work(run)
-            found.outcome = "done"
+            run.stage.outcome = "done"
         except _Unanswered as question:
-            found.operation = question.operation
+            run.stage.operation = question.operation
         except IpamError as error:
-            found.outcome = type(error).__name__
-        found.events = run.events
-        return found
+            run.stage.outcome = type(error).__name__
+        return first
 
     start = stage([])
 

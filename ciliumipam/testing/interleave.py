@@ -32,6 +32,7 @@ from ciliumipam.records import ClaimPage, Entry, Key, Record, Revision
 from ciliumipam.session import Answer, Get, Operation, Pause, Put, Room, Scan, Written
 from ciliumipam.store import ABSENT, Listing
 from ciliumipam.testing.actors import EVENTS, Aims, Begins, Ended, Event, Program, Scenario, call
+from ciliumipam.testing.blocking import Ahead
 from ciliumipam.testing.raw import Counted, Told, counted_addresses, counted_blocks, judge
 
 
@@ -116,7 +117,7 @@ class Checker:
         depth: Most steps that one actor may need.
     """
 
-    def __init__(self, scenario: Scenario, *, limit: int = 5_000_000, depth: int = 400) -> None:
+    def __init__(self, scenario: Scenario, *, limit: int = 5_000_000, depth: int = 1000) -> None:
         self.scenario = scenario
         self._limit, self._depth = limit, depth
         self._keys: list[Key] = []
@@ -362,6 +363,10 @@ class Checker:
             following = self._nodes[state.nodes[actor]].operation
         return f"{name} reads {', '.join(what)}", state
 
+    def _peek(self, world: tuple[int, ...], operation: Operation) -> int:
+        assert isinstance(operation, (Get, Scan))
+        return self._get(world, operation.key) if isinstance(operation, Get) else self._listing(world, operation)
+
     def _listing(self, world: tuple[int, ...], operation: Scan) -> int:
         numbers = tuple(sorted(number for number in world if self._entries[number].key.kind == operation.kind))
         return self._answer(("scan", operation.kind, numbers), lambda: self._as_listing(numbers))
@@ -403,7 +408,11 @@ class Checker:
 
     def _after(self, state: _State, actor: int, answer: int) -> _State:
         """The state after an actor got an answer: its next node, and what it told in getting there."""
-        child = self._child(actor, self._nodes[state.nodes[actor]], answer)
+        Ahead.read = lambda operation: self._answers[self._peek(state.world, operation)]
+        try:
+            child = self._child(actor, self._nodes[state.nodes[actor]], answer)
+        finally:
+            Ahead.read = None
         told, aimed, ended, before = state.told, state.aimed, state.ended, state.before
         for event in child.events:
             if isinstance(event, Aims):

@@ -7,18 +7,19 @@ never. What one reads between two of its writes is read at one moment, unless th
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 from ciliumipam.agent import LedgerSource, NodeAgent, SilentNodes, Terms
 from ciliumipam.demand import Demand, Watermark
 from ciliumipam.draft import Step
-from ciliumipam.errors import NodeExhaustedError
+from ciliumipam.errors import NodeExhaustedError, RetriesExhaustedError
 from ciliumipam.ipam import Ipam
 from ciliumipam.lease import Moment
 from ciliumipam.node import Node
 from ciliumipam.one_shot import OneShot
 from ciliumipam.session import Put, Written
 from ciliumipam.store import ABSENT, Expect
-from ciliumipam.testing.actors import Actor, Begins, Program, Scenario, Together
+from ciliumipam.testing.actors import Actor, Begins, Program, Scenario, Together, call
 from ciliumipam.testing.blocking import CLOCK, Run, SteppedStore, Tick, blocking
 from ciliumipam.testing.raw import Told
 from ciliumipam.testing.scenarios.calls import LATE, NOW, apply, node, pool
@@ -29,6 +30,7 @@ SPARING = Watermark(spare=0, slack=0, idle=0)
 """Whatever is not needed goes back at once."""
 KEEPING = Watermark(spare=0, slack=9, idle=0)
 """Nothing goes back."""
+_LOSSES = 1
 _ENDS = (*LATE, "LeaseExpiredError", "ConflictError")
 
 
@@ -46,10 +48,10 @@ class Machine:
         self.run, self.name = run, name
         shared, own = SteppedStore(run), SteppedStore(run, name)
         self.source = LedgerSource(shared, Node(name), TERMS, clock=_now)
-        self.source.ipam = Ipam(shared, clock=_now, identity=f"{identity}-source", pause=_go_on)
+        self.source.ipam = Ipam(shared, clock=_now, identity=f"{identity}-source", pause=_patience())
         self.agent = NodeAgent(self.source, own, name, watermark=watermark, moment=self._moment)
-        self.agent.ipam = Ipam(own, clock=_now, identity=f"{identity}-own", pause=_go_on, moment=self._moment)
-        self.plugin = OneShot(own, name, clock=_now, identity=f"{identity}-plugin", pause=_go_on, moment=self._moment)
+        self.agent.ipam = Ipam(own, clock=_now, identity=f"{identity}-own", pause=_patience(), moment=self._moment)
+        self.plugin = OneShot(own, name, clock=_now, identity=f"{identity}-plugin", pause=_patience(), moment=self._moment)
 
     def _moment(self) -> Moment:
         return Moment("boot", self.run.seconds())
@@ -66,8 +68,15 @@ def _now() -> float:
     return NOW
 
 
-def _go_on(_: float) -> None:
-    """Nobody waits: that others come first is what is walked."""
+def _patience() -> Callable[[float], None]:
+    """Nobody waits: that others come first is what is walked. Whoever has lost twice gives up, as in a crash."""
+    lost = count(1)
+
+    def pause(_: float) -> None:
+        if next(lost) >= _LOSSES:
+            raise RetriesExhaustedError(_LOSSES, "what is fought for")
+
+    return pause
 
 
 def on(name: str, identity: str, work: Callable[[Machine], object], watermark: Watermark = SPARING) -> Callable[[], Program]:
@@ -102,11 +111,7 @@ def _second_block(machine: Machine) -> None:
 def _returns_and_grows(machine: Machine) -> None:
     """A round that hands back; then the agent needs what it gave, gets the same block again and gives out of it."""
     machine.agent.round()
-    machine.source.request((Demand("", 4, 2),))
-    machine.run.wait("before the block is adopted again")
-    machine.agent.ipam.refresh()
-    machine.agent.round()
-    machine.allocate("o")
+    _allocation_first(machine)
 
 
 def _round_and_allocation(machine: Machine) -> None:
@@ -142,10 +147,11 @@ def _watch(run: Run) -> None:
     """Whoever looks for silent nodes: once, later again, and what it takes goes to another node."""
     shared = SteppedStore(run)
     silent = SilentNodes(shared, TERMS, clock=run.seconds)
+    silent._ipam = Ipam(shared, clock=_now, identity="watcher", pause=_patience())  # noqa: SLF001 - it would sleep
     silent.look()
     run.wait("between two looks")
     if silent.look():
-        Ipam(shared, clock=_now, identity="watcher", pause=_go_on).apply(nodes=[Node("n2")])
+        Ipam(shared, clock=_now, identity="watcher", pause=_patience()).apply(nodes=[Node("n2")])
 
 
 ONE = apply(pool("p", "10.0.0.0/30", v4=30, reserved=["10.0.0.2"]), node("n1"))
@@ -153,17 +159,56 @@ ONE = apply(pool("p", "10.0.0.0/30", v4=30, reserved=["10.0.0.2"]), node("n1"))
 TWO = apply(pool("p", "10.0.0.0/29", v4=30, reserved=["10.0.0.2", "10.0.0.6"]), node("n1"))
 """Two blocks of one address each."""
 
+PREPARED = (on("n1", "prepare", _second_block, KEEPING),)
+GIVE = Actor("operator", call(apply(node("n2")), name="operator"), _ENDS)
+
 AGENTS: tuple[Scenario, ...] = (
     Scenario(
-        "a node hands a block back while an address of it is given out, and another node takes it and allocates",
+        "hand-back: an agent, and another node's agent that takes the block and gives out of it",
         (TWO,),
-        (
-            _actor("agent", _round),
-            _actor("plugin", _allocate, apart=True),
-            _actor("other", _round_and_allocation, name="n2"),
-        ),
-        prepare=(on("n1", "prepare", _second_block, KEEPING),),
+        (_actor("agent", _round), _actor("other", _round_and_allocation, name="n2")),
+        prepare=PREPARED,
         blocks_per_node=2,
+    ),
+    Scenario(
+        "hand-back: an agent, an address of the block that is given out, and an operator with another node",
+        (TWO,),
+        (_actor("agent", _round), _actor("plugin", _allocate), GIVE),
+        prepare=PREPARED,
+        blocks_per_node=2,
+    ),
+    Scenario(
+        "hand-back: an agent, and a zombie after whose round an address is given out",
+        (TWO,),
+        (_actor("agent", _round), _actor("zombie", _round_and_allocation)),
+        prepare=PREPARED,
+        blocks_per_node=2,
+    ),
+    Scenario(
+        "hand-back: a zombie, and an agent that needs the block again and gives out of it",
+        (TWO,),
+        (_actor("zombie", _round), _actor("agent", _returns_and_grows)),
+        prepare=PREPARED,
+        blocks_per_node=2,
+    ),
+    Scenario(
+        "growth: two agents of a node, and an address after the round of one",
+        (ONE,),
+        (_actor("agent", _round_and_allocation), _actor("zombie", _round)),
+    ),
+    Scenario(
+        "silence: an address that is given out, and a watcher that takes the node's block by force for another",
+        (ONE,),
+        (_actor("plugin", _allocate, apart=True), Actor("watcher", blocking(_watch)), Actor("clock", _clock(151))),
+        prepare=(on("n1", "prepare", _first_block),),
+        by_force=True,
+    ),
+    Scenario(
+        "silence: an agent that speaks again and gives an address out, and the same watcher",
+        (ONE,),
+        (_actor("agent", _round_and_allocation), Actor("watcher", blocking(_watch)), Actor("clock", _clock(151))),
+        prepare=(on("n1", "prepare", _first_block),),
+        by_force=True,
     ),
 )
 
