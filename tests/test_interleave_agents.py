@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ciliumipam import demand_tasks, one_shot, tasks
-from ciliumipam.agent import LedgerSource, NodeAgent, SilentNodes, ledger_source, node_agent
+from ciliumipam.agent import LedgerSource, NodeAgent, SilentNodes, node_agent
 from ciliumipam.records import Lease
 from ciliumipam.testing.interleave import Checker, Violation
 from ciliumipam.testing.scenarios.agents import AGENTS

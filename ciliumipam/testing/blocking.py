@@ -30,7 +30,7 @@ CLOCK = Key(cast("Kind", "clock"), "")
 """Where it stands."""
 
 
-class _Unanswered(BaseException):  # noqa: N818 - no error, and nothing but `blocking` may catch it
+class _Unanswered(BaseException):
     """The code asks something that nobody has answered yet."""
 
     def __init__(self, operation: Operation) -> None:
@@ -39,8 +39,9 @@ class _Unanswered(BaseException):  # noqa: N818 - no error, and nothing but `blo
 
 
 class Ahead:
-    """Reads as they would be answered now, so that a run may go on to its next write at once. What it finds is right whenever it is
-    asked the same: programs are remembered by the answers that they got.
+    """Reads as they would be answered now, so that a run may go on to its next write at once.
+
+    What it finds is right whenever the same is answered: programs are remembered by the answers that they got.
 
     Attributes:
         read: Answers a `Get` or a `Scan`.

@@ -35,7 +35,6 @@ from ciliumipam.testing.actors import EVENTS, Aims, Begins, Ended, Event, Progra
 from ciliumipam.testing.blocking import Ahead
 from ciliumipam.testing.raw import Counted, Told, counted_addresses, counted_blocks, judge
 
-
 _STORE = ":"
 """Stands between a store that is a node's own and the kind of a record in it, or the address space of a holding."""
 
