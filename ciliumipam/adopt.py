@@ -135,12 +135,12 @@ def adopt(
 
 
 def unheld(view: View, existing: Iterable[ExistingBlock]) -> list[ExistingBlock]:
-    """What of it no page shows as held by that node."""
+    """What of it no page shows as held by that node; said without an address space it may be in any, also where its pool is not any more."""
     said = [*existing]
     if not said:
         return []
-    held = {(block.holder, block.prefix) for block in view.blocks()}
-    return [each for each in said if (each.node, each.prefix) not in held]
+    held = {(block.holder, block.prefix, space) for block in view.blocks() for space in (block.space, None)}
+    return [each for each in said if (each.node, each.prefix, each.address_space) not in held]
 
 
 def leave_out(view: View, draft: Draft, pools: Pools, standings: Mapping[str, Standing], existing: Iterable[ExistingBlock], now: float) -> None:

@@ -15,7 +15,8 @@ A page, the other kinds being plain objects in one line::
 
 What is in an address space of its own, block or address, has that as a sixth value.
 
-Text is ASCII with JSON's escapes, so every string can be stored. Reading is strict: a field that is missing, unknown, doubled or
+Text is ASCII with JSON's escapes, so every string can be stored; only two surrogates side by side come back as the character that they
+make. Reading is strict: a field that is missing, unknown, doubled or
 of another type makes the record corrupt, a format above `FORMAT` is told as such and never guessed at. Any other spelling of the same
 JSON (pretty-printed, or sent through an API server) is read as well, only slower. Stores that keep bytes stand on this module.
 """
@@ -25,12 +26,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import compress, count
-from json import JSONDecoder, dumps
+from json import dumps
 from json.encoder import encode_basestring_ascii
 from math import isfinite
 from operator import is_not, ne
 from threading import Lock
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, cast
 
 from ciliumipam.cidr import WIDTH, Family, parse_address, parse_prefix
 from ciliumipam.demand import Demand, normalize
@@ -39,7 +40,6 @@ from ciliumipam.errors import (
     InvalidAddressError,
     InvalidError,
     StoreRefusedError,
-    UnsupportedVersionError,
 )
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, BlockLengths, PoolSpec
@@ -59,9 +59,20 @@ from ciliumipam.records import (
     Split,
 )
 from ciliumipam.selector import NodeSelector
-
-FORMAT = 1
-"""The newest format that this version writes and reads; every record carries its own."""
+from ciliumipam.strict_json import (
+    FORMAT,
+    CorruptError,
+    check_fields,
+    finite,
+    natural,
+    raw_decode,
+    read_object,
+    seconds_of,
+    shortened,
+    texts,
+    time_of,
+    typed,
+)
 
 _MOST_SLOTS = 256
 _SLOTS_BEGIN, _SLOTS_END, _NEXT = '"slots":[\n', "\n]}", ",\n"
@@ -81,10 +92,6 @@ class _Seen(NamedTuple):
 
     slots: tuple[Slot, ...]
     lines: Sequence[str]
-
-
-class _CorruptError(Exception):
-    """Where in a record something is wrong, and what."""
 
 
 class Codec:
@@ -137,8 +144,8 @@ class Codec:
         try:
             if _KIND[key.kind] is Page:
                 return self._decode_page(key, text)
-            return _DECODERS[key.kind](_read_object(key, text))
-        except (_CorruptError, InvalidError) as error:
+            return _DECODERS[key.kind](read_object(key, text))
+        except (CorruptError, InvalidError) as error:
             raise CorruptRecordError(str(key), str(error)) from error
 
     def _encode_page(self, key: Key, page: Page) -> str:
@@ -159,15 +166,15 @@ class Codec:
     def _decode_page(self, key: Key, text: str) -> Page:
         head, begin, rest = text.partition(_SLOTS_BEGIN)
         if begin and rest.endswith(_SLOTS_END):
-            fields = _read_object(key, f'{head}"slots":[]}}')
+            fields = read_object(key, f'{head}"slots":[]}}')
             body = rest[: -len(_SLOTS_END)]
             lines = body.split(_NEXT) if body else []
         else:
-            fields = _read_object(key, text)
-            lines = [dumps(item, separators=(",", ":")) for item in _typed(list, fields, "slots")]
-        _check_fields(fields, ("fence", "cursor", "slots"))
+            fields = read_object(key, text)
+            lines = [dumps(item, separators=(",", ":")) for item in typed(list, fields, "slots")]
+        check_fields(fields, ("fence", "cursor", "slots"))
         if len(lines) > _MOST_SLOTS:
-            raise _CorruptError(f"slots: {len(lines)} slots, a page has at most {_MOST_SLOTS}")
+            raise CorruptError(f"slots: {len(lines)} slots, a page has at most {_MOST_SLOTS}")
         seen = self._seen.get(key)
         if seen is not None and len(seen.lines) == len(lines):
             slots = list(seen.slots)
@@ -176,11 +183,12 @@ class Codec:
             slots = [0] * len(lines)
             changed = range(len(lines))
         for index in changed:
-            slots[index] = _read_line(lines, slots, index)
+            repeated = index > 0 and lines[index] == lines[index - 1]  # most slots of most pages: free, since the page is there
+            slots[index] = slots[index - 1] if repeated else _read_line(lines, slots, index)
             while index + 1 < len(lines) and lines[index + 1] == "null":
                 index += 1  # noqa: PLW2901 - a line that did not change, but the one that it repeats did
                 slots[index] = _read_line(lines, slots, index)
-        page = Page(_natural(fields, "fence"), _natural(fields, "cursor"), tuple(slots))
+        page = Page(natural(fields, "fence"), natural(fields, "cursor"), tuple(slots))
         self._remember(key, _Seen(page.slots, lines))
         return page
 
@@ -211,7 +219,7 @@ def _line(slots: Sequence[Slot], index: int) -> str:
     if isinstance(slot, Split):
         return f'{{"split":{slot.fence}}}'
     if isinstance(slot, Cooling):
-        return f'{{"cooling":{slot.fence},"until":{_finite(slot.until)!r}}}'
+        return f'{{"cooling":{slot.fence},"until":{finite(slot.until)!r}}}'
     return "null" if index and slots[index - 1] == slot else _row(slot)
 
 
@@ -229,13 +237,13 @@ def _row(holding: Holding) -> str:
 def _read_line(lines: Sequence[str], slots: Sequence[Slot], index: int) -> Slot:
     line = lines[index]
     try:
-        value, end = _raw_decode(line)
+        value, end = raw_decode(line)
     except (ValueError, RecursionError) as error:
-        raise _CorruptError(f"slots[{index}]: not JSON: {_shorten(line)}") from error
-    except _CorruptError as error:
-        raise _CorruptError(f"slots[{index}]: {error}") from error
+        raise CorruptError(f"slots[{index}]: not JSON: {shortened(line)}") from error
+    except CorruptError as error:
+        raise CorruptError(f"slots[{index}]: {error}") from error
     if end != len(line):
-        raise _CorruptError(f"slots[{index}]: not JSON: {_shorten(line)}")
+        raise CorruptError(f"slots[{index}]: not JSON: {shortened(line)}")
     if type(value) is list:
         return _holding(value, "slots", index)
     if type(value) is int and value >= 0:
@@ -243,12 +251,12 @@ def _read_line(lines: Sequence[str], slots: Sequence[Slot], index: int) -> Slot:
     if value is None and index and isinstance(slots[index - 1], Holding):
         return slots[index - 1]
     if type(value) is dict and value.keys() == {"split"}:
-        return Split(_natural(value, "split", f"slots[{index}]."))
+        return Split(natural(value, "split", f"slots[{index}]."))
     if type(value) is dict and value.keys() == {"cooling", "until"}:
-        until = _seconds(value["until"])
+        until = seconds_of(value["until"])
         if until is not None:
-            return Cooling(_natural(value, "cooling", f"slots[{index}]."), until)
-    raise _CorruptError(f"slots[{index}]: neither free, held, split, cooling nor a repetition: {_shorten(line)}")
+            return Cooling(natural(value, "cooling", f"slots[{index}]."), until)
+    raise CorruptError(f"slots[{index}]: neither free, held, split, cooling nor a repetition: {shortened(line)}")
 
 
 def _holding(row: object, path: str, index: int) -> Holding:
@@ -256,14 +264,14 @@ def _holding(row: object, path: str, index: int) -> Holding:
     if type(row) is list and (len(row) == 5 or (len(row) == 6 and type(row[5]) is str)):
         piece, fence, holder, label, since, *space = row
         if type(piece) is str and type(fence) is int and type(holder) is str and type(label) is str and fence >= 0:
-            seconds = since if type(since) is float and isfinite(since) else _seconds(since)
+            seconds = since if type(since) is float and isfinite(since) else seconds_of(since)
             if seconds is not None:
                 try:
                     family, network, length = parse_prefix(piece) if "/" in piece else _address(piece)
                 except InvalidError as error:
-                    raise _CorruptError(f"{path}[{index}][0]: {error}") from error
+                    raise CorruptError(f"{path}[{index}][0]: {error}") from error
                 return Holding(family, network, length, fence, holder, label, seconds, *space)
-    raise _CorruptError(f"{path}[{index}]: expected [piece, fence, holder, label, since] or a space as well, found {_shorten(dumps(row))}")
+    raise CorruptError(f"{path}[{index}]: expected [piece, fence, holder, label, since] or a space as well, found {shortened(dumps(row))}")
 
 
 _OCTETS = {str(number): number for number in range(256)}
@@ -296,7 +304,7 @@ def _hextet(text: str, tail: str) -> int:
 
 def _holdings(rows: object, path: str) -> tuple[Holding, ...]:
     if type(rows) is not list:
-        raise _CorruptError(f"{path}: expected a list, found {_shorten(dumps(rows))}")
+        raise CorruptError(f"{path}: expected a list, found {shortened(dumps(rows))}")
     return tuple([_holding(row, path, index) for index, row in enumerate(rows)])  # faster than a generator
 
 
@@ -318,11 +326,11 @@ def _encode_claims(page: ClaimPage) -> str:
 
 
 def _decode_claims(fields: dict[str, Any]) -> ClaimPage:
-    _check_fields(fields, ("claims", "tentative", "closing"), ("draining",))
-    claims = _typed(dict, fields, "claims")
+    check_fields(fields, ("claims", "tentative", "closing"), ("draining",))
+    claims = typed(dict, fields, "claims")
     return ClaimPage(
         {holder: _holdings(rows, f"claims[{holder!r}]") for holder, rows in claims.items()},
-        _tokens(_typed(dict, fields, "tentative")),
+        _tokens(typed(dict, fields, "tentative")),
         frozenset(_holdings(fields["closing"], "closing")),
         frozenset(_holdings(fields["draining"], "draining")) if "draining" in fields else frozenset(),
     )
@@ -331,7 +339,7 @@ def _decode_claims(fields: dict[str, Any]) -> ClaimPage:
 def _tokens(fields: dict[str, Any]) -> dict[str, str]:
     for holder, token in fields.items():
         if type(token) is not str:
-            raise _CorruptError(f"tentative[{holder!r}]: expected text, found {_shorten(dumps(token))}")
+            raise CorruptError(f"tentative[{holder!r}]: expected text, found {shortened(dumps(token))}")
     return fields
 
 
@@ -339,7 +347,7 @@ def _tokens(fields: dict[str, Any]) -> dict[str, str]:
 
 
 def _pool_fields(record: PoolRecord) -> dict[str, Any]:
-    return {"format": FORMAT, "name": record.spec.name, "since": _finite(record.since), "spec": record.spec.to_dict()}
+    return {"format": FORMAT, "name": record.spec.name, "since": finite(record.since), "spec": record.spec.to_dict()}
 
 
 _SCALARS = {
@@ -362,35 +370,35 @@ _SCALARS = {
 
 def _block_lengths(fields: object, path: str) -> BlockLengths:
     if type(fields) is not dict:
-        raise _CorruptError(f"{path.rstrip('.')}: expected an object, found {_shorten(dumps(fields))}")
-    _check_fields(fields, ("nodeSelector",), ("ipv4", "ipv6"), path)
-    lengths = [_natural(fields, name, path) if name in fields else None for name in ("ipv4", "ipv6")]
-    return BlockLengths(NodeSelector.from_manifest(_typed(dict, fields, "nodeSelector", path)), *lengths)
+        raise CorruptError(f"{path.rstrip('.')}: expected an object, found {shortened(dumps(fields))}")
+    check_fields(fields, ("nodeSelector",), ("ipv4", "ipv6"), path)
+    lengths = [natural(fields, name, path) if name in fields else None for name in ("ipv4", "ipv6")]
+    return BlockLengths(NodeSelector.from_manifest(typed(dict, fields, "nodeSelector", path)), *lengths)
 
 
 def _decode_pool(fields: dict[str, Any]) -> PoolRecord:
-    _check_fields(fields, ("name", "since", "spec"))
-    spec = _typed(dict, fields, "spec")
-    _check_fields(spec, ("cidrs", "nodeSelector"), ("blockLength", "blockLengths", "reserved", *_SCALARS), "spec.")
-    lengths = _typed(dict, spec, "blockLength", "spec.") if "blockLength" in spec else {}
-    _check_fields(lengths, (), ("ipv4", "ipv6"), "spec.blockLength.")
-    others = _typed(list, spec, "blockLengths", "spec.") if "blockLengths" in spec else []
+    check_fields(fields, ("name", "since", "spec"))
+    spec = typed(dict, fields, "spec")
+    check_fields(spec, ("cidrs", "nodeSelector"), ("blockLength", "blockLengths", "reserved", *_SCALARS), "spec.")
+    lengths = typed(dict, spec, "blockLength", "spec.") if "blockLength" in spec else {}
+    check_fields(lengths, (), ("ipv4", "ipv6"), "spec.blockLength.")
+    others = typed(list, spec, "blockLengths", "spec.") if "blockLengths" in spec else []
     pool = PoolSpec(
-        name=_typed(str, fields, "name"),
-        cidrs=_texts(spec, "cidrs", "spec."),
-        selector=NodeSelector.from_manifest(_typed(dict, spec, "nodeSelector", "spec.")),
-        block_length_v4=_natural(lengths, "ipv4", "spec.blockLength.") if "ipv4" in lengths else None,
-        block_length_v6=_natural(lengths, "ipv6", "spec.blockLength.") if "ipv6" in lengths else None,
+        name=typed(str, fields, "name"),
+        cidrs=texts(spec, "cidrs", "spec."),
+        selector=NodeSelector.from_manifest(typed(dict, spec, "nodeSelector", "spec.")),
+        block_length_v4=natural(lengths, "ipv4", "spec.blockLength.") if "ipv4" in lengths else None,
+        block_length_v6=natural(lengths, "ipv6", "spec.blockLength.") if "ipv6" in lengths else None,
         block_lengths=[_block_lengths(each, f"spec.blockLengths[{index}].") for index, each in enumerate(others)],
-        reserved=_texts(spec, "reserved", "spec.") if "reserved" in spec else (),
+        reserved=texts(spec, "reserved", "spec.") if "reserved" in spec else (),
         **{field: spec[name] for name, field in _SCALARS.items() if name in spec},
     )
-    return PoolRecord(pool, _since(fields))
+    return PoolRecord(pool, time_of(fields))
 
 
 def _node_fields(record: NodeRecord) -> dict[str, Any]:
     labels = dict(record.node.label_pairs)
-    fields = {"format": FORMAT, "name": record.node.name, "since": _finite(record.since), "labels": labels}
+    fields = {"format": FORMAT, "name": record.node.name, "since": finite(record.since), "labels": labels}
     if record.draining:
         fields["draining"] = True
     if record.demand:
@@ -401,23 +409,23 @@ def _node_fields(record: NodeRecord) -> dict[str, Any]:
 
 
 def _decode_node(fields: dict[str, Any]) -> NodeRecord:
-    _check_fields(fields, ("name", "since", "labels"), ("draining", "demand"))
-    labels = _typed(dict, fields, "labels")
-    node = Node(_typed(str, fields, "name"), {key: _typed(str, labels, key, "labels.") for key in labels})
-    draining = _typed(bool, fields, "draining") if "draining" in fields else False
-    return NodeRecord(node, _since(fields), draining, _demand(fields) if "demand" in fields else ())
+    check_fields(fields, ("name", "since", "labels"), ("draining", "demand"))
+    labels = typed(dict, fields, "labels")
+    node = Node(typed(str, fields, "name"), {key: typed(str, labels, key, "labels.") for key in labels})
+    draining = typed(bool, fields, "draining") if "draining" in fields else False
+    return NodeRecord(node, time_of(fields), draining, _demand(fields) if "demand" in fields else ())
 
 
 def _demand(fields: dict[str, Any]) -> tuple[Demand, ...]:
     found = []
-    for index, each in enumerate(_typed(list, fields, "demand")):
+    for index, each in enumerate(typed(list, fields, "demand")):
         path = f"demand[{index}]."
         if type(each) is not dict:
-            raise _CorruptError(f"{path.rstrip('.')}: expected an object, found {_shorten(dumps(each))}")
-        _check_fields(each, ("family", "addresses"), ("pool",), path)
-        pool = _typed(str, each, "pool", path) if "pool" in each else ""
-        family = _natural(each, "family", path)
-        found.append(Demand(pool, cast("Family", family), _natural(each, "addresses", path)))
+            raise CorruptError(f"{path.rstrip('.')}: expected an object, found {shortened(dumps(each))}")
+        check_fields(each, ("family", "addresses"), ("pool",), path)
+        pool = typed(str, each, "pool", path) if "pool" in each else ""
+        family = natural(each, "family", path)
+        found.append(Demand(pool, cast("Family", family), natural(each, "addresses", path)))
     return normalize(found)
 
 
@@ -429,8 +437,8 @@ def _lease_fields(record: Lease) -> dict[str, Any]:
         "format": FORMAT,
         "node": record.node,
         "boot": record.boot,
-        "confirmed": _finite(record.confirmed),
-        "stopAfterSeconds": _finite(record.stop_after),
+        "confirmed": finite(record.confirmed),
+        "stopAfterSeconds": finite(record.stop_after),
         "blocks": [_leased_row(block) for block in record.blocks],
         "returning": [_leased_row(block) for block in record.returning],
         "reason": record.reason,
@@ -444,27 +452,27 @@ def _leased_row(block: Leased) -> list[Any]:
 
 def _leased(fields: dict[str, Any], name: str) -> tuple[Leased, ...]:
     found = []
-    for index, row in enumerate(_typed(list, fields, name)):
+    for index, row in enumerate(typed(list, fields, name)):
         good = type(row) is list and (len(row) == 2 or (len(row) == 3 and type(row[2]) is str))
         if not good or type(row[0]) is not str or type(row[1]) is not int or row[1] < 0:
-            raise _CorruptError(f"{name}[{index}]: expected [block, fence] or a space as well, found {_shorten(dumps(row))}")
+            raise CorruptError(f"{name}[{index}]: expected [block, fence] or a space as well, found {shortened(dumps(row))}")
         try:
             found.append(Leased(parse_prefix(row[0]), *row[1:]))
         except InvalidError as error:
-            raise _CorruptError(f"{name}[{index}][0]: {error}") from error
+            raise CorruptError(f"{name}[{index}][0]: {error}") from error
     return tuple(found)
 
 
 def _decode_lease(fields: dict[str, Any]) -> Lease:
-    _check_fields(fields, ("node", "boot", "confirmed", "stopAfterSeconds", "blocks", "returning", "reason"))
+    check_fields(fields, ("node", "boot", "confirmed", "stopAfterSeconds", "blocks", "returning", "reason"))
     return Lease(
-        _typed(str, fields, "node"),
-        _typed(str, fields, "boot"),
-        _since(fields, "confirmed"),
-        _since(fields, "stopAfterSeconds"),
+        typed(str, fields, "node"),
+        typed(str, fields, "boot"),
+        time_of(fields, "confirmed"),
+        time_of(fields, "stopAfterSeconds"),
         _leased(fields, "blocks"),
         _leased(fields, "returning"),
-        _typed(str, fields, "reason"),
+        typed(str, fields, "reason"),
     )
 
 
@@ -475,102 +483,3 @@ _DECODERS: dict[Kind, Callable[[dict[str, Any]], Record]] = {
     "address-claims": _decode_claims,
     "lease": _decode_lease,
 }
-
-
-# ---------------------------------------------------------------------------------------------------------- fields
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _CorruptError(f"a field stands twice: {sorted(name for name, _ in pairs)}")
-    return found
-
-
-_decoder = JSONDecoder(object_pairs_hook=_unique)
-_decode_object, _raw_decode = _decoder.decode, _decoder.raw_decode
-
-
-def _read_object(key: Key, text: str) -> dict[str, Any]:
-    """The fields of a record whose format this version reads; the format itself is taken out."""
-    try:
-        found = _decode_object(text)
-    except (ValueError, RecursionError) as error:
-        raise _CorruptError(f"not JSON: {error}") from error
-    if type(found) is not dict:
-        raise _CorruptError("not a JSON object")
-    number = _natural(found, "format")
-    if number > FORMAT:
-        raise UnsupportedVersionError(f"record {key}", str(number), str(FORMAT))
-    if number < 1:
-        raise _CorruptError(f"format: {number}, the first one is 1")
-    del found["format"]
-    return found
-
-
-def _check_fields(found: dict[str, Any], required: Iterable[str], optional: Iterable[str] = (), path: str = "") -> None:
-    if found.keys() == set(required):
-        return
-    for name in required:
-        if name not in found:
-            _missing(path, name)
-    unknown = sorted(found.keys() - {*required, *optional})
-    if unknown:
-        raise _CorruptError(f"{path}{unknown[0]}: unknown field")
-
-
-def _missing(path: str, name: str) -> NoReturn:
-    raise _CorruptError(f"{path}{name}: missing")
-
-
-_EXPECTED: dict[type, str] = {int: "a number from 0 on", str: "text", list: "a list", dict: "an object"}
-
-
-def _typed(kind: type[Any], found: dict[str, Any], name: str, path: str = "") -> Any:
-    if name not in found:
-        _missing(path, name)
-    value = found[name]
-    if type(value) is not kind:
-        raise _CorruptError(
-            f"{path}{name}: expected {_EXPECTED.get(kind, 'true or false')}, found {_shorten(dumps(value))}"
-        )
-    return value
-
-
-def _natural(found: dict[str, Any], name: str, path: str = "") -> int:
-    value = cast("int", _typed(int, found, name, path))
-    if value < 0:
-        raise _CorruptError(f"{path}{name}: expected {_EXPECTED[int]}, found {value}")
-    return value
-
-
-def _texts(found: dict[str, Any], name: str, path: str = "") -> list[str]:
-    values = _typed(list, found, name, path)
-    for index, value in enumerate(values):
-        if type(value) is not str:
-            raise _CorruptError(f"{path}{name}[{index}]: expected text, found {_shorten(dumps(value))}")
-    return cast("list[str]", values)
-
-
-def _since(found: dict[str, Any], name: str = "since") -> float:
-    seconds = _seconds(found[name])
-    if seconds is None:
-        raise _CorruptError(f"{name}: expected a finite number, found {_shorten(dumps(found[name]))}")
-    return seconds
-
-
-def _seconds(value: object) -> float | None:
-    """A finite float; None for everything else. A whole number is what some API servers make of 1.0."""
-    if type(value) is int and abs(value) < 1 << 63:
-        return float(value)
-    return value if type(value) is float and isfinite(value) else None
-
-
-def _finite(since: float) -> float:
-    if not isfinite(since):
-        raise ValueError(f"the time is not finite: {since}")
-    return float(since)
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 80 else text[:80] + "..."

@@ -13,28 +13,26 @@ from threading import Lock
 from types import TracebackType
 from typing import Literal, Self
 
-from ciliumipam.adopt import listing_of, overtaken
-from ciliumipam.block_tasks import ApplyTask, BlockTask, GrowTask
+from ciliumipam.adopt import listing_of
+from ciliumipam.asking import task_for
+from ciliumipam.block_tasks import BlockTask
 from ciliumipam.boot import this_moment
 from ciliumipam.cidr import AddressLike, Family, PrefixLike, parse_address, parse_prefix, to_address
 from ciliumipam.combining import Combiner
 from ciliumipam.demand import Demand
-from ciliumipam.demand_tasks import HandBackTask, RequestTask
-from ciliumipam.drain_tasks import DrainTask, MigrateTask
-from ciliumipam.errors import LeaseExpiredError, NotFoundError, StalePlanError
-from ciliumipam.executor import CollectorPause, DryRun, Executor, cooling_later, drive
+from ciliumipam.errors import NotFoundError
+from ciliumipam.executor import CollectorPause, Executor, drive
 from ciliumipam.explain import explain
-from ciliumipam.lease import Moment, lease_key, require
+from ciliumipam.lease import Moment, require
 from ciliumipam.meter import Meter, observed
 from ciliumipam.node import Node
 from ciliumipam.node_status import all_blocks, allocations, blocks_by_node, node_statuses
 from ciliumipam.observer import UNOBSERVED, Observer
+from ciliumipam.plan_steps import execute_plan, make_plan
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.pool_status import routes, statuses
-from ciliumipam.records import Holding, Key, Kind, PoolRecord
-from ciliumipam.release_tasks import ReleaseAddressTask, ReleaseTask
-from ciliumipam.removal_tasks import RemoveNodeTask, RemovePoolTask
-from ciliumipam.repair_tasks import Repair, RepairAddresses, RepairAddressesTask, RepairBlocks, RepairBlocksTask
+from ciliumipam.records import Holding, PoolRecord
+from ciliumipam.repair_tasks import Repair, RepairAddresses, RepairBlocks
 from ciliumipam.requests import (
     Allocate,
     Allocation,
@@ -51,25 +49,27 @@ from ciliumipam.requests import (
     NodeStatus,
     Plan,
     PoolStatus,
+    Rebalance,
     Release,
     ReleaseFenced,
     RemoveNode,
     RemovePool,
     Request,
     RequestAddresses,
+    Shrink,
 )
 from ciliumipam.routes import GroupRoutes
 from ciliumipam.session import restore, run
 from ciliumipam.store import Store
-from ciliumipam.tasks import AllocateTask, Task
+from ciliumipam.tasks import Task
 from ciliumipam.view import View
 
 
 class Ipam:
     """Pools, blocks and addresses on a store. Thread-safe; any number of processes may use one store at once.
 
-    * change: `apply`, `request`, `hand_back`, `grow`, `drain`, `migrate`, `remove_node`, `remove_nodes`, `remove_pool`; `allocate`, `release`,
-      `release_fenced`, `force_release`; `repair` what a crash left
+    * change: `apply`, `request`, `hand_back`, `grow`, `drain`, `migrate`, `shrink`, `rebalance`, `remove_node`,
+      `remove_nodes`, `remove_pool`; `allocate`, `release`, `release_fenced`, `force_release`; `repair` what a crash left
     * change in two steps: `plan` decides and writes nothing, `execute` writes exactly that or refuses
     * look: `pools`, `nodes`, `blocks`, `held`, `due`, `allocations`, `routes`, `explain`; `refresh` first where others write too
 
@@ -210,6 +210,31 @@ class Ipam:
         """
         return self._ask(HandBack(node, parse_prefix(block), fence, space)).outcome
 
+    @observed("shrink")
+    def shrink(self, pool: str, *cidrs: PrefixLike) -> Applied:
+        """Let a pool give up CIDRs, or parts of them. What lies there moves to the rest; once it is empty, the pool no longer has it.
+
+        Until then nothing new is carved there. Asked again, it goes on: `blockers` says what is still held, by whom and since when.
+
+        Raises:
+            NotFoundError: There is no such pool.
+            OutOfRangeError: It has no such CIDR, or no longer.
+            InvalidRequestError, InvalidPoolError: What would be left is no pool. Nothing was changed.
+        """
+        return self._ask(Shrink(pool, tuple(map(parse_prefix, cidrs)))).outcome
+
+    @observed("rebalance")
+    def rebalance(self, pool: str, length: int, *, family: Family | None = None) -> Applied:
+        """Get a free prefix of a length in a pool by moving as few blocks as possible; `concerns` says which and why this one.
+
+        Asked again, it goes on. The prefix stays in the pool: what others carve there meanwhile is moved as well.
+
+        Raises:
+            NotFoundError: There is no such pool.
+            PoolExhaustedError: What would have to move fits nowhere else. Nothing was changed.
+        """
+        return self._ask(Rebalance(pool, length, family)).outcome
+
     @observed("allocate")
     def allocate(
         self, node: str, *owners: str, address: AddressLike | None = None, family: Family | None = None, label: str = ""
@@ -340,17 +365,7 @@ class Ipam:
 
     def _plan(self, task: Task) -> Plan:
         self._restore()
-        dry = DryRun(self._executor, self._view.entries)
-        try:
-            drive(run(self._view, [task]), dry.answer)
-        finally:
-            for key, entry in dry.replaced.items():
-                self._view.load(key, entry)
-        lists: tuple[Kind, ...] = ("node", "pool") if isinstance(task, BlockTask) else ()
-        before = {key: entry for key, entry in self._view.entries.items() if key.kind == "pool" or key.kind in lists}
-        if task.failed is not None:
-            raise task.failed
-        return Plan(tuple(dry.steps), tuple(sorted({**before, **dry.replaced}.items())), lists, task.outcome, task.result, task.now)
+        return make_plan(self._executor, self._view, task)
 
     @observed("execute")
     def execute(self, plan: Plan) -> tuple[Allocation, ...]:
@@ -367,69 +382,12 @@ class Ipam:
 
     def _execute(self, plan: Plan, now: float, listed: Sequence[ExistingBlock]) -> tuple[Allocation, ...]:
         self._restore()
-        before = dict(plan.before)
-        changed = [f"{key} is new" for kind in plan.lists for key in self._list(kind) if before.get(key) is None]
-        for key, known in plan.before:
-            found = self._executor.store_of(key.kind).get(key)
-            self._view.load(key, found)
-            if found != known:
-                changed.append(f"{key} {'is gone' if found is None else 'is new' if known is None else 'changed'}")
-        if changed := [*changed, *overtaken(self._view, plan, listed)]:
-            raise StalePlanError(tuple(dict.fromkeys(changed)), 0)
-        given = plan.result if any(change.action == "allocate" for change in plan.changes) else ()
-        self._require_leases(given)
-        late = max(0.0, now - plan.now)
-        self._executor.perform([cooling_later(step, before.get(step.key), late) for step in plan.steps], self._view.load)
-        self._require_leases(given)
-        return plan.result
-
-    def _require_leases(self, given: Iterable[Allocation]) -> None:
-        """Refuse to rely on a lease that does not hold. A plan is not bound to its revision: it is renewed all the time."""
-        for node, block in sorted({(each.node, str(each.block)) for each in given}):
-            key = lease_key(node)
-            self._view.load(key, self._executor.store_of(key.kind).get(key))
-            lease = self._view.lease(node)
-            require(lease, self._moment())
-            if lease is not None and block not in [str(each.prefix) for each in lease.blocks]:
-                raise LeaseExpiredError(node, f"block {block} has left its lease since this was planned")
-
-    def _list(self, kind: Kind) -> list[Key]:
-        """Read all records of a kind; their keys."""
-        listing = self._executor.store_of(kind).scan(kind)
-        self._view.load_all(kind, listing.entries)
-        return [key for key, _ in listing.entries]
+        return execute_plan(self._executor, self._view, plan, now, listed, self._moment)
 
     # ------------------------------------------------------------------------------------------------- running
 
     def _task(self, request: Request | Repair) -> Task:
-        now = self._clock()
-        match request:
-            case Apply():
-                return ApplyTask(request, now, self._token(), self._listed(request.pools))
-            case Allocate():
-                return AllocateTask(request, now, self._token(), moment=self._moment())
-            case Release():
-                return ReleaseTask(request, now)
-            case ReleaseFenced() | ForceRelease():
-                return ReleaseAddressTask(request, now)
-            case Grow():
-                return GrowTask(request, now, self._token(), self._listed(()))
-            case Drain():
-                return DrainTask(request, now, self._token(), self._listed(()))
-            case Migrate():
-                return MigrateTask(request, now, self._token(), self._listed(()))
-            case RequestAddresses():
-                return RequestTask(request, now, self._token(), self._listed(()))
-            case HandBack():
-                return HandBackTask(request, now, self._token())
-            case RemoveNode():
-                return RemoveNodeTask(request, now)
-            case RemovePool():
-                return RemovePoolTask(request, now)
-            case RepairBlocks():
-                return RepairBlocksTask(now)
-            case RepairAddresses():
-                return RepairAddressesTask(request.node, now)
+        return task_for(request, self._clock(), self._token, self._listed, self._moment)
 
     def _token(self) -> str:
         """The name of a call. Drawn outside the lock: `count` may be asked by several threads at once, a generator may not."""

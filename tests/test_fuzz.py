@@ -329,6 +329,18 @@ def test_what_was_being_adopted_is_finished_though_no_pool_is_left_meanwhile() -
     assert [(block.pool, str(block.network)) for block in world.oracle.blocks["n2"]] == [("", "10.9.0.0/28")]
 
 
+def test_what_a_node_has_is_there_already_though_its_pool_went_to_another_address_space() -> None:
+    have = [["n0", "10.0.0.0/28", None, 0.0], ["n2", "10.0.0.32/28", "p", 0.0]]
+    world = do(
+        {"do": "apply", "by": 0, "nodes": {"n2": {}}, "existing": have},
+        {"do": "apply", "by": 1, "pools": [{**POOL, "space": "blue"}]},
+        {"do": "apply", "by": 1, "existing": have},
+    )
+
+    there = {(block.space, str(block.network)) for block in world.oracle.blocks["n2"]}
+    assert there == {("default", "10.0.0.32/28"), ("default", "fd00:0:0:2::/64")}
+
+
 def test_who_read_while_another_call_was_slow_may_release_by_the_delay_that_it_read() -> None:
     later = {**POOL, "delay": 20.25}
     world = do(

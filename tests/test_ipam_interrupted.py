@@ -592,6 +592,19 @@ def test_a_block_of_another_space_than_the_nodes_is_not_adopted(ipam: Ipam) -> N
     assert str(applied.conflicts[0]).startswith("a list: ")
 
 
+def test_a_block_that_a_node_has_is_there_already_unless_it_is_said_to_be_in_another_space(ipam: Ipam) -> None:
+    ipam.apply([pool("10.0.0.0/24", block_length_v4=24)], [Node("a")])
+    ipam.apply([pool("10.0.0.0/24", block_length_v4=24, address_space="blue")])
+    said = ExistingBlock("a", parse_prefix("10.0.0.0/24"))
+    elsewhere = said._replace(address_space="blue")
+
+    assert blocks(ipam, "a") == ["p 10.0.0.0/24"]
+    assert ipam.apply(existing=[said, said._replace(address_space="default")]).conflicts == ()
+    assert [(each.existing, each.reason) for each in ipam.apply(existing=[said, elsewhere]).conflicts] == [
+        (elsewhere, "it is in the address space 'blue', and the node's blocks are in 'default'")
+    ]
+
+
 # ------------------------------------------------------------------------------------------------ a damaged store
 
 

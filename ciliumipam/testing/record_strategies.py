@@ -76,6 +76,7 @@ EXAMPLES: tuple[tuple[Key, Record], ...] = (
     ),
     (Key("node", "node-1"), NodeRecord(Node("node-1", {"rack": "r1", "empty": ""}), 0.0)),
     (Key("node", "node-2"), NodeRecord(Node("node-2"), 1e9, draining=True)),
+    (Key("node", "node-3"), NodeRecord(Node("node-3"), 0.1, demand=(Demand("", 4, 1), Demand("", 6, 1 << 64), Demand("green", 4, 16)))),
     (Key("block-page", "10.0.0.0/10"), Page(1, 4, (0, Split(2), *[_BLOCK] * 4, 5))),
     (Key("block-page", "tenant-b@10.0.0.0/10"), Page(1, 4, (Cooling(2, 9.5), *[_APART] * 4, *[Cooling(1 << 64, 0.1)] * 3))),
     (
@@ -95,10 +96,11 @@ EXAMPLES: tuple[tuple[Key, Record], ...] = (
 """Records of all kinds, with what encodings like to lose."""
 
 DEMANDS = st.lists(
-    st.builds(Demand, st.sampled_from(("", "green", "p")), st.sampled_from((4, 6)), st.integers(0, 1 << 64)), max_size=4, unique_by=lambda each: each[:2]
+    st.builds(Demand, st.sampled_from(("", "green", "p")), st.sampled_from((4, 6)), st.integers(0, 1 << 64)),
+    max_size=4,
+    unique_by=lambda each: each[:2],
 ).map(normalize)
-"""What a node asks for, in its one form."""
-
+"""What a node asks for, in its one form: another one is never stored, and is read back as this one."""
 
 
 def numbered(number: int) -> Page:
@@ -128,7 +130,8 @@ def deep_types(value: Any) -> Any:
 
 TEXTS = st.one_of(
     st.text(max_size=12),
-    st.text(st.characters(), max_size=4),  # with lone surrogates, which do not encode as UTF-8
+    # with lone surrogates, which do not encode as UTF-8; JSON cannot tell two that make a pair from the character that they make
+    st.text(st.characters(), max_size=4).map(lambda text: text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")),
     st.sampled_from(
         ("", "default/web", 'a"b\\c', "],\n[", ",\n", "null", "\x00", "\u2028", "grün", "\U0001f4a5", "\ud800")
     ),
