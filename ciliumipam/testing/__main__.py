@@ -1,8 +1,11 @@
 """`python -m ciliumipam.testing`: walk all scenarios of the interleaving checker and print what was seen."""
 
+import logging
+
 from ciliumipam.testing.interleave import Checker
 from ciliumipam.testing.scenarios import scenarios
 
+logging.disable()  # what agents would tell somebody at night, thousands of times
 states = steps = 0
 for scenario in scenarios():
     walked = Checker(scenario).walk()

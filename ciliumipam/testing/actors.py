@@ -134,6 +134,8 @@ class Scenario:
         lost: How many answers may be lost in one run, before or after the effect.
         late: How many writes may be delivered late: the writer gives up on one, and it takes effect when it still fits.
         blocks_per_node: How many blocks of a family a node may have.
+        prepare: Programs that are run after the setup, alone and without faults.
+        by_force: Whether blocks are taken from nodes that may still use them.
     """
 
     name: str
@@ -142,6 +144,8 @@ class Scenario:
     lost: int = 0
     late: int = 0
     blocks_per_node: int = 1
+    prepare: Sequence[Callable[[], Program]] = ()
+    by_force: bool = False
 
 
 __all__ = ["EVENTS", "Actor", "Aims", "Begins", "Ended", "Event", "Program", "Scenario", "Together", "call"]

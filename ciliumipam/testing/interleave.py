@@ -13,6 +13,8 @@ what was acknowledged to callers:
 4. A call ends as the scenario allows, however the others stand, and within a bounded number of steps of its own.
 5. When all calls have ended and none gave up, nothing is held that no caller was told of: a call that fails leaves nothing.
 6. Whatever begins to be held does so under a later fence than all that was ever held of its addresses, in blocks of any length.
+7. Where a node keeps its addresses in a store of its own: what is told lies in a block that is the node's, at that moment by the
+   store in which blocks are decided, and for as long as it is held, unless the scenario takes blocks by force.
 
 An actor is a deterministic function of the answers that it got. So its state is named by these answers, found by running its
 program along them, and remembered; a state of the whole is the records, the actors' names and what is under way.
@@ -30,7 +32,11 @@ from ciliumipam.records import ClaimPage, Entry, Key, Record, Revision
 from ciliumipam.session import Answer, Get, Operation, Pause, Put, Room, Scan, Written
 from ciliumipam.store import ABSENT, Listing
 from ciliumipam.testing.actors import EVENTS, Aims, Begins, Ended, Event, Program, Scenario, call
+from ciliumipam.testing.blocking import Ahead
 from ciliumipam.testing.raw import Counted, Told, counted_addresses, counted_blocks, judge
+
+_STORE = ":"
+"""Stands between a store that is a node's own and the kind of a record in it, or the address space of a holding."""
 
 
 class Violation(AssertionError):  # noqa: N818 - as users of a checker say it
@@ -110,7 +116,7 @@ class Checker:
         depth: Most steps that one actor may need.
     """
 
-    def __init__(self, scenario: Scenario, *, limit: int = 5_000_000, depth: int = 400) -> None:
+    def __init__(self, scenario: Scenario, *, limit: int = 5_000_000, depth: int = 1000) -> None:
         self.scenario = scenario
         self._limit, self._depth = limit, depth
         self._keys: list[Key] = []
@@ -178,9 +184,9 @@ class Checker:
         world: dict[Key, tuple[Record | None, int]] = {}
         numbers: tuple[int, ...] = ()
         used: frozenset[Counted] = frozenset()
-        for number, make in enumerate(self.scenario.setup):
-            task = make(f"setup{number}")
-            program = call(lambda _, task=task: task)()  # type: ignore[misc]  # bound at once
+        calls = [call(make, name=f"setup{number}") for number, make in enumerate(self.scenario.setup)]
+        for start in (*calls, *self.scenario.prepare):
+            program = start()
             answer: Answer = None
             try:
                 while True:
@@ -191,7 +197,7 @@ class Checker:
                     answer = self._alone(world, operation)
             except StopIteration as stop:
                 if stop.value != "done":
-                    raise AssertionError(f"{self.scenario.name}: the setup ended with {task.failed}") from task.failed
+                    raise AssertionError(f"{self.scenario.name}: the setup ended with {stop.value}") from None
             entries = {self._key(key): self._entry(key, record, revision) for key, (record, revision) in world.items()}
             before, numbers = numbers, tuple(entries[index] for index in range(len(self._keys)))
             used = self._use(used, before, numbers)
@@ -356,6 +362,10 @@ class Checker:
             following = self._nodes[state.nodes[actor]].operation
         return f"{name} reads {', '.join(what)}", state
 
+    def _peek(self, world: tuple[int, ...], operation: Operation) -> int:
+        assert isinstance(operation, (Get, Scan))
+        return self._get(world, operation.key) if isinstance(operation, Get) else self._listing(world, operation)
+
     def _listing(self, world: tuple[int, ...], operation: Scan) -> int:
         numbers = tuple(sorted(number for number in world if self._entries[number].key.kind == operation.kind))
         return self._answer(("scan", operation.kind, numbers), lambda: self._as_listing(numbers))
@@ -397,7 +407,11 @@ class Checker:
 
     def _after(self, state: _State, actor: int, answer: int) -> _State:
         """The state after an actor got an answer: its next node, and what it told in getting there."""
-        child = self._child(actor, self._nodes[state.nodes[actor]], answer)
+        Ahead.read = lambda operation: self._answers[self._peek(state.world, operation)]
+        try:
+            child = self._child(actor, self._nodes[state.nodes[actor]], answer)
+        finally:
+            Ahead.read = None
         told, aimed, ended, before = state.told, state.aimed, state.ended, state.before
         for event in child.events:
             if isinstance(event, Aims):
@@ -409,6 +423,7 @@ class Checker:
             elif isinstance(event, Ended):
                 ended |= event.told
             elif not (aimed - before[actor]).issuperset(event.told):
+                self._check_blocks(state.world, event.told)
                 told = told.union(event.told)
         if child.outcome is not None:
             allowed = (*self.scenario.actors[actor].may_end, "RetriesExhaustedError")
@@ -426,22 +441,39 @@ class Checker:
         counted = self._verdicts.get(key)
         if counted is None:
             entries = [self._entries[number] for number in key]
-            records: dict[tuple[str, str], Any] = {(each.key.kind, each.key.name): each.record for each in entries}
-            counted = self._verdicts[key] = frozenset(judge(records, self.scenario.blocks_per_node))
+            found: set[Told] = set()
+            for store, records in _by_store(entries).items():
+                found.update(each._replace(space=_space(store, each.space)) for each in judge(records, self.scenario.blocks_per_node))
+            counted = self._verdicts[key] = frozenset(found)
         for told in state.told:
             if told not in counted:
                 raise AssertionError(f"{told} was told to a caller and is not held")
+        if not self.scenario.by_force:
+            self._check_blocks(state.world, state.told)
         return counted
+
+    def _check_blocks(self, world: tuple[int, ...], told: Iterable[Told]) -> None:
+        """What is told of a store that is a node's own lies in a block that the shared store says is that node's."""
+        for each in told:
+            store, _, _ = each.space.rpartition(_STORE)
+            if store and each.node and not any(
+                block.holder == store and not block.node and block.family == each.family and block.first <= each.first <= block.last
+                for block in self._counted(world)
+                if _STORE not in block.space
+            ):
+                raise AssertionError(f"{each} was told to a caller, and lies in no block of the node")
 
     def _counted(self, world: tuple[int, ...]) -> frozenset[Counted]:
         """Every block and every address that counts."""
-        pages = tuple(number for number in world if self._entries[number].key.kind in ("block-page", "address-page"))
+        pages = tuple(number for number in world if self._entries[number].key.kind.endswith(("block-page", "address-page")))
         held = self._held.get(pages)
         if held is None:
-            entries = [self._entries[number] for number in pages]
-            records: dict[tuple[str, str], Any] = {(each.key.kind, each.key.name): each.record for each in entries if each.record is not None}
-            blocks = counted_blocks(records)
-            held = self._held[pages] = frozenset((*blocks, *(each for block in blocks for each in counted_addresses(records, block))))
+            found: set[Counted] = set()
+            for store, records in _by_store([self._entries[number] for number in pages if self._entries[number].record is not None]).items():
+                blocks = counted_blocks(records)
+                every = (*blocks, *(each for block in blocks for each in counted_addresses(records, block)))
+                found.update(each._replace(space=_space(store, each.space)) for each in every)
+            held = self._held[pages] = frozenset(found)
         return held
 
     def _use(self, used: frozenset[Counted], before: tuple[int, ...], after: tuple[int, ...]) -> frozenset[Counted]:
@@ -458,11 +490,25 @@ class Checker:
 
     def _check_end(self, seen: dict[_State, tuple[_State, str] | None], state: _State) -> None:
         """When every call has ended, and none gave up, no address is held that nobody was told of: calls are all or nothing."""
-        if any(self._nodes[number].outcome == "RetriesExhaustedError" for number in state.nodes):
-            return
+        if any(self._nodes[number].outcome in ("RetriesExhaustedError", "LeaseExpiredError") for number in state.nodes):
+            return  # a call whose lease ended leaves what it wrote: another one of the same owner may have been told
         for each in self._check(state) - self._before - state.told:
             if each.node:
                 raise Violation(self._trace(seen, state, f"{each} is held when all calls have ended, and nobody was told"))
+
+
+def _by_store(entries: Iterable[_Entry]) -> dict[str, dict[tuple[str, str], Any]]:
+    """Records by the store that they are in, "" for the one that nodes share, then by kind and name."""
+    found: dict[str, dict[tuple[str, str], Any]] = {"": {}}
+    for each in entries:
+        store, _, kind = each.key.kind.rpartition(_STORE)
+        found.setdefault(store, {})[kind, each.key.name] = each.record
+    return found
+
+
+def _space(store: str, space: str) -> str:
+    """An address space of a store, told apart from that of the others."""
+    return f"{store}{_STORE}{space}" if store else space
 
 
 def _as_entry(entry: _Entry) -> Entry | None:

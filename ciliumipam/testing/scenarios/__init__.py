@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ciliumipam.testing.actors import Scenario
 from ciliumipam.testing.scenarios.addresses import ADDRESSES
+from ciliumipam.testing.scenarios.agents import AGENTS
 from ciliumipam.testing.scenarios.blocks import BLOCKS
 from ciliumipam.testing.scenarios.hand_back import HAND_BACK
 from ciliumipam.testing.scenarios.moves import MOVES
@@ -13,7 +14,7 @@ from ciliumipam.testing.scenarios.repairs import REPAIRS
 
 def scenarios() -> list[Scenario]:
     """All that are walked in every test run."""
-    return [*BLOCKS, *ADDRESSES, *HAND_BACK, *MOVES, *REPAIRS, *ONE_SHOT]
+    return [*BLOCKS, *ADDRESSES, *HAND_BACK, *MOVES, *REPAIRS, *ONE_SHOT, *AGENTS]
 
 
 __all__ = ["scenarios"]
