@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ciliumipam.codec import FORMAT, Codec
+from ciliumipam.codec import Codec
 from ciliumipam.demand import Demand
 from ciliumipam.errors import CorruptRecordError, StoreRefusedError, UnsupportedVersionError
 from ciliumipam.node import Node
@@ -32,6 +32,7 @@ from ciliumipam.records import (
     Split,
 )
 from ciliumipam.selector import NodeSelector
+from ciliumipam.strict_json import FORMAT
 from ciliumipam.testing.record_strategies import EXAMPLES, FENCES, SLOTS, holdings, keyed_records, slot_tuples
 
 PAGE = Key("address-page", "10.0.1.0/24")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ciliumipam.codec import FORMAT, Codec
+from ciliumipam.codec import Codec
 from ciliumipam.errors import CorruptRecordError, StoreRefusedError, UnsupportedVersionError
 from ciliumipam.kubernetes.api import WRITE
 from ciliumipam.kubernetes.objects import (
@@ -26,6 +26,7 @@ from ciliumipam.kubernetes.objects import (
 from ciliumipam.kubernetes.pool_objects import read_pool
 from ciliumipam.names import validate_name
 from ciliumipam.records import KINDS, ClaimPage, Entry, Holding, Key, NodeRecord, Page, PoolRecord, Record, Revision
+from ciliumipam.strict_json import FORMAT
 from ciliumipam.testing.record_strategies import EXAMPLES, TIMES, deep_types, keyed_records, numbered
 from ciliumipam.testing.strategies import pools
 
