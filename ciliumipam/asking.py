@@ -21,14 +21,17 @@ from ciliumipam.requests import (
     Grow,
     HandBack,
     Migrate,
+    Rebalance,
     Release,
     ReleaseFenced,
     RemoveNode,
     RemovePool,
     Request,
     RequestAddresses,
+    Shrink,
 )
 from ciliumipam.tasks import AllocateTask, Task
+from ciliumipam.vacate_tasks import RebalanceTask, ShrinkTask
 
 
 def task_for(
@@ -62,6 +65,10 @@ def task_for(
             return DrainTask(request, now, token(), listed(()))
         case Migrate():
             return MigrateTask(request, now, token(), listed(()))
+        case Shrink():
+            return ShrinkTask(request, now, token(), listed(()))
+        case Rebalance():
+            return RebalanceTask(request, now, token(), listed(()))
         case RequestAddresses():
             return RequestTask(request, now, token(), listed(()))
         case HandBack():

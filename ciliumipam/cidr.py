@@ -92,7 +92,7 @@ def parse_prefix(value: PrefixLike) -> Prefix:
     if not text:
         raise InvalidCidrError(text, "it is empty; write address/length, as in 10.0.0.0/16")
     if not slash:
-        raise InvalidCidrError(text, f"it has no length; write {text}/32 or {text}/128 for a single address")
+        raise InvalidCidrError(text, _without_length(text))
     if not (length.isascii() and length.isdigit()) or len(length) > 3 or (len(length) > 1 and length[0] == "0"):
         raise InvalidCidrError(text[:80], f"the length {length[:20]!r} is not a plain number; masks are not accepted")
     family, number = _parse_number(text, address)
@@ -106,6 +106,15 @@ def parse_prefix(value: PrefixLike) -> Prefix:
 
 
 _ZONE = "an IPv6 zone has no meaning here; leave out everything from the %"
+
+
+def _without_length(text: str) -> str:
+    """What is wrong with a text that has no slash."""
+    try:
+        family, _ = _parse_number(text, text)
+    except InvalidCidrError as error:
+        return _ZONE if error.reason == _ZONE else "write address/length, as in 10.0.0.0/16 or fd00::/48"
+    return f"it has no length; write {text}/{WIDTH[family]} for a single address"
 
 
 def _checked(prefix: Prefix) -> Prefix:

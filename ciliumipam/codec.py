@@ -178,7 +178,8 @@ class Codec:
             slots = [0] * len(lines)
             changed = range(len(lines))
         for index in changed:
-            slots[index] = _read_line(lines, slots, index)
+            repeated = index > 0 and lines[index] == lines[index - 1]  # most slots of most pages: free, since the page is there
+            slots[index] = slots[index - 1] if repeated else _read_line(lines, slots, index)
             while index + 1 < len(lines) and lines[index + 1] == "null":
                 index += 1  # noqa: PLW2901 - a line that did not change, but the one that it repeats did
                 slots[index] = _read_line(lines, slots, index)

@@ -7,7 +7,6 @@ one that a process does: the same request, asked again, goes on from where thing
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 
 from ciliumipam.adopt import leave_out
 from ciliumipam.block_tasks import BlockTask, exhausted
@@ -22,6 +21,9 @@ from ciliumipam.records import Holding, Key
 from ciliumipam.requests import Action, Applied, Blocker, Change, Drain, ExistingBlock, Migrate, Refusal
 from ciliumipam.tasks import block_change
 from ciliumipam.view import View, address_claims_keys, block_claims_key
+
+TAKES_NOTHING = "takes nothing new"
+TAKES_AGAIN = "takes new ones again"
 
 
 class TakeBackTask(BlockTask):
@@ -48,6 +50,33 @@ class TakeBackTask(BlockTask):
             *(key for node in nodes for key in address_claims_keys(node)),
             *(key for block in blocks for key in view.address_pages(block)),
         ]
+
+    def let_drain(self, view: View, draft: Draft, blocks: Iterable[Holding], *, cancel: bool = False) -> None:
+        """Mark blocks as draining in the claims of their nodes, or take that back."""
+        action: Action = "change" if cancel else "drain"
+        for block in blocks:
+            key = block_claims_key(block.holder)
+            claims = draft.claims(key)
+            known = block in claims.claims.get(block.holder, ())
+            if not known and not BlockLevel(view, self.confirmed, self.now).is_confirmed(key):
+                raise Unsure(key, block)  # it just went back, or just came: one was read before the other
+            if (block in claims.draining) == cancel:
+                changed = claims.draining - {block} if cancel else claims.draining | {block}
+                draft.put(key, claims._replace(draining=changed), CLAIM)
+                self._note(block_change(action, block, TAKES_AGAIN if cancel else TAKES_NOTHING))
+
+    def replace(self, view: View, draft: Draft, level: BlockLevel, pools: Pools, standings: dict[str, Standing]) -> None:
+        """Give the nodes whose blocks are to go what they lack by that."""
+        holders = {block.holder for block in self.leaving(view)}
+        kept = {piece for standing in standings.values() for piece in standing.good}
+        wants = []
+        for name, record in sorted(view.nodes.items()):
+            if name in holders:
+                wants.append(want(record, pools, Held(standings[name].good, view.claims(standings[name].key).draining)))
+            elif record.demand:  # a holder that asks for more is not to overtake it
+                wants.append(Want(name, (), ()))
+        kept |= self.serve(view, draft, level, standings, wants)
+        self.carved = [piece for piece in self.tried if piece in kept]
 
     def take_back(self, view: View, draft: Draft, level: BlockLevel, standings: dict[str, Standing], *, bare: bool) -> None:
         """Put the release of what is empty and has a replacement, or where a node may be left `bare`; tell the rest."""
@@ -157,15 +186,7 @@ class DrainTask(TakeBackTask):
         if self.finish_what_was_begun(view, draft, level, standings.values()):
             return False
         leave_out(view, draft, pools, standings, self.listed, self.now)
-        kept = {piece for standing in standings.values() for piece in standing.good}
-        wants = []
-        for name, record in sorted(view.nodes.items()):
-            if name in holders:
-                wants.append(want(record, pools, Held(standings[name].good, view.claims(standings[name].key).draining)))
-            elif record.demand:  # a holder that asks for more is not to overtake it
-                wants.append(Want(name, (), ()))
-        kept |= self.serve(view, draft, level, standings, wants)
-        self.carved = [piece for piece in self.tried if piece in kept]
+        self.replace(view, draft, level, pools, standings)
         if draft:
             return False
         self.take_back(view, draft, level, standings, bare=self.request.kind == "node")
@@ -174,13 +195,13 @@ class DrainTask(TakeBackTask):
     def _mark(self, view: View, draft: Draft) -> None:
         kind, name, cancel = self.request.kind, self.request.name, self.request.cancel
         action: Action = "change" if cancel else "drain"
-        what = "takes new ones again" if cancel else "takes nothing new"
+        what = TAKES_AGAIN if cancel else TAKES_NOTHING
         if kind == "pool":
             pool = view.pools.get(name)
             if pool is None:
                 raise NotFoundError("pool", name, tuple(sorted(view.pools)[:8]))
             if pool.spec.draining == cancel:
-                draft.put(Key("pool", name), pool._replace(spec=replace(pool.spec, draining=not cancel)), RECORD)
+                draft.put(Key("pool", name), pool._replace(spec=pool.spec.replace(draining=not cancel)), RECORD)
                 self._note(Change(action, kind, name, what))
         elif kind == "node":
             node = view.nodes.get(name)
@@ -193,16 +214,7 @@ class DrainTask(TakeBackTask):
             blocks = [block for block in view.blocks() if self._covers(block)]
             if not blocks and not self._found:
                 raise NotHeldError(name, "no node holds this very block")
-            for block in blocks:
-                key = block_claims_key(block.holder)
-                claims = draft.claims(key)
-                known = block in claims.claims.get(block.holder, ())
-                if not known and not BlockLevel(view, self.confirmed, self.now).is_confirmed(key):
-                    raise Unsure(key, block)  # it just went back, or just came: one was read before the other
-                if (block in claims.draining) == cancel:
-                    changed = claims.draining - {block} if cancel else claims.draining | {block}
-                    draft.put(key, claims._replace(draining=changed), CLAIM)
-                    self._note(block_change(action, block, what))
+            self.let_drain(view, draft, blocks, cancel=cancel)
             self._found = True
 
 

@@ -271,6 +271,10 @@ class FreeBlocks:
             if space == spec.address_space and prefix.family == family and spec.covers(prefix)
         )
 
+    def cooling_in(self, space: str, family: Family) -> Iterator[Prefix]:
+        """What was given back in an address space and waits."""
+        return (prefix for each, prefix in self._cooling if each == space and prefix.family == family)
+
     def check_invariants(self, fresh: FreeBlocks) -> None:
         """Assert that everything here equals what was built anew."""
         assert self._cooling == fresh._cooling, "what cools is not what the pages say"

@@ -49,12 +49,14 @@ from ciliumipam.requests import (
     NodeStatus,
     Plan,
     PoolStatus,
+    Rebalance,
     Release,
     ReleaseFenced,
     RemoveNode,
     RemovePool,
     Request,
     RequestAddresses,
+    Shrink,
 )
 from ciliumipam.routes import GroupRoutes
 from ciliumipam.session import restore, run
@@ -66,8 +68,8 @@ from ciliumipam.view import View
 class Ipam:
     """Pools, blocks and addresses on a store. Thread-safe; any number of processes may use one store at once.
 
-    * change: `apply`, `request`, `hand_back`, `grow`, `drain`, `migrate`, `remove_node`, `remove_nodes`, `remove_pool`; `allocate`, `release`,
-      `release_fenced`, `force_release`; `repair` what a crash left
+    * change: `apply`, `request`, `hand_back`, `grow`, `drain`, `migrate`, `shrink`, `rebalance`, `remove_node`,
+      `remove_nodes`, `remove_pool`; `allocate`, `release`, `release_fenced`, `force_release`; `repair` what a crash left
     * change in two steps: `plan` decides and writes nothing, `execute` writes exactly that or refuses
     * look: `pools`, `nodes`, `blocks`, `held`, `due`, `allocations`, `routes`, `explain`; `refresh` first where others write too
 
@@ -207,6 +209,31 @@ class Ipam:
             BlockNeededError: Without it the node would have less than its pool gives it at once, or less than it asks for.
         """
         return self._ask(HandBack(node, parse_prefix(block), fence, space)).outcome
+
+    @observed("shrink")
+    def shrink(self, pool: str, *cidrs: PrefixLike) -> Applied:
+        """Let a pool give up CIDRs, or parts of them. What lies there moves to the rest; once it is empty, the pool no longer has it.
+
+        Until then nothing new is carved there. Asked again, it goes on: `blockers` says what is still held, by whom and since when.
+
+        Raises:
+            NotFoundError: There is no such pool.
+            OutOfRangeError: It has no such CIDR, or no longer.
+            InvalidRequestError, InvalidPoolError: What would be left is no pool. Nothing was changed.
+        """
+        return self._ask(Shrink(pool, tuple(map(parse_prefix, cidrs)))).outcome
+
+    @observed("rebalance")
+    def rebalance(self, pool: str, length: int, *, family: Family | None = None) -> Applied:
+        """Get a free prefix of a length in a pool by moving as few blocks as possible; `concerns` says which and why this one.
+
+        Asked again, it goes on. The prefix stays in the pool: what others carve there meanwhile is moved as well.
+
+        Raises:
+            NotFoundError: There is no such pool.
+            PoolExhaustedError: What would have to move fits nowhere else. Nothing was changed.
+        """
+        return self._ask(Rebalance(pool, length, family)).outcome
 
     @observed("allocate")
     def allocate(

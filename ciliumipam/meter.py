@@ -26,7 +26,16 @@ from ciliumipam.observer import (
 )
 from ciliumipam.records import Entry, Key, Kind, Record, Revision
 from ciliumipam.requests import Applied
-from ciliumipam.store import Expect, Listing, Store, SupportsOrderedPuts, SupportsPutTogether, SupportsWatch, Write
+from ciliumipam.store import (
+    Expect,
+    Listing,
+    Store,
+    SupportsOrderedPuts,
+    SupportsPutTogether,
+    SupportsRoom,
+    SupportsWatch,
+    Write,
+)
 
 
 class Meter:
@@ -218,6 +227,8 @@ def _timed(store: Store, name: StoreName, meter: Meter) -> Store:
                 return together(writes)
 
         vars(timed)["put_together"] = put_together
+    if isinstance(store, SupportsRoom):
+        vars(timed)["room"] = store.room  # as it is: a hint, which may be left out
     if isinstance(store, SupportsWatch):
         vars(timed)["watch"] = store.watch  # as it is: a watch waits, and how long says nothing of the store
     return timed

@@ -128,11 +128,12 @@ def describe(value: object) -> str:
 
 
 def unknown_field(name: object, known: Collection[str]) -> str:
-    """The sentence for a field that is not `known`: it names the nearest one that is, and all of them where they are few."""
+    """The sentence for a field that is not `known`: it names the one that is near, and all of them where they are few or none is near."""
     if not isinstance(name, str):
         return f"a field name is text, found {describe(name)}"
     from difflib import get_close_matches  # noqa: PLC0415 - loaded only for an error: most runs never need it
 
-    nearest = get_close_matches(shorten(name), sorted(known), n=1, cutoff=0.0)[0]
-    listed = f" (known: {', '.join(sorted(known))})" if 1 < len(known) <= 8 else ""
-    return f"unknown field; did you mean {nearest!r}?{listed}"
+    nearest = get_close_matches(shorten(name), sorted(known), n=1, cutoff=0.5)
+    guess = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    listed = f" (known: {', '.join(sorted(known))})" if not nearest or 1 < len(known) <= 8 else ""
+    return f"unknown field{guess}{listed}"

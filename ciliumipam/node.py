@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ciliumipam.errors import InvalidNameError
 from ciliumipam.names import describe, label_key_problem, label_value_problem, shorten, validate_name
+from ciliumipam.value import Value
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
-class Node:
+class Node(Value):
     """A node's name and labels. Immutable, hashable, equal by content whatever the order of the labels.
 
     Attributes:
@@ -19,9 +18,10 @@ class Node:
         label_pairs: The labels as pairs, sorted by key.
     """
 
+    __slots__ = ("_labels", "label_pairs", "name")
     name: str
     label_pairs: tuple[tuple[str, str], ...]
-    _labels: dict[str, str] = field(compare=False)
+    _labels: dict[str, str]
 
     def __init__(self, name: str, labels: Mapping[str, str] | None = None) -> None:
         """Check and copy.
@@ -33,7 +33,7 @@ class Node:
         Raises:
             InvalidNameError: Kubernetes would refuse the name, a label key or a label value.
         """
-        object.__setattr__(self, "name", validate_name("node name", name))
+        validate_name("node name", name)
         pairs = dict(labels or {})
         for key, value in pairs.items():
             for kind, text, problem in (
@@ -45,8 +45,7 @@ class Node:
                 reason = problem(text)
                 if reason:
                     raise InvalidNameError(kind, shorten(text), reason)
-        object.__setattr__(self, "label_pairs", tuple(sorted(pairs.items())))
-        object.__setattr__(self, "_labels", pairs)
+        self._put(name, tuple(sorted(pairs.items())), pairs)
 
     @property
     def labels(self) -> Mapping[str, str]:

@@ -20,6 +20,7 @@ CallName: TypeAlias = Literal[
     "hand_back",
     "migrate",
     "plan",
+    "rebalance",
     "refresh",
     "release",
     "release_fenced",
@@ -28,6 +29,7 @@ CallName: TypeAlias = Literal[
     "remove_pool",
     "repair",
     "request",
+    "shrink",
 ]
 CALLS: Final[tuple[CallName, ...]] = get_args(CallName)
 """The methods of `Ipam` that are told of: all that change something or read the stores. By name."""

@@ -66,7 +66,7 @@ class OneShot:
             node: The node's name.
             clock: Seconds since the epoch, for the `since` of holdings and for reuse delays. Safety does not depend on its being right.
             deadline: When to give up, by `time.monotonic`. Nothing is begun anew after it; how long the store itself waits is the
-                store's to say (`SqliteStore.busy_timeout`).
+                store's to say (`SqliteStore(deadline=...)`).
             identity: A name that no other caller on this store has or ever had; by default one is made up.
             pause: Waits some seconds where other writers won; a simulation need not.
             moment: The time in which leases count, where the node has one.

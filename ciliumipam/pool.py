@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ciliumipam.addresses import POLICIES, Policy
@@ -19,6 +18,7 @@ from ciliumipam.names import describe, label_key_problem, shorten, validate_name
 from ciliumipam.node import Node
 from ciliumipam.ranges import Range, RangeLike, format_range, merge_ranges, parse_range
 from ciliumipam.selector import NodeSelector
+from ciliumipam.value import Value
 
 _TOLD = 400
 
@@ -45,8 +45,7 @@ class BlockLengths(NamedTuple):
     v6: int | None = None
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
-class PoolSpec:
+class PoolSpec(Value):
     """A pool, as somebody wants it. Immutable, hashable, equal by meaning.
 
     Attributes:
@@ -75,6 +74,28 @@ class PoolSpec:
         group_by: The label key, for "grouped" only, else "".
     """
 
+    __slots__ = (
+        "address_policy",
+        "address_space",
+        "allow_first",
+        "allow_last",
+        "block_length_v4",
+        "block_length_v6",
+        "block_lengths",
+        "blocks_per_node",
+        "carving",
+        "cidrs",
+        "draining",
+        "group_by",
+        "max_blocks_per_node",
+        "name",
+        "overflow",
+        "priority",
+        "reserved",
+        "reuse_delay",
+        "seed",
+        "selector",
+    )
     name: str
     cidrs: tuple[Prefix, ...]
     selector: NodeSelector
@@ -165,27 +186,37 @@ class PoolSpec:
         _check_group_by(carving, group_by, problems)
         if problems:
             raise InvalidPoolError(shown, tuple(problems))
-        put = object.__setattr__
-        put(self, "name", name)
-        put(self, "cidrs", tuple(sorted(prefix for prefix in prefixes if prefix)))
-        put(self, "selector", selector)
-        put(self, "block_length_v4", block_length_v4)
-        put(self, "block_length_v6", block_length_v6)
-        put(self, "reserved", ranges)
-        put(self, "allow_first", allow_first)
-        put(self, "allow_last", allow_last)
-        put(self, "priority", priority)
-        put(self, "address_space", address_space)
-        put(self, "block_lengths", lengths)
-        put(self, "blocks_per_node", blocks_per_node)
-        put(self, "max_blocks_per_node", max_blocks_per_node)
-        put(self, "overflow", overflow)
-        put(self, "draining", draining)
-        put(self, "reuse_delay", float(reuse_delay))
-        put(self, "address_policy", address_policy)
-        put(self, "seed", seed)
-        put(self, "carving", carving)
-        put(self, "group_by", group_by)
+        self._put(
+            name,
+            tuple(sorted(prefix for prefix in prefixes if prefix)),
+            selector,
+            block_length_v4,
+            block_length_v6,
+            ranges,
+            allow_first,
+            allow_last,
+            priority,
+            address_space,
+            lengths,
+            blocks_per_node,
+            max_blocks_per_node,
+            overflow,
+            draining,
+            float(reuse_delay),
+            address_policy,
+            seed,
+            carving,
+            group_by,
+        )
+
+    def replace(self, **changes: Any) -> PoolSpec:
+        """A pool that differs in these fields only, checked and brought into normal form like any other.
+
+        Raises:
+            InvalidPoolError: As the constructor.
+            TypeError: A pool has no such field.
+        """
+        return PoolSpec(**{name: getattr(self, name) for name in self._fields} | changes)
 
     def block_length(self, cidr: Prefix) -> int:
         """The prefix length of the blocks that are cut out of one of the pool's CIDRs."""

@@ -5,12 +5,10 @@ A request is decided by a task (`tasks`), executed or printed by the facade (`ip
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, NamedTuple, TypeAlias
 
-from ciliumipam.cidr import Address, Family, Network, Prefix
+from ciliumipam.cidr import WIDTH, Address, Family, Network, Prefix
 from ciliumipam.demand import Demand, normalize
 from ciliumipam.draft import Step
 from ciliumipam.errors import InvalidRequestError
@@ -19,6 +17,8 @@ from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, PoolSpec
 from ciliumipam.records import Entry, Key, Kind
 from ciliumipam.side import Utilization
+from ciliumipam.value import Value
+from ciliumipam.words import counted
 
 # --------------------------------------------------------------------------------------------------- requests
 
@@ -43,8 +43,7 @@ class ExistingBlock(NamedTuple):
     address_space: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Apply:
+class Apply(Value):
     """Make pools and nodes known, or change them, and give every node the blocks that it should have.
 
     Without pools and nodes it only does the latter.
@@ -55,19 +54,22 @@ class Apply:
         existing: Blocks that nodes have already, by what another allocator wrote down. They are adopted, the oldest first.
     """
 
-    pools: tuple[PoolSpec, ...] = ()
-    nodes: tuple[Node, ...] = ()
-    existing: tuple[ExistingBlock, ...] = ()
+    __slots__ = ("existing", "nodes", "pools")
+    pools: tuple[PoolSpec, ...]
+    nodes: tuple[Node, ...]
+    existing: tuple[ExistingBlock, ...]
 
-    def __post_init__(self) -> None:
-        for kind, names in (("pool", [each.name for each in self.pools]), ("node", [each.name for each in self.nodes])):
+    def __init__(
+        self, pools: tuple[PoolSpec, ...] = (), nodes: tuple[Node, ...] = (), existing: tuple[ExistingBlock, ...] = ()
+    ) -> None:
+        for kind, names in (("pool", [each.name for each in pools]), ("node", [each.name for each in nodes])):
             if len(set(names)) != len(names):
                 twice = sorted(name for name in set(names) if names.count(name) > 1)
                 raise InvalidRequestError(f"{kind} {twice[0]!r} is given twice; leave one of them out")
+        self._put(pools, nodes, existing)
 
 
-@dataclass(frozen=True, slots=True)
-class Allocate:
+class Allocate(Value):
     """Give each owner an address of every family of the node's blocks, or of one family: all of them or none.
 
     Attributes:
@@ -78,69 +80,80 @@ class Allocate:
         label: A name for people, as namespace/pod.
     """
 
+    __slots__ = ("address", "family", "label", "node", "owners")
     node: str
     owners: tuple[str, ...]
-    address: IPv4Address | IPv6Address | None = None
-    family: Family | None = None
-    label: str = ""
+    address: Address | None
+    family: Family | None
+    label: str
 
-    def __post_init__(self) -> None:
-        _check_owners(self.node, self.owners)
-        if self.label:
-            validate_owner(self.label)
-        if self.address is not None:
-            if len(self.owners) != 1:
-                raise InvalidRequestError(f"{self.address} can be given to one owner, not to {len(self.owners)}")
-            if self.family is not None and self.family != self.address.version:
-                raise InvalidRequestError(f"{self.address} is not an IPv{self.family} address; leave out the family")
-        if self.family not in (None, 4, 6):
-            raise InvalidRequestError(f"no IP family {self.family!r}; valid: 4, 6")
+    def __init__(
+        self, node: str, owners: tuple[str, ...], address: Address | None = None, family: Family | None = None, label: str = ""
+    ) -> None:
+        _check_owners(node, owners)
+        if label:
+            validate_owner(label)
+        if address is not None:
+            if len(owners) != 1:
+                raise InvalidRequestError(f"{address} can be given to one owner, not to {len(owners)}")
+            if family is not None and family != address.version:
+                raise InvalidRequestError(f"{address} is not an IPv{family} address; leave out the family")
+        if family not in (None, 4, 6):
+            raise InvalidRequestError(f"no IP family {family!r}; valid: 4, 6")
+        self._put(node, owners, address, family, label)
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Value):
     """Take every address from owners: from all of them or, if one holds none, from none (unless `missing_ok`)."""
 
+    __slots__ = ("missing_ok", "node", "owners")
     node: str
     owners: tuple[str, ...]
-    missing_ok: bool = False
+    missing_ok: bool
 
-    def __post_init__(self) -> None:
-        _check_owners(self.node, self.owners)
+    def __init__(self, node: str, owners: tuple[str, ...], missing_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - a field
+        _check_owners(node, owners)
+        self._put(node, owners, missing_ok)
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseFenced:
+class ReleaseFenced(Value):
     """Release one address if it is held under this very fence."""
 
-    address: IPv4Address | IPv6Address
+    __slots__ = ("address", "fence", "space")
+    address: Address
     fence: int
-    space: str = DEFAULT_SPACE
+    space: str
+
+    def __init__(self, address: Address, fence: int, space: str = DEFAULT_SPACE) -> None:
+        self._put(address, fence, space)
 
 
-@dataclass(frozen=True, slots=True)
-class ForceRelease:
+class ForceRelease(Value):
     """Release one address, whoever holds it. The holder is not asked: it may still be using it."""
 
-    address: IPv4Address | IPv6Address
-    space: str = DEFAULT_SPACE
+    __slots__ = ("address", "space")
+    address: Address
+    space: str
+
+    def __init__(self, address: Address, space: str = DEFAULT_SPACE) -> None:
+        self._put(address, space)
 
 
-@dataclass(frozen=True, slots=True)
-class Grow:
+class Grow(Value):
     """See that a node has at least so many blocks of each family, out of the pool that serves it."""
 
+    __slots__ = ("blocks", "node")
     node: str
     blocks: int
 
-    def __post_init__(self) -> None:
-        validate_name("node name", self.node)
-        if not 1 <= self.blocks <= 65536:
-            raise InvalidRequestError(f"a node has 1 to 65536 blocks of a family, not {self.blocks}")
+    def __init__(self, node: str, blocks: int) -> None:
+        validate_name("node name", node)
+        if not 1 <= blocks <= 65536:
+            raise InvalidRequestError(f"a node has 1 to 65536 blocks of a family, not {blocks}")
+        self._put(node, blocks)
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(Value):
     """Let a pool, a node or a block take nothing new; replace what nodes lose by that; take back what is empty.
 
     Asked again, it goes on from there. What it could not take back is told as blockers.
@@ -152,26 +165,80 @@ class Drain:
         space: The address space of a block.
     """
 
+    __slots__ = ("cancel", "kind", "name", "space")
     kind: Literal["pool", "node", "block"]
     name: str
-    cancel: bool = False
-    space: str = DEFAULT_SPACE
+    cancel: bool
+    space: str
 
-    def __post_init__(self) -> None:
-        if self.kind not in ("pool", "node", "block"):
-            raise InvalidRequestError(f"a {self.kind!r} cannot drain; valid: pool, node, block")
+    def __init__(
+        self,
+        kind: Literal["pool", "node", "block"],
+        name: str,
+        cancel: bool = False,  # noqa: FBT001, FBT002 - a field
+        space: str = DEFAULT_SPACE,
+    ) -> None:
+        if kind not in ("pool", "node", "block"):
+            raise InvalidRequestError(f"a {kind!r} cannot drain; valid: pool, node, block")
+        self._put(kind, name, cancel, space)
 
 
-@dataclass(frozen=True, slots=True)
-class Migrate:
+class Migrate(Value):
     """Give a node blocks out of a pool, let all its others drain, and take back what is empty. Asked again, it goes on from there."""
 
+    __slots__ = ("node", "pool")
     node: str
     pool: str
 
+    def __init__(self, node: str, pool: str) -> None:
+        self._put(node, pool)
 
-@dataclass(frozen=True, slots=True)
-class RequestAddresses:
+class Shrink(Value):
+    """Let a pool give up CIDRs, or parts of them: what lies there moves to the rest of it, and once that is empty it is no more the pool's.
+
+    Asked again, it goes on from there. What is still held is told as blockers; nothing held is ever freed.
+
+    Attributes:
+        pool: The pool's name.
+        cidrs: What it gives up: its own CIDRs, or parts of them that are whole blocks.
+    """
+
+    __slots__ = ("cidrs", "pool")
+    pool: str
+    cidrs: tuple[Prefix, ...]
+
+    def __init__(self, pool: str, cidrs: tuple[Prefix, ...]) -> None:
+        if not cidrs:
+            raise InvalidRequestError(f"say what pool {pool!r} is to give up: at least one CIDR")
+        for index, part in enumerate(ordered := sorted(cidrs)):
+            if index and ordered[index - 1].overlaps(part):
+                raise InvalidRequestError(f"{part} lies in {ordered[index - 1]}, which is given as well; leave one of them out")
+        self._put(pool, cidrs)
+
+
+class Rebalance(Value):
+    """Get a free prefix of a length in a pool, by moving as few blocks as possible. Asked again, it goes on from there.
+
+    Attributes:
+        pool: The pool's name.
+        length: How long the prefix is to be.
+        family: Of which family; None is the only one that the pool has.
+    """
+
+    __slots__ = ("family", "length", "pool")
+    pool: str
+    length: int
+    family: Family | None
+
+    def __init__(self, pool: str, length: int, family: Family | None = None) -> None:
+        if family not in (None, 4, 6):
+            raise InvalidRequestError(f"no IP family {family!r}; valid: 4, 6")
+        if not 1 <= length <= WIDTH[family or 6]:
+            raise InvalidRequestError(f"{length} is not a prefix length, which is 1 to {WIDTH[family or 6]}")
+        self._put(pool, length, family)
+
+
+class RequestAddresses(Value):
     """Say how many addresses a node asks for, in place of what it asked for before, and give nodes what they ask for.
 
     Attributes:
@@ -179,16 +246,16 @@ class RequestAddresses:
         demand: What it asks for, by pool and family; brought into its one form (`demand.normalize`).
     """
 
+    __slots__ = ("demand", "node")
     node: str
-    demand: tuple[Demand, ...] = ()
+    demand: tuple[Demand, ...]
 
-    def __post_init__(self) -> None:
-        validate_name("node name", self.node)
-        object.__setattr__(self, "demand", normalize(self.demand))
+    def __init__(self, node: str, demand: tuple[Demand, ...] = ()) -> None:
+        validate_name("node name", node)
+        self._put(node, normalize(demand))
 
 
-@dataclass(frozen=True, slots=True)
-class HandBack:
+class HandBack(Value):
     """Take an empty block that a node does not need back from it.
 
     Attributes:
@@ -198,28 +265,36 @@ class HandBack:
         space: Its address space.
     """
 
+    __slots__ = ("block", "fence", "node", "space")
     node: str
     block: Prefix
-    fence: int | None = None
-    space: str = DEFAULT_SPACE
+    fence: int | None
+    space: str
 
-    def __post_init__(self) -> None:
-        validate_name("node name", self.node)
+    def __init__(self, node: str, block: Prefix, fence: int | None = None, space: str = DEFAULT_SPACE) -> None:
+        validate_name("node name", node)
+        self._put(node, block, fence, space)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveNode:
+class RemoveNode(Value):
     """Take all blocks back from a node and forget it. With `force` the addresses in use there are dropped."""
 
+    __slots__ = ("force", "name")
     name: str
-    force: bool = False
+    force: bool
+
+    def __init__(self, name: str, force: bool = False) -> None:  # noqa: FBT001, FBT002 - a field
+        self._put(name, force)
 
 
-@dataclass(frozen=True, slots=True)
-class RemovePool:
+class RemovePool(Value):
     """Forget a pool. Blocks carved out of it stay with their nodes as orphans, which take nothing new."""
 
+    __slots__ = ("name",)
     name: str
+
+    def __init__(self, name: str) -> None:
+        self._put(name)
 
 
 Request: TypeAlias = (
@@ -231,6 +306,8 @@ Request: TypeAlias = (
     | Grow
     | Drain
     | Migrate
+    | Shrink
+    | Rebalance
     | RequestAddresses
     | HandBack
     | RemoveNode
@@ -468,6 +545,25 @@ class Explanation(NamedTuple):
         return "\n".join(self.lines)
 
 
+class Cost(NamedTuple):
+    """What it costs to move nodes off what they have.
+
+    Attributes:
+        blocks: Blocks to move: those that go back, and those that something keeps.
+        addresses: Addresses in use in them, each of which has to end before its block goes back.
+        writes: Records to write, without what is written once nothing is in the way.
+    """
+
+    blocks: int
+    addresses: int
+    writes: int
+
+    def __str__(self) -> str:
+        told = ((self.blocks, "block", "blocks"), (self.addresses, "address", "addresses"), (self.writes, "write", "writes"))
+        blocks, addresses, writes = [counted(*each) for each in told]
+        return f"{blocks} to move, {addresses} in use there, {writes}"
+
+
 class Plan(NamedTuple):
     """What a request would do, decided and not done.
 
@@ -496,3 +592,11 @@ class Plan(NamedTuple):
     def refusals(self) -> tuple[Refusal, ...]:
         """Which pools refuse which nodes."""
         return self.outcome.refusals
+
+    @property
+    def cost(self) -> Cost:
+        """What it costs to move what `Drain`, `Migrate`, `Shrink` or `Rebalance` moves, and to give back what `RemoveNode` does."""
+        blockers = self.outcome.blockers
+        blocks = {(change.node, change.name) for change in self.changes if change.action == "give back"}
+        blocks |= {(each.node, str(each.block)) for each in blockers}
+        return Cost(len(blocks), sum(each.address is not None for each in blockers), len(self.steps))

@@ -18,7 +18,6 @@ What all forms can say compares equal: `In` with one value, `=`, `==` and an ent
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ciliumipam.errors import InvalidSelectorError
@@ -34,6 +33,7 @@ from ciliumipam.requirement import (
     check_requirement,
 )
 from ciliumipam.selector_text import parse_requirements
+from ciliumipam.value import Value
 
 _LABEL_FORM = ("matchLabels", "matchExpressions")
 _TERMS_FORM = "nodeSelectorTerms"
@@ -68,8 +68,7 @@ class Term(NamedTuple):
         return ",".join([*(str(each) for each in self.expressions), *(f"field {each}" for each in self.names)])
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class NodeSelector:
+class NodeSelector(Value):
     """A frozen set of terms, one of which must hold for a node to be selected.
 
     Attributes:
@@ -77,26 +76,24 @@ class NodeSelector:
             cannot stand beside others. Equal normal forms compare and hash equal.
     """
 
+    __slots__ = ("_only", "_tests", "terms")
     terms: tuple[Term, ...]
-    _tests: tuple[tuple[int, tuple[Test, ...], tuple[Test, ...]], ...] = field(init=False, compare=False, default=())
-    _only: tuple[Test, ...] | None = field(init=False, compare=False, default=None)
+    _tests: tuple[tuple[int, tuple[Test, ...], tuple[Test, ...]], ...]
+    _only: tuple[Test, ...] | None
 
-    def __post_init__(self) -> None:
+    def __init__(self, terms: tuple[Term, ...]) -> None:
         """Check, sort, and turn requirements into look-ups.
 
         Raises:
             InvalidSelectorError: A requirement that Kubernetes would refuse, or an empty term beside others.
         """
-        terms = tuple(sorted({_normal(term) for term in self.terms}))
+        terms = tuple(sorted({_normal(term) for term in terms}))
         if len(terms) > 1 and not terms[0].requirements:
             raise InvalidSelectorError("terms", "a term without requirements cannot stand beside others")
         # More requirements first, so that the first term that holds is the one that counts.
         tests = [(term.requirements, _tests(term.expressions), _tests(term.names)) for term in terms]
         tests.sort(key=lambda test: -test[0])
-        put = object.__setattr__
-        put(self, "terms", terms)
-        put(self, "_tests", tuple(tests))
-        put(self, "_only", tests[0][1] if len(terms) == 1 and not terms[0].names else None)
+        self._put(terms, tuple(tests), tests[0][1] if len(terms) == 1 and not terms[0].names else None)
 
     @classmethod
     def everything(cls) -> NodeSelector:

@@ -381,7 +381,7 @@ def test_holdings_in_pages_that_do_not_count_are_found(store: MemoryStore) -> No
 @pytest.mark.parametrize(
     ("kind", "name", "why"),
     [
-        ("block-page", "nonsense", "it has no length"),
+        ("block-page", "nonsense", "write address/length"),
         ("block-page", "10.0.0.1/18", "host bits are set"),
         ("block-page", "10.0.0.0/17", "no page of blocks begins at that length"),
         ("block-page", "10.0.0.0/18+10.0.0.0/26", "no page of blocks begins at that length"),
@@ -763,7 +763,7 @@ def test_a_holding_that_names_another_space_than_its_page_is_found(spaces: Memor
         ("block-page", "@10.0.0.0/18", "what stands before the @ is not the name of an address space"),
         ("block-page", "default@10.0.0.0/18", "not in the one spelling"),
         ("block-page", "tenant-b@10.0.0.0/17", "no page of blocks begins at that length"),
-        ("block-page", "tenant-b@nonsense", "it has no length"),
+        ("block-page", "tenant-b@nonsense", "write address/length"),
         ("address-page", "tenant-b@10.0.0.0/24+tenant-b@10.0.0.0/26", "not the name of an address space"),
         ("address-page", "10.0.0.0/20+tenant-b@10.0.0.0/24", "not the name of an address space"),
         ("address-page", "default@10.0.0.0/24", "not in the one spelling"),

@@ -202,8 +202,10 @@ def test_any_text_is_an_address_that_the_standard_library_knows_or_a_typed_error
     ("value", "reason"),
     [
         ("", "it is empty"),
-        ("10.0.0.0", "it has no length"),
-        ("fd00::", "it has no length"),
+        ("10.0.0.0", "it has no length; write 10.0.0.0/32 for a single address"),
+        ("fd00::", "it has no length; write fd00::/128 for a single address"),
+        ("nonsense", "write address/length, as in 10.0.0.0/16 or fd00::/48"),
+        ("fd00::%1", "an IPv6 zone has no meaning here"),
         ("10.0.0.0/", "the length '' is not a plain number"),
         ("10.0.0.0/33", "an IPv4 length is 0 to 32"),
         ("fd00::/129", "an IPv6 length is 0 to 128"),

@@ -118,6 +118,7 @@ def test_the_seed_gives_each_node_its_cidr_and_its_pods_addresses_out_of_it(cli:
             "addresses": [f"10.0.{n}.1"],
             "spaces": ["default"],
             "utilization": {"ipv4": {"capacity": 256, "inUse": 1, "reserved": 2, "cooling": 0, "available": 253}},
+            "demand": [],
             "draining": False,
             "drainingBlocks": [],
             "orphans": [],

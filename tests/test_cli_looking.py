@@ -198,7 +198,7 @@ def test_nodes_and_blocks_show_orphans_draining_and_spaces(cli: Cli) -> None:
     cli("drain", "block", "10.0.0.0/24", "--space", "lab")
     assert cli("get", "blocks").lines[1].endswith("| draining, in space lab")
     assert cli("get", "nodes", "n-1").lines[1].endswith("| 1 block draining")
-    assert cli("get", "nodes", "n-2", "-o", "wide").lines[1].endswith("| ready | lab | 0 | rack=a")
+    assert cli("get", "nodes", "n-2", "-o", "wide").lines[1].endswith("| ready | - | lab | 0 | rack=a")
     cli("delete", "pool", "lab")
 
     assert cli("get", "nodes").lines[2].endswith("| 1 orphan")
@@ -509,7 +509,7 @@ def test_a_copy_is_verified_and_goes_on_where_an_earlier_one_ended(seed: Cli) ->
 
     assert first.code == second.code == 0
     assert first.err == f"ciliumipam: created the store {other}\nciliumipam: no findings\n"
-    assert first.lines[0] == "copied: 2 pool, 2 node, 4 block-page, 2 block-claims, 1 address-page, 1 address-claims"
+    assert first.lines[0] == "copied: 2 pool, 2 node, 4 block-page, 2 block-claims, 1 address-page, 1 address-claims, 0 lease"
     assert (second.json["written"], second.json["findings"], second.json["counts"]["addresses"]) == (0, [], 1)
     kept = [seed("get", kind, "-o", "json").out for kind in ("pools", "nodes", "blocks", "addresses")]
     seed.store = other

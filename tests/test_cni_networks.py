@@ -1,6 +1,7 @@
 """The CNI plugin under the real `ptp` and `bridge`, called by the real `cnitool`, in real network namespaces.
 
-Two nodes are two namespaces with a wire between them, each with a store, a configuration and pods of its own.
+Two nodes are two namespaces with a wire between them, each with a store, a configuration and pods of its own. A namespace lives as long
+as a process in it, and that ends with the tests, so whatever ends these leaves no namespace and no veth.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,6 +81,27 @@ def run(*command: str | Path, **more: Any) -> str:
     return str(done.stdout)
 
 
+class Namespace:
+    """A network namespace that only a process holds, which ends with its standard input: when it is closed, or its parent is killed."""
+
+    def __init__(self) -> None:
+        command = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo ready && exec cat"]
+        self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._holder.stdout is not None
+        self.pid = str(self._holder.pid)
+        self.path = f"/proc/{self.pid}/ns/net"
+        assert self._holder.stdout.readline() == "ready\n", "no namespace was made"
+
+    def __str__(self) -> str:
+        return self.path
+
+    def close(self) -> None:
+        self._holder.communicate()
+
+    def run(self, *command: str | Path, **more: Any) -> str:
+        return run("nsenter", f"--net={self.path}", *command, **more)
+
+
 class Site:
     """Namespaces that go away, and the plugins' folder. What libcni remembers is kept in a folder of the test."""
 
@@ -86,25 +109,19 @@ class Site:
         self.folder = folder
         self.bin = folder / "bin"
         self.bin.mkdir()
-        self.made: list[str] = []
+        self.made: list[Namespace] = []
         for package in PACKAGES:
             (self.bin / package.rpartition("/")[2]).symlink_to(go_build(MODULE, package))
         self.program = self.bin / "ciliumipam-cni"
         install(self.bin)
 
-    def namespace(self, name: str) -> str:
-        full = f"cipam{os.getpid()}-{name}"
-        run("ip", "netns", "add", full)
-        self.made.append(full)
-        run("ip", "-n", full, "link", "set", "lo", "up")
-        return full
+    def namespace(self) -> Namespace:
+        self.made.append(Namespace())
+        return self.made[-1]
 
     def close(self) -> None:
         for each in self.made:
-            subprocess.run(["ip", "netns", "del", each], capture_output=True, check=False)
-
-    def inside(self, namespace: str, *command: str | Path, **more: Any) -> str:
-        return run("nsenter", f"--net=/run/netns/{namespace}", *command, **more)
+            each.close()
 
 
 class Host:
@@ -112,7 +129,7 @@ class Host:
 
     def __init__(self, site: Site, name: str, config: dict[str, Any]) -> None:
         self.site = site
-        self.namespace = site.namespace(name)
+        self.namespace = site.namespace()
         self.store = site.folder / f"{name}.db"
         self.folder = site.folder / name
         self.cache = site.folder / f"{name}-cache"
@@ -123,16 +140,16 @@ class Host:
             plugin["ipam"] |= {"type": "ciliumipam-cni", "store": f"sqlite:{self.store}"}
         (self.folder / "10-pods.conflist").write_text(json.dumps(config))
 
-    def tool(self, command: str, pod: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def tool(self, command: str, pod: Namespace, **env: str) -> subprocess.CompletedProcess[str]:
         """cnitool, with a /var/lib/cni of its own, where libcni keeps what ADD answered."""
-        mount = f"mkdir -p /var/lib/cni && mount --bind '{self.cache}' /var/lib/cni && exec nsenter --net=/run/netns/{self.namespace} \"$@\""
-        words = [self.site.bin / "cnitool", command, self.config["name"], f"/run/netns/{pod}"]
+        mount = f"mkdir -p /var/lib/cni && mount --bind '{self.cache}' /var/lib/cni && exec nsenter --net={self.namespace} \"$@\""
+        words = [self.site.bin / "cnitool", command, self.config["name"], pod.path]
         return subprocess.run(
             ["unshare", "--mount", "sh", "-c", mount, "sh", *words], capture_output=True, text=True, timeout=120, check=False,
             env={"PATH": os.environ["PATH"], "CNI_PATH": str(self.site.bin), "NETCONFPATH": str(self.folder), **env},
         )  # fmt: skip
 
-    def add(self, pod: str, **env: str) -> list[str]:
+    def add(self, pod: Namespace, **env: str) -> list[str]:
         done = self.tool("add", pod, **env)
         assert done.returncode == 0, done
         return [each["address"].partition("/")[0] for each in json.loads(done.stdout)["ips"]]
@@ -164,18 +181,18 @@ def network(plugin: dict[str, Any], number: int, **ipam: Any) -> dict[str, Any]:
 def test_pods_of_two_nodes_reach_each_other_in_both_families(site: Site) -> None:
     bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True}
     hosts = {1: Host(site, "node1", network({"type": "ptp"}, 1)), 2: Host(site, "node2", network(bridge, 2))}
-    run("ip", "link", "add", "wire", "netns", hosts[1].namespace, "type", "veth", "peer", "name", "wire", "netns", hosts[2].namespace)
+    hosts[1].namespace.run("ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", hosts[2].namespace.pid)
     for number, host in hosts.items():
         other = 3 - number
         for own in WIRE[number]:
-            run("ip", "-n", host.namespace, "address", "add", own, "dev", "wire", *(["nodad"] if ":" in own else []))
-        run("ip", "-n", host.namespace, "link", "set", "wire", "up")
+            host.namespace.run("ip", "address", "add", own, "dev", "wire", *(["nodad"] if ":" in own else []))
+        host.namespace.run("ip", "link", "set", "wire", "up")
         for block, peer in zip(BLOCKS[other], WIRE[other], strict=True):
-            run("ip", "-n", host.namespace, "route", "add", block, "via", peer.partition("/")[0])
+            host.namespace.run("ip", "route", "add", block, "via", peer.partition("/")[0])
         for path in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
-            site.inside(host.namespace, "sh", "-c", f"echo 1 >/proc/sys/{path.replace('.', '/')}")
+            host.namespace.run("sh", "-c", f"echo 1 >/proc/sys/{path.replace('.', '/')}")
 
-    pods = {number: [site.namespace(f"{number}-{n}") for n in range(PODS)] for number in hosts}
+    pods = {number: [site.namespace() for _ in range(PODS)] for number in hosts}
     everybody = [(number, pod) for number in hosts for pod in pods[number]]
     with ThreadPoolExecutor(4) as pool:
         told = dict(zip([pod for _, pod in everybody], pool.map(lambda each: hosts[each[0]].add(each[1]), everybody), strict=True))
@@ -188,7 +205,7 @@ def test_pods_of_two_nodes_reach_each_other_in_both_families(site: Site) -> None
     all_addresses = [each for some in told.values() for each in some]
     assert len(set(all_addresses)) == 4 * PODS
     for _, pod in everybody:
-        assert site.inside(pod, sys.executable, "-IS", "-c", PING, *all_addresses).split() == [], f"{pod} does not reach these"
+        assert pod.run(sys.executable, "-IS", "-c", PING, *all_addresses).split() == [], f"{pod} does not reach these"
 
     for number, host in hosts.items():
         first = pods[number][0]
@@ -207,7 +224,7 @@ def test_pods_of_two_nodes_reach_each_other_in_both_families(site: Site) -> None
 
 def test_a_check_tells_that_an_address_was_taken_away(site: Site) -> None:
     host = Host(site, "node1", network({"type": "ptp"}, 1))
-    pod = site.namespace("pod")
+    pod = site.namespace()
     v4, _ = host.add(pod)
     assert host.tool("check", pod).returncode == 0
     with SqliteStore(host.store) as opened:
@@ -219,7 +236,7 @@ def test_a_check_tells_that_an_address_was_taken_away(site: Site) -> None:
 
 def test_on_a_full_block_a_pod_is_refused_in_words_and_status_says_so_until_one_goes(site: Site) -> None:
     host = Host(site, "node1", network({"type": "bridge", "isGateway": True}, 1, blocks=["10.61.1.0/29"], routes=[]))
-    pods = [site.namespace(f"p{n}") for n in range(6)]
+    pods = [site.namespace() for _ in range(6)]
     assert [host.add(pod) for pod in pods[:5]] == [[f"10.61.1.{n}"] for n in range(2, 7)]
     refused = host.tool("add", pods[5])
     assert refused.returncode == 1
@@ -235,7 +252,7 @@ def test_behind_another_plugin_of_the_list_a_runtimes_gc_reaches_it(site: Site) 
     config = network({"type": "ptp"}, 1)
     config["plugins"].append({"type": "ciliumipam-cni", "ipam": dict(config["plugins"][0]["ipam"])})
     host = Host(site, "node1", config)
-    pods = [site.namespace(f"p{n}") for n in range(2)]
+    pods = [site.namespace() for _ in range(2)]
     first = host.add(pods[0], CNI_ARGS="IgnoreUnknown=1;IP=10.61.1.99")
     assert first[0] == "10.61.1.99"
     host.add(pods[1])
@@ -246,3 +263,18 @@ def test_behind_another_plugin_of_the_list_a_runtimes_gc_reaches_it(site: Site) 
     assert len(host.held()) == 2
     assert host.tool("del", pods[0]).returncode == 0
     assert len(host.held()) == 1
+
+
+def test_whatever_ends_these_tests_leaves_no_namespace() -> None:
+    code = "import time; from tests.test_cni_networks import Namespace; made = Namespace(); print(made, flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=MODULE.parents[1], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    path = process.stdout.readline().strip()
+    there = Path(path).exists()
+    process.kill()
+    process.communicate()
+    assert there
+    end = time.monotonic() + 30
+    while Path(path).exists():
+        assert time.monotonic() < end, f"{path} outlives the process that made it"
+        time.sleep(0.01)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,12 @@ from typing import Any
 import pytest
 
 from ciliumipam import Ipam, Node, NodeSelector, PoolSpec
+from ciliumipam.agent import LedgerSource, NodeAgent, Terms
 from ciliumipam.audit import audit
+from ciliumipam.boot import this_moment
 from ciliumipam.cni.install import install, script
 from ciliumipam.errors import InvalidRequestError
+from ciliumipam.lease import Moment
 from ciliumipam.store.sqlite import SqliteStore
 from tests.cni_calls import Answer, addresses, call, environment, network
 
@@ -174,6 +174,101 @@ def test_blocks_may_be_added_to_a_configuration_and_taken_out_of_it(program: Pat
     assert call(program, "DEL", moved, "a").code == 0
     assert addresses(call(program, "ADD", moved, "a")) == ["10.7.2.3/24"]
     refused(call(program, "ADD", network(store, blocks=["10.7.2.0/25"]), "z"), 7, "10.7.2.0/25", "10.7.2.0/24")
+
+
+KILLED = """
+import os, signal, sys
+from ciliumipam.store.sqlite import SqliteStore
+calls, when = 0, sys.argv[2]
+def kill_in(put):
+    def counted(*given, **more):
+        global calls
+        calls += 1
+        if calls == int(sys.argv[1]) and when == "before": os.kill(os.getpid(), signal.SIGKILL)
+        done = put(*given, **more)
+        if calls == int(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)
+        return done
+    return counted
+SqliteStore.put_in_order = kill_in(SqliteStore.put_in_order)
+from ciliumipam.cni import plugin
+plugin.main()
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_next_add_goes_on_where_one_was_killed_that_adopted_blocks(program: Path, tmp_path: Path, when: str) -> None:
+    half_done = 0
+    for number in range(1, 20):
+        store = tmp_path / f"{number}.db"
+        config = network(store, blocks=["10.7.1.0/24", "10.7.2.0/24", "fd07:1::/64"])
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(number), when], input=json.dumps(config), env=os.environ | environment("ADD"),
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        if store.exists():
+            with SqliteStore(store) as opened:
+                half_done += bool(Ipam(opened).pools()) and not Ipam(opened).blocks()
+        assert addresses(call(program, "ADD", config, "other"))[1].startswith("fd07:1::")
+        with SqliteStore(store) as opened:
+            assert {str(each.prefix) for each in Ipam(opened).blocks()} == {"10.7.1.0/24", "10.7.2.0/24", "fd07:1::/64"}
+        assert addresses(call(program, "ADD", config))[1].startswith("fd07:1::")
+        assert {"pods/c1/eth0", "pods/other/eth0"} <= set(held(store))
+        if done.returncode == 0:
+            break
+    else:
+        pytest.fail("it never came to its end")
+    assert half_done, "none was killed between the pool and its blocks"
+
+
+class Clock:
+    """The time of the agent's machine, so that a confirmation can be an old one."""
+
+    def __init__(self) -> None:
+        self.boot, self.ago = "", 0.0
+
+    def moment(self) -> Moment:
+        now = this_moment()
+        return Moment(self.boot or now.boot, now.seconds - self.ago)
+
+
+@pytest.mark.skipif(not this_moment().boot, reason="this system has no boot id, so no lease ever holds here")
+@pytest.mark.parametrize(("boot", "ago", "words"), [("", 3600.0, "was last confirmed 36"), ("another-boot", 0.0, "the machine was started since")])
+def test_without_a_lease_that_holds_nothing_new_is_given_and_what_is_held_goes_away(
+    program: Path, store: Path, tmp_path: Path, boot: str, ago: float, words: str
+) -> None:
+    clock = Clock()
+    pool = PoolSpec(name="p", cidrs=["10.8.0.0/16"], selector=NodeSelector.everything(), block_length_v4=28)
+    with SqliteStore(tmp_path / "shared.db") as shared, SqliteStore(store) as own:
+        Ipam(shared).apply([pool])
+        terms = Terms(stop_after=600, return_after=3600, timeout=30)
+        agent = NodeAgent(LedgerSource(shared, Node("n1"), terms), own, "n1", moment=clock.moment)
+
+        def confirm(boot: str, ago: float) -> None:
+            clock.boot, clock.ago = boot, ago
+            while agent.round().changed:
+                pass
+
+        confirm("", 0.0)
+        config = network(store, node="n1")
+        results = {each: call(program, "ADD", config, each) for each in ("a", "b", "c")}
+        assert [addresses(each) for each in results.values()] == [["10.8.0.2/28"], ["10.8.0.3/28"], ["10.8.0.4/28"]]
+        assert call(program, "STATUS", config).code == 0
+
+        confirm(boot, ago)
+        refused(call(program, "ADD", config, "new"), 11, "may not rely on its blocks", words, "ciliumipam agent")
+        refused(call(program, "ADD", config, "new", arguments="IP=10.8.0.9"), 11, words)
+        refused(call(program, "ADD", config, "a"), 11, words)
+        refused(call(program, "STATUS", config), 51, words)
+        assert call(program, "CHECK", config | {"prevResult": results["a"].said}, "a") == Answer(0, None, "")
+        assert call(program, "DEL", config, "b") == Answer(0, None, "")
+        assert set(held(store)) == {"gateway:10.8.0.0/28", "pods/a/eth0", "pods/c/eth0"}
+        valid = [{"containerID": "a", "ifname": "eth0"}]
+        assert call(program, "GC", config | {"cni.dev/valid-attachments": valid}) == Answer(0, None, "")
+        assert set(held(store)) == {"gateway:10.8.0.0/28", "pods/a/eth0"}
+
+        confirm("", 0.0)
+        assert call(program, "STATUS", config).code == 0
+        assert addresses(call(program, "ADD", config, "new")) == ["10.8.0.5/28"]
 
 
 # --------------------------------------------------------------------------------------------------- DEL, GC, CHECK, STATUS
@@ -340,14 +435,15 @@ def test_a_call_ends_at_its_deadline_though_the_store_is_locked(program: Path, s
 def test_a_call_ends_at_its_deadline_though_nothing_else_goes_on(store: Path) -> None:
     code = (
         "import os, time; from ciliumipam.cni import plugin, config\n"
-        "plugin._add = lambda *given: time.sleep(3600)\n"  # a system call that does not come back
+        "plugin._add = lambda *given: time.sleep(20)\n"  # a system call that does not come back in time
         "plugin.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
         input=json.dumps(network(store, deadlineSeconds=0.5)), env=os.environ | environment("ADD"), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert (done.returncode, json.loads(done.stdout)["code"]) == (1, 11)
+    assert done.returncode == 1, "it ended at its deadline and not when the system call came back"
+    assert json.loads(done.stdout)["code"] == 11
     assert "0.5" in json.loads(done.stdout)["details"]
 
 
@@ -380,46 +476,31 @@ def test_a_call_loads_nothing_that_it_does_not_need(program: Path, store: Path) 
 
 
 def test_a_thousand_adds_at_once_of_which_some_are_killed_give_nothing_twice_and_gc_leaves_no_leak(program: Path, store: Path) -> None:
-    text = json.dumps(network(store, blocks=["10.7.0.0/20", "fd07:1::/64"]))
-    call(program, "STATUS", text)
-    chance = random.Random(7)
-    doomed = {n: chance.uniform(0.0, 1.0) for n in range(1000) if chance.random() < 0.2}
+    config = network(store, blocks=["10.7.0.0/20", "fd07:1::/64"])
+    call(program, "STATUS", config)
 
-    def add(n: int) -> list[str] | None:
-        process = subprocess.Popen(
-            [program], env=environment("ADD", f"c{n}"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(text)
-            process.stdin.close()
-        except BrokenPipeError:
-            pass
-        if n in doomed:
-            time.sleep(doomed[n])  # a moment anywhere in the life of the process
-            process.send_signal(signal.SIGKILL)
-        said = process.stdout.read()
-        process.stdout.close()
-        code = process.wait()
-        if code == -signal.SIGKILL and not said:
-            return None
-        return addresses(Answer(0 if said else code, json.loads(said), ""))
+    def runtime(n: int) -> dict[str, Any]:
+        command = [sys.executable, "-m", "tests.cni_runtime", str(program), json.dumps(config), str(n), "1000", "16"]
+        done = subprocess.run(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, timeout=280, check=True)
+        return dict(json.loads(done.stdout))
 
     with ThreadPoolExecutor(16) as pool:
-        told = dict(enumerate(pool.map(add, range(1000))))
-    answered = {n: given for n, given in told.items() if given is not None}
+        told = {int(n): each for some in pool.map(runtime, range(16)) for n, each in some.items()}
+    assert sorted(told) == list(range(1000))
+    for each in told.values():
+        assert each["said"] is not None or (each["doomed"] and each["killed"]), each
+    answered = {n: addresses(Answer(0, each["said"], "")) for n, each in told.items() if each["said"] is not None}
     given = [each for some in answered.values() for each in some]
-    assert set(told) - set(doomed) <= set(answered)
     assert len(given) == len(set(given)) == 2 * len(answered), "no address was told twice"
     now = held(store)
     for n, some in answered.items():
-        assert sorted(now[f"pods/c{n}/eth0"]) == sorted(each.partition("/")[0] for each in some), "what was told is held"
+        assert sorted(now.get(f"pods/c{n}/eth0", [])) == sorted(each.partition("/")[0] for each in some), "what was told is held"
 
-    valid = [{"containerID": f"c{n}", "ifname": "eth0"} for n in answered]
-    assert call(program, "GC", json.loads(text) | {"cni.dev/valid-attachments": valid}).code == 0
+    kept = [n for n in answered if n % 50]  # the others went while the runtime was down
+    valid = [{"containerID": f"c{n}", "ifname": "eth0"} for n in kept]
+    assert call(program, "GC", config | {"cni.dev/valid-attachments": valid}).code == 0
     left = {owner for owner in held(store) if not owner.startswith("gateway:")}
-    assert left == {f"pods/c{n}/eth0" for n in answered}, "what was killed has left nothing"
+    assert left == {f"pods/c{n}/eth0" for n in kept}, "what was killed has left nothing"
 
 
 # -------------------------------------------------------------------------------------------------------------- installing

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -110,7 +109,7 @@ def test_a_node_is_its_name_and_labels() -> None:
 
 def test_every_field_of_pools_and_nodes_is_written() -> None:
     """Guards the two lists in the codec: a field that is added to the class must be added there."""
-    assert [field.name for field in fields(PoolSpec)] == [
+    assert list(PoolSpec._fields) == [
         "name",
         "cidrs",
         "selector",
@@ -132,7 +131,7 @@ def test_every_field_of_pools_and_nodes_is_written() -> None:
         "carving",
         "group_by",
     ]
-    assert [field.name for field in fields(Node) if field.compare] == ["name", "label_pairs"]
+    assert Node._fields == ("name", "label_pairs")
     assert BlockLengths._fields == ("selector", "v4", "v6")
 
 

@@ -457,3 +457,20 @@ def test_building_alone_says_where_the_programs_are(server_binaries: Binaries) -
     *paths, took = done.stdout.splitlines()
     assert paths == [str(path) for path in server_binaries]
     assert took.startswith("found or built in ")
+
+
+def test_an_interrupt_ends_it_also_where_a_scripts_shell_had_it_ignored(server_binaries: Binaries) -> None:
+    env = {**os.environ, **{f"TEST_ASSET_{name.upper().replace('-', '_')}": str(path) for name, path in zip(PROGRAMS, server_binaries, strict=True)}}
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as `sh` does for what it starts with &
+    try:
+        process = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True, env=env)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+        assert process.stdout is not None
+        assert any("Ctrl-C" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.terminate()

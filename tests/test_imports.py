@@ -39,4 +39,4 @@ def test_every_public_name_is_at_home_where_the_package_says() -> None:
 def test_a_one_shot_process_loads_only_what_a_call_needs() -> None:
     statement = "from ciliumipam.one_shot import OneShot; from ciliumipam.store.sqlite import SqliteStore"
 
-    assert loaded_by(statement) & {"hashlib", "logging", "netaddr", "random", "sortedcontainers", "subprocess", "tempfile"} == set()
+    assert loaded_by(statement) & {"ast", "dataclasses", "hashlib", "inspect", "logging", "netaddr", "random", "sortedcontainers", "subprocess", "tempfile"} == set()

@@ -30,11 +30,13 @@ from ciliumipam import (
     Node,
     NodeSelector,
     PoolSpec,
+    Rebalance,
     Release,
     ReleaseFenced,
     RemoveNode,
     RemovePool,
     RequestAddresses,
+    Shrink,
     SqliteStore,
     Store,
     Utilization,
@@ -558,6 +560,7 @@ REQUESTS: list[Request] = [
     Drain("node", "n2"),
     Drain("block", "10.0.1.0/24"),
     Migrate("n2", "other"),
+    Shrink("green", (Prefix(4, int(IPv4Address("10.0.0.0")), 24),)),
     RequestAddresses("n1", (Demand("", 4, 300), Demand("green", 6, 7))),
     HandBack("n2", Prefix(4, int(IPv4Address("10.0.2.0")), 24)),
 ]
@@ -611,6 +614,10 @@ def test_a_plan_writes_nothing_and_executing_it_does_what_the_call_does(  # noqa
             assert twin.drain(kind, name) == plan.outcome
         case Migrate(name, to):
             assert twin.migrate(name, to) == plan.outcome
+        case Shrink(name, cidrs):
+            assert twin.shrink(name, *cidrs) == plan.outcome
+        case Rebalance(name, length, family):
+            assert twin.rebalance(name, length, family=family) == plan.outcome
         case Allocate():
             assert twin.allocate("n1", *request_.owners, address=request_.address, label=request_.label) == result
         case Release():

@@ -58,7 +58,7 @@ from ciliumipam.requests import (
     RemovePool,
     Request,
 )
-from ciliumipam.store import Expect, Listing, Store
+from ciliumipam.store import Expect, Listing, Store, Write
 from ciliumipam.tasks import AllocateTask, to_allocation
 from ciliumipam.testing.faults import READ_FAULTS, Crash, Fault, FaultyStore
 from ciliumipam.testing.record_strategies import keyed_records
@@ -948,6 +948,38 @@ def test_a_store_that_puts_one_by_one_replays(file: str) -> None:
 
     assert ended(replayed) == ["equal"]
     assert {name for line in lines_of(file) for each in line.get("answers", ()) if isinstance(each, dict) for name in each} >= {"put", "delete"}
+
+
+class Together(Plain):
+    """One at which several writes at once are quicker, and which can fail in the middle of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together: list[int] = []
+        self.fails_after: int | None = None
+
+    def put_together(self, writes: Sequence[Write]) -> list[Revision]:
+        self.together.append(len(writes))
+        fails_after, self.fails_after = self.fails_after, None
+        done = [self.put(write.key, write.record, expect=write.expect) for write in writes[:fails_after]]
+        if fails_after is not None:
+            raise StoreUnavailableError("put_together", "no answer", unknown=True)
+        return done
+
+
+@pytest.mark.parametrize("fails_after", [None, 3])
+def test_a_store_that_puts_claims_together_does_so_under_a_journal_too_and_replays(file: str, fails_after: int | None) -> None:
+    store = Together()
+    store.fails_after = fails_after
+    ipam = journaled(store, file)
+
+    ipam.apply([whole()], [Node(f"n{number}") for number in range(8)])
+    ipam.close_journal()
+
+    assert store.together[0] == 8
+    assert ended(replay(file)) == ["equal"]
+    assert records(file) == dict(everything(store))
+    assert lines_of(file)[0]["together"] == [True]
 
 
 # ------------------------------------------------------------------------------------------------- the command

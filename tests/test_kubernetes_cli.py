@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec
+from ciliumipam.cli.main import main
 from ciliumipam.errors import StoreRefusedError
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.install import install
@@ -506,11 +507,38 @@ def test_check_tells_of_blocks_whose_node_is_gone(cluster: ScratchControlPlane) 
     checked = run(cluster, "check", "-o", "json")
     named = run(cluster, "check", "--store", "kubernetes:ciliumipam", "-o", "json")
 
-    what, repair = "it is held by node n-2, which is not known", "apply the node, or take the block back: ciliumipam"
+    what, repair = "it is held by node n-2, which is not known", "the operator takes it back after its grace time; where none runs: ciliumipam"
     for ran, store in ((checked, ""), (named, " --store kubernetes:ciliumipam")):  # without it, the command would ask another store
         assert ("notice", "block 10.0.1.0/24", what, f"{repair}{store} delete node n-2") in [
             (each["severity"], each["where"], each["what"], each["repair"]) for each in json.loads(ran.out)["findings"]
         ]
+
+
+def test_the_help_of_the_operator_names_the_store_that_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["operator", "--help"]) == 0
+
+    said = capsys.readouterr().out
+    assert "$CILIUMIPAM_STORE is not" in said
+    assert "sqlite" not in said
+    assert "--output" not in said
+
+
+def test_check_recommends_nothing_that_a_cluster_refuses(cluster: ScratchControlPlane) -> None:
+    put(cluster, pool("a", "10.0.0.0/16"), node("n-1"), cilium_node("n-1"), node("n-2"))
+    run(cluster, "check", "--repair")
+    put(cluster, cilium_node("n-1", "10.0.0.0/24"))
+    assert run(cluster, "drain", "node", "n-1").code == 6
+    assert run(cluster, "drain", "node", "n-2").code == 0
+
+    findings = json.loads(run(cluster, "check", "-o", "json").out)["findings"]
+
+    assert {each["where"]: each["repair"] for each in findings if each["where"].startswith("node ")} == {
+        "node n-1": (
+            "ciliumipam drain node n-1 takes back what no object of a node lists; what one lists goes back when its node is gone:"
+            " kubectl drain NODE, then kubectl delete node NODE"
+        ),
+        "node n-2": "kubectl delete node n-2",
+    }
 
 
 # --------------------------------------------------------------------------------------------------- status of pools

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from ciliumipam.cli.main import main
+from ciliumipam.cli.parser import build_parser
 from ciliumipam.cli.yaml_input import parse_yaml
+from ciliumipam.demand import Demand
 from ciliumipam.errors import StoreRefusedError
 from ciliumipam.kubernetes.api import Api, Resource
 from ciliumipam.kubernetes.cilium_crds import PAIR
@@ -25,8 +27,11 @@ from ciliumipam.kubernetes.install import DEFINITIONS, OURS, Installed, install
 from ciliumipam.kubernetes.kubeconfig import Chosen
 from ciliumipam.kubernetes.lease import Lease
 from ciliumipam.kubernetes.lightkube_transport import LightkubeTransport
+from ciliumipam.kubernetes.node_sources import CiliumNodeSource
 from ciliumipam.kubernetes.objects import LEDGERS, POOLS
 from ciliumipam.kubernetes.operator import Operator
+from ciliumipam.kubernetes.promises import BLOCKS
+from ciliumipam.kubernetes.promises import LEASE as LEASE_NOTE
 from ciliumipam.kubernetes.rbac import BOUND, GRANTS, LEASE, Grant, roles
 from ciliumipam.kubernetes.service import OperatorService
 from ciliumipam.kubernetes.transport import Refusal, Response
@@ -204,6 +209,46 @@ def test_the_server_takes_the_manifests_of_the_operator(control_plane: ControlPl
     assert all(line.endswith("(server dry run)") for line in told)
     deployment = next(document for _, document in parse_yaml("printed", printed) if document["kind"] == "Deployment")  # type: ignore[index]  # a manifest
     assert deployment["spec"]["template"]["spec"]["containers"][0]["args"][-1] == "--write-to=node"  # type: ignore[index]  # a manifest
+
+
+def test_the_server_takes_the_manifests_of_agents_too(control_plane: ControlPlane, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", "--image", "x", "--namespace", "default", "--agents"]) == 0
+    printed = capsys.readouterr().out
+
+    told = control_plane.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", input=printed).splitlines()
+
+    assert [line.partition(" ")[0] for line in told if "ciliumipam-agent" in line] == [
+        "serviceaccount/ciliumipam-agent",
+        "clusterrole.rbac.authorization.k8s.io/ciliumipam-agent",
+        "clusterrolebinding.rbac.authorization.k8s.io/ciliumipam-agent",
+        "daemonset.apps/ciliumipam-agent",
+    ]
+    found = {document["kind"]: document["spec"]["template"]["spec"] for _, document in parse_yaml("printed", printed) if document["kind"] in ("Deployment", "DaemonSet")}  # type: ignore[index]  # manifests
+    assert found["Deployment"]["containers"][0]["args"][-2:] == ["--stop-after=60", "--grace=150"]
+    (agent,) = found["DaemonSet"]["containers"]
+    for arguments in (found["Deployment"]["containers"][0]["args"], [each.replace("$(NODE)", "n1") for each in agent["args"]]):
+        build_parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "operator", "agent"),
+    [
+        (["--write-to=node"], ["--write-to=node", "--stop-after=60", "--grace=150"], ["--write-to=node", "--stop-after=60"]),
+        (["--stop-after=10", "--grace=50"], ["--stop-after=10", "--grace=50"], []),
+    ],
+)
+def test_agents_are_deployed_as_the_options_of_the_operator_say(
+    options: list[str], operator: list[str], agent: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["deploy", "--image", "x", "-o", "json", "--agents", "--", *options]) == 0
+    items = {each["kind"]: each for each in json.loads(capsys.readouterr().out)["items"]}
+    (ours,) = items["Deployment"]["spec"]["template"]["spec"]["containers"]
+    (theirs,) = items["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+
+    assert ours["args"][3:] == operator
+    assert theirs["args"][6:] == agent
+    assert main(["deploy", "--image", "x", "--agents", "--", "--grace=149"]) == 2
+    assert "it has to be at least 150 s" in capsys.readouterr().err
 
 
 def test_the_operator_may_read_the_kinds_of_pools_that_its_options_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -434,6 +479,32 @@ def test_with_its_own_rights_the_operator_gives_and_takes_back_and_the_checker_c
     assert transport.forbidden == []
 
 
+def test_with_its_own_rights_an_agent_registers_its_node_asks_and_hands_back(talk: Talk) -> None:
+    admin, name = talk(""), "agent-run"
+    [*install(admin)]
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+    items = [node, *bound_to("rbac-agent-run", GRANTS["agent"])]
+    transport = Noting(talk("rbac-agent-run"))
+    try:
+        for item in items:
+            assert admin.request("POST", path_of(item), body=item).status == 201
+        wait_for(lambda: transport.inner.request("GET", "/api/v1/nodes/agent-run").status == 200)
+        source = CiliumNodeSource(Api(transport), name, register=True)
+        assert source.confirm().blocks == ()
+        source.request((Demand("", 4, 8),))
+        said = {"podCIDRs": ["10.7.0.0/28"], "pools": {"allocated": [{"pool": "p", "cidrs": ["10.7.0.0/28"]}]}}
+        notes = {BLOCKS: '{"10.7.0.0/28":7}', LEASE_NOTE: '{"stopAfter":60}'}
+        Api(admin).patch(CILIUM_NODES, name, {"metadata": {"annotations": notes}, "spec": {"ipam": said}})
+        (block,) = source.confirm().blocks
+        source.hand_back(block.leased)
+        assert source.confirm().blocks == ()
+        assert transport.forbidden == []
+    finally:
+        items.append({"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": name}})
+        for item in reversed(items):
+            admin.request("DELETE", f"{path_of(item)}/{item['metadata']['name']}")
+
+
 def test_a_refusal_names_the_rule_that_lacks(talk: Talk) -> None:
     api = Api(talk("nobody"))
     for call, rule in (
@@ -458,5 +529,6 @@ def test_nobody_gets_more_than_a_list_of_verbs_on_a_list_of_resources() -> None:
         for grant in grants:
             assert "*" not in (grant.group, *grant.resources, *grant.verbs)
             assert grant.why
-    assert set(BOUND) == {"operator", "checker"}
+    assert set(BOUND) == {"operator", "checker", "agent"}
+    assert {name for grant in GRANTS["agent"] for name in grant.resources} == {"ciliumnodes", "nodes"}
     assert {verb for grant in GRANTS["checker"] for verb in grant.verbs} == {"get", "list"}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciliumipam.errors import InvalidRequestError, IpamError, StoreUnavailableError
+from ciliumipam.errors import InvalidRequestError, IpamError, StoreRefusedError, StoreUnavailableError
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.lease import LEASES, Election, Lease, Term
 from ciliumipam.kubernetes.lightkube_transport import LightkubeTransport, connect
@@ -356,7 +356,12 @@ def test_who_cannot_renew_complains_and_stops_to_lead(api: Api, name: str, monke
     lease.run(stop, led.append, complaints.append)
 
     assert led == [True, False]
-    assert len(complaints) == 4  # three tries, and the one to give it back
+    assert len(complaints) == 2, "one of three tries that ended in the same way, and that of giving it back"
+
+
+def test_a_lease_in_a_namespace_that_is_not_there_says_how_to_make_it(api: Api) -> None:
+    with pytest.raises(StoreRefusedError, match=r"there is no namespace nowhere; create it: kubectl create namespace nowhere"):
+        Lease(api, "nowhere", "x", "a").step()
 
 
 def test_a_write_that_took_long_counts_from_when_it_was_sent(api: Api, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from ciliumipam.kubernetes.conditions import TYPES, status_of
 from ciliumipam.kubernetes.events import EVENTS, REFRESH, EventQueue, Said
 from ciliumipam.kubernetes.lightkube_transport import connect
 from ciliumipam.kubernetes.metrics import OperatorMetrics
+from ciliumipam.kubernetes.report import ClusterReporter
 from ciliumipam.kubernetes.reporter import Reporters, Round, Subject, subject_of
 from ciliumipam.requests import PoolStatus
 from ciliumipam.testing.control_plane import ControlPlane
@@ -277,6 +278,20 @@ def test_an_event_of_an_object_in_a_namespace_is_in_that_namespace(api: Api, nod
     assert found["regarding"]["namespace"] == "kube-system"
 
 
+def test_orphans_are_told_by_one_event_of_their_node(api: Api, node: Subject) -> None:
+    reporter = ClusterReporter(api, "me")
+    for _ in range(3):
+        reporter.orphaned(node, ["10.0.0.0/24", "10.0.1.0/24"], "p")
+        reporter.flush()
+
+    assert [(event["reason"], event["note"]) for event in events_of(api, node)] == [
+        (
+            "Orphaned",
+            "pool p is gone or no longer covers 10.0.0.0/24, 10.0.1.0/24: the node keeps what it has, and nobody else gets it until the node goes",
+        )
+    ]
+
+
 def test_a_subject_is_read_out_of_an_object() -> None:
     metadata = {"name": "n", "uid": "u", "namespace": "x"}
 
@@ -372,7 +387,8 @@ def test_log_lines_are_for_people_or_have_a_field_for_each_value_that_is_named(c
 
     first, second = capsys.readouterr().err.splitlines()
     value = json.loads(first)
-    assert {name: value[name] for name in ("node", "write", "took", "level", "message")} == {
+    assert {name: value[name] for name in ("node", "write", "took", "level", "message", "reason")} == {
+        "reason": "node=other",
         "node": "n-1", "write": "ok", "took": 0.25, "level": "info", "message": "node=n-1 write=ok took=0.2s of 100% node=other",
     }  # fmt: skip
     assert second.endswith("Z WARNING node=n-1 waits: no\\npool")

@@ -358,7 +358,7 @@ BAD: list[tuple[Any, str, str]] = [
     (changed(CONFIG, {}, "spec", "ipam", "operators"), "spec.ipam.operators", "unknown field; did you mean 'operator'?"),
     (changed(CONFIG, [], *OPERATOR, "clusterPoolIPv4PodCIDRList"), "spec.ipam.operator.clusterPoolIPv4PodCIDRList", "unknown field; did you mean 'clusterPoolIPv4PodCIDRs'?"),
     (changed(CONFIG, 24, *OPERATOR, "clusterPoolIPv6Masksize"), "spec.ipam.operator.clusterPoolIPv6Masksize", "unknown field; did you mean 'clusterPoolIPv6MaskSize'?"),
-    (NODE | {"labels": {}}, "labels", "unknown field; did you mean"),
+    (NODE | {"labels": {}}, "labels", "unknown field (known: apiVersion, kind, metadata, spec, status)"),
     (changed(NODE, {}, "metadata", "lables"), "metadata.lables", "unknown field; did you mean 'labels'?"),
     # names
     (without(POOL, "metadata"), "metadata", "expected a mapping with name, labels, annotations, namespace, generateName, uid; found nothing"),
@@ -432,7 +432,7 @@ BAD: list[tuple[Any, str, str]] = [
     (changed(POOL, {"nodeSelectorTerms": []}, "spec", "nodeSelector"), "spec.nodeSelector.nodeSelectorTerms", "it needs at least one term"),
     (changed(POOL, {"nodeSelectorTerms": [{}]}, "spec", "nodeSelector"), "spec.nodeSelector", "it selects nothing"),
     (changed(POOL, TERMS | {"matchLabels": {}}, "spec", "nodeSelector"), "spec.nodeSelector.matchLabels", "it stands beside nodeSelectorTerms"),
-    (changed(CONFIG, TERMS, "spec", "nodeSelector"), "spec.nodeSelector.nodeSelectorTerms", "unknown field; did you mean"),
+    (changed(CONFIG, TERMS, "spec", "nodeSelector"), "spec.nodeSelector.nodeSelectorTerms", "unknown field (known: matchExpressions, matchLabels)"),
     # the seed's form
     (without(CONFIG, "spec"), "spec", "expected a mapping with nodeSelector, ipam, defaults; found nothing"),
     (without(CONFIG, "spec", "ipam"), "spec.ipam", "it is required; the CIDRs belong into spec.ipam.operator.clusterPoolIPv4PodCIDRs"),

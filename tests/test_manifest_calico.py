@@ -434,7 +434,7 @@ def test_a_problem_is_told_once() -> None:
 
     assert (
         str(caught.value)
-        == "x.yaml: spec.cidr: '10.0.0.0' is not a usable CIDR: it has no length; write 10.0.0.0/32 or 10.0.0.0/128 for a single address"
+        == "x.yaml: spec.cidr: '10.0.0.0' is not a usable CIDR: it has no length; write 10.0.0.0/32 for a single address"
     )
 
 

@@ -185,7 +185,7 @@ def test_each_form_is_read_as_what_it_means(document: dict[str, Any], expected: 
         ({"nodeSelector": {}}, "spec.nodeSelector.nodeSelectorTerms", "it needs at least one term"),
         ({"nodeSelector": {"nodeSelectorTerms": []}}, "spec.nodeSelector.nodeSelectorTerms", "it needs at least one term"),
         ({"nodeSelector": {"nodeSelectorTerms": [{}]}}, "spec.nodeSelector", "it selects nothing"),
-        ({"nodeSelector": {"matchLabels": {}}}, "spec.nodeSelector.matchLabels", "unknown field; did you mean 'nodeSelectorTerms'?"),
+        ({"nodeSelector": {"matchLabels": {}}}, "spec.nodeSelector.matchLabels", "unknown field (known: nodeSelectorTerms)"),
         ({"nodeSelector": {"nodeSelectorTerms": [{"matchFields": [{"key": "name", "operator": "In", "values": ["x"]}]}]}}, "spec.nodeSelector.nodeSelectorTerms[0].matchFields[0]", "metadata.name"),
         ({"perNodeMaskSize": 24}, "spec.perNodeMaskSize", "unknown field; did you mean 'perNodeHostBits'?"),
     ],

@@ -23,6 +23,7 @@ import ciliumipam.store
 from ciliumipam import (
     Allocate,
     Apply,
+    Demand,
     Ipam,
     MemoryStore,
     Node,
@@ -31,6 +32,7 @@ from ciliumipam import (
     SqliteStore,
     Store,
 )
+from ciliumipam.agent.metrics import AgentMetrics
 from ciliumipam.block_tasks import ApplyTask
 from ciliumipam.combining import Waiting
 from ciliumipam.errors import (
@@ -369,7 +371,7 @@ def test_refusals_of_a_call_are_counted() -> None:
 def test_every_method_that_changes_or_reads_tells_its_own_name_once() -> None:
     recorder = Recorder()
     ipam = Ipam(MemoryStore(), observer=recorder)
-    pools = [SMALL, PoolSpec(name="other", cidrs=["10.1.0.0/24"], selector=NodeSelector.parse("rack=a"))]
+    pools = [SMALL, PoolSpec(name="other", cidrs=["10.1.0.0/23"], selector=NodeSelector.parse("rack=a"))]
     ipam.apply(pools, [Node("a"), Node("b", {"rack": "a"})])
     (held,) = ipam.allocate("a", "x")
     recorder.take()
@@ -380,7 +382,11 @@ def test_every_method_that_changes_or_reads_tells_its_own_name_once() -> None:
         "release_fenced": lambda: ipam.release_fenced(held.address, held.fence),
         "release": lambda: ipam.release("a", "y"),
         "force_release": lambda: ipam.force_release(ipam.allocate("a", "z")[0].address),
-        "grow": lambda: ipam.grow("a", 1),
+        "grow": lambda: ipam.grow("b", 2),
+        "hand_back": lambda: ipam.hand_back("b", "10.1.1.0/24"),
+        "request": lambda: ipam.request("b", [Demand("", 4, 10)]),
+        "rebalance": lambda: ipam.rebalance("other", 24),
+        "shrink": lambda: ipam.shrink("other", "10.1.1.0/24"),
         "drain": lambda: ipam.drain("node", "a"),
         "migrate": lambda: ipam.migrate("b", "other"),
         "refresh": ipam.refresh,
@@ -970,12 +976,13 @@ def test_what_other_processes_write_is_seen_with_refresh(refresh: bool) -> None:
 
 
 def families() -> list[tuple[str, str, tuple[str, ...], str]]:
-    """Name, type, labels and help of every metric: of any `Ipam`, and then what only the operator has."""
-    observed, operated = CollectorRegistry(), CollectorRegistry()
+    """Name, type, labels and help of every metric: of any `Ipam`, then what only the operator has, and an agent."""
+    observed, operated, agents = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
     PrometheusObserver(observed)
     OperatorMetrics(operated)
+    AgentMetrics(agents)
     found = []
-    for registry in (observed, operated):
+    for registry in (observed, operated, agents):
         for collector in registry._collector_to_names:
             (metric,) = collector.describe()  # type: ignore[attr-defined]  # the collectors of the client itself
             found.append((metric.name, metric.type, tuple(collector._labelnames), metric.documentation))  # type: ignore[attr-defined]  # the same
@@ -992,7 +999,7 @@ def test_names_and_help_keep_the_conventions() -> None:
         assert name.endswith("_total") == (kind == "counter"), name
         assert text.endswith("."), name
         assert text[0].isupper() or text[0].isdigit(), name
-        assert set(labels) <= {"call", "outcome", "error", "store", "verb", "pool", "family", "state", "node"}
+        assert set(labels) <= {"call", "outcome", "error", "store", "verb", "pool", "family", "state", "node", "resource", "move"}
         assert ("node" in labels) == (name == "ciliumipam_node_addresses")
 
 

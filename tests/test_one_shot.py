@@ -216,7 +216,7 @@ def test_an_allocation_reads_what_it_depends_on_and_nothing_twice() -> None:
 
     pages = [each for each in store.read if each.startswith("address-page")]
     assert pages == ["address-page 10.0.0.0/22", "address-page 10.0.0.0/22+10.0.0.0/24", "address-page 10.0.0.0/22+10.0.1.0/24"]
-    assert len(store.read) == len(set(store.read)) == 3 + 4 + 4  # pages; the way to the block; node, its claims, pool, the owner's claims
+    assert len(store.read) == len(set(store.read)) == 3 + 4 + 5  # pages; the way to the block; node, its claims, its lease, pool, the owner's claims
     assert not [each for each in store.read if each.startswith("all")]
 
 

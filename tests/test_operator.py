@@ -26,7 +26,7 @@ from ciliumipam.kubernetes.reporter import Reporter, Round, Subject, WriteOutcom
 from ciliumipam.kubernetes.store import KubernetesStore
 from ciliumipam.kubernetes.transport import NO_QUERY, Response, Stream, Transport
 from ciliumipam.records import Key
-from ciliumipam.requests import Apply
+from ciliumipam.requests import Applied, Apply, Drain, Migrate, Request
 from ciliumipam.testing.control_plane.access import ControlPlane
 from ciliumipam.testing.control_plane.binaries import Binaries
 from ciliumipam.testing.control_plane.scratch import ScratchControlPlane
@@ -54,6 +54,7 @@ class Told(Reporter):
         self.given: list[tuple[str, tuple[str, ...]]] = []
         self.taken_over: list[tuple[str, str, str]] = []
         self.conflicts: dict[tuple[str, str], str] = {}
+        self.orphans: dict[str, tuple[tuple[str, ...], str]] = {}
         self.gone: list[tuple[str, tuple[str, ...]]] = []
         self.broken: dict[str, str] = {}
         self.written: list[str] = []
@@ -71,6 +72,9 @@ class Told(Reporter):
 
     def conflict(self, node: Subject, block: str, reason: str) -> None:
         self.conflicts[node.name, block] = reason
+
+    def orphaned(self, node: Subject, blocks: Any, pool: str) -> None:
+        self.orphans[node.name] = (tuple(blocks), pool)
 
     def node_gone(self, node: str, blocks: Any) -> None:
         self.gone.append((node, tuple(blocks)))
@@ -811,6 +815,52 @@ def test_nodes_that_came_and_went_are_not_remembered(world: World, connected: Ca
     assert len(operator.cluster._entries) < 150
 
 
+def test_what_stands_wrong_for_many_rounds_is_logged_once_until_it_changes(
+    world: World, connected: Callable[[], Transport], caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told()
+    operator = Operator(connected(), reporter=told)
+    world.pool("p", "10.0.0.0/24")
+    world.node("a", ipam={"podCIDRs": ["10.0.0.0/24"]})
+    operator.sync_once()
+    world.node("b", ipam={"podCIDRs": ["10.0.0.0/24"]})
+    world.pool("q", "10.5.0.0/24")
+    world.config("q", "nobody", "10.6.0.0/24")
+    world.api.delete(POOLS, "p")
+    caplog.clear()
+
+    for _ in range(3):
+        operator.sync_once()
+
+    def logged() -> list[str]:
+        return sorted(record.getMessage().partition(":")[0] for record in caplog.records if record.levelname == "WARNING")
+
+    assert logged() == ["node=b block=10.0.0.0/24 conflict", "pool=p orphans=1", "pool=q kind=CiliumNodeConfig broken"]
+    assert told.orphans == {"a": (("10.0.0.0/24",), "p")}
+    world.pool("p", "10.0.0.0/24")
+    operator.sync_once()
+    world.api.delete(POOLS, "p")
+    operator.sync_once()
+    # the conflict names the pool, and a pool that went again is news
+    assert logged().count("pool=p orphans=1") == 2
+
+
+def test_a_pool_that_cannot_say_that_it_drains_is_refused_with_a_way_round_that_works(world: World) -> None:
+    world.config("seed", "a", "10.0.0.0/24")
+    world.node("a")
+    with world.ipam() as ipam:
+        ipam.apply()
+        with pytest.raises(StoreRefusedError, match="a CiliumNodeConfig cannot say that it drains: apply the CIDRPool"):
+            ipam.drain("pool", "seed")
+        world.pool("seed", "10.0.0.0/24", selector={"matchLabels": {"kubernetes.io/hostname": "a"}})
+        world.api.delete(CONFIGS, "seed")
+
+        drained = ipam.drain("pool", "seed")
+
+    assert [str(change) for change in drained.changes] == ["drain pool seed: takes nothing new"]
+    assert [(each.node, str(each.block)) for each in drained.blockers] == [("a", "10.0.0.0/24")]
+
+
 # ------------------------------------------------------------------------------------- the facade, before an operator has looked
 
 
@@ -860,6 +910,44 @@ def test_a_plan_is_stale_once_an_object_lists_what_it_gives_to_another(world: Wo
             ipam.execute(plan)
 
     assert world.held() == {}
+
+
+ENDING: Mapping[str, tuple[Request, Callable[[Ipam], Applied]]] = {
+    "node": (Drain("node", "a"), lambda ipam: ipam.drain("node", "a")),
+    "block": (Drain("block", "10.0.0.0/24"), lambda ipam: ipam.drain("block", "10.0.0.0/24")),
+    "pool": (Drain("pool", "old"), lambda ipam: ipam.drain("pool", "old")),
+    "migrate": (Migrate("a", "new"), lambda ipam: ipam.migrate("a", "new")),
+}
+
+
+@pytest.mark.parametrize("where", ["CiliumNode", "Node", "Node whose pool is gone"])
+@pytest.mark.parametrize("deed", ENDING)
+def test_what_an_object_lists_stays_and_is_told_whatever_would_take_it_also_beforehand(world: World, deed: str, where: str) -> None:
+    world.pool("old", "10.0.0.0/23", selector={"matchExpressions": [{"key": "new", "operator": "DoesNotExist"}]}, blocksPerNode=2)
+    world.node("a", cilium=where == "CiliumNode")
+    with world.ipam() as ipam:
+        ipam.apply()
+    if where == "CiliumNode":
+        world.api.patch(CILIUM_NODES, "a", {"spec": {"ipam": {"podCIDRs": ["10.0.0.0/24"]}}})
+    else:
+        world.api.patch(NODES, "a", {"spec": {"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24"]}})
+    world.pool("new", "10.1.0.0/24")
+    if where == "Node whose pool is gone":
+        if deed == "pool":
+            pytest.skip("there is no pool to drain")
+        world.api.delete(POOLS, "old")
+    request, carry_out = ENDING[deed]
+
+    with world.ipam() as ipam:
+        planned = ipam.plan(request).outcome
+        done = carry_out(ipam)
+
+    assert [(each.node, str(each.block)) for each in planned.blockers] == [("a", "10.0.0.0/24")]
+    assert done.blockers == planned.blockers
+    assert done.changes == planned.changes
+    left = world.held()["a"]
+    assert "10.0.0.0/24" in left
+    assert ("10.0.1.0/24" in left) == (deed == "block"), "what no object lists goes back"
 
 
 def test_a_block_that_an_object_lists_is_in_the_way_of_a_drain_and_is_said_to_be(world: World) -> None:

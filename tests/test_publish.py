@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ciliumipam.cidr import parse_prefix
+from ciliumipam.demand import Demand
+from ciliumipam.kubernetes.promises import (
+    Promise,
+    promise_text,
+    read_blocks,
+    read_promise,
+    read_requested,
+    to_requested,
+)
 from ciliumipam.kubernetes.publish import (
     NodeObject,
     Publication,
@@ -20,7 +30,9 @@ from ciliumipam.kubernetes.publish import (
     read_cilium_node,
     read_node,
 )
+from ciliumipam.pool import PoolSpec
 from ciliumipam.records import Holding
+from ciliumipam.selector import NodeSelector
 
 
 def block(cidr: str, pool: str = "p") -> Holding:
@@ -151,3 +163,42 @@ def test_a_block_stays_under_the_pool_by_whose_name_the_agent_uses_it() -> None:
         {"pool": "q", "cidrs": ["10.0.5.0/24"]},
         {"pool": "theirs", "cidrs": ["10.0.0.0/24"]},
     ]
+
+
+def test_annotations_of_somebody_else_are_read_as_nothing() -> None:
+    assert read_blocks('{"10.0.0.0/24":7,"10.0.1.1/24":8,"fd00::/64":"9","x":1}') == {parse_prefix("10.0.0.0/24"): 7}
+    assert [dict(read_blocks(text)) for text in ("", "[]", "{", "7")] == [{}, {}, {}, {}]
+    assert read_promise('{"stopAfter":60,"draining":["a"],"pools":{"p":{"keep":2},"q":1}}') == Promise(60.0, frozenset({"a"}), {"p": {"keep": 2}})
+    assert [read_promise(text) for text in ("", "[]", '{"stopAfter":"60"}', '{"stopAfter":true}')] == [Promise()] * 4
+
+
+def test_what_is_asked_for_comes_back_as_it_was_written_and_what_nobody_can_serve_is_left_out() -> None:
+    demand = (Demand("", 4, 24), Demand("", 6, 8), Demand("red", 4, 1))
+    assert read_requested(to_requested(demand)) == demand
+    needed = {"ipv4-addrs": 3, "ipv6-addrs": -1}
+    asked = [{"pool": "a", "needed": needed}, {"pool": "a", "needed": {"ipv4-addrs": 5}}, {"pool": "A b", "needed": needed}, {"needed": needed}, {"pool": "c"}]
+    assert read_requested(asked) == (Demand("a", 4, 5),)
+    assert read_requested(None) == ()
+
+
+def test_what_matters_of_pools_reaches_the_agent_and_nothing_else_is_said() -> None:
+    pool = PoolSpec(
+        name="p",
+        cidrs=["10.0.0.0/16"],
+        selector=NodeSelector.everything(),
+        reserved=["10.0.0.250-10.0.1.5", "10.0.9.0/24"],
+        reuse_delay=5,
+        allow_first=True,
+        address_policy="lowest",
+        blocks_per_node=2,
+    )
+    held = [Holding(4, parse_prefix(cidr).network, 24, 1, "n", "p", 0.0) for cidr in ("10.0.0.0/24", "10.0.1.0/24")]
+
+    text = promise_text(60.0, held, {"p": pool}, {held[1]}, leaves=False)
+
+    told = {"reserved": ["10.0.0.250-10.0.0.255", "10.0.1.0-10.0.1.5"], "reuseDelay": 5.0, "allowFirst": True, "addressPolicy": "lowest", "keep": 2}
+    assert json.loads(text) == {"stopAfter": 60.0, "draining": ["10.0.1.0/24"], "pools": {"p": told}}
+    spec = read_promise(text).spec("p", [block.prefix for block in held])
+    assert [spec.usable(block.prefix) for block in held] == [pool.usable(block.prefix) for block in held]
+    assert (spec.reuse_delay, spec.address_policy, read_promise(text).keep("p")) == (5.0, "lowest", 2)
+    assert promise_text(60.0, held, {}, (), leaves=True) == '{"stopAfter":60.0,"draining":["10.0.0.0/24","10.0.1.0/24"]}'

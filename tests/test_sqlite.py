@@ -466,6 +466,25 @@ def test_waits_grow_by_chance_to_a_bound_and_end_at_the_deadline(
     assert waits == wanted
 
 
+def test_all_calls_together_wait_until_the_deadline_of_the_store_and_no_longer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waited = 100.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(module, "sleep", sleep)
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    with SqliteStore(path, busy_timeout=0.02, deadline=100.05) as store, locked(path):
+        for _ in range(4):
+            began = now
+            with pytest.raises(StoreUnavailableError) as caught:
+                store.put(A, page(1), expect=ABSENT)
+            waited.append((round(now - began, 6), caught.value.reason.partition("process ")[2].partition(";")[0]))
+
+    assert waited == [(0.02, "for 0.02 s"), (0.02, "for 0.02 s"), (0.01, "for 0.01 s"), (0.0, "for 0 s")]
+
+
 def test_a_file_that_is_locked_while_it_is_opened_is_unavailable(path: Path) -> None:
     with raw(path) as connection:  # not in WAL mode, where an exclusive lock keeps readers out
         for statement in module._SCHEMA:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
-from ciliumipam.agent import LedgerSource, NodeAgent, SilentNodes, Terms
+from ciliumipam.agent import BlockSource, LedgerSource, NodeAgent, SilentNodes, Terms
 from ciliumipam.agent.service import LOG, AgentService
 from ciliumipam.cli import codes
 from ciliumipam.cli.logs import log_to_stderr
 from ciliumipam.cli.running import parse_listen, stopped_by_signals
-from ciliumipam.cli.store import parse_file, writing
+from ciliumipam.cli.store import Cluster, parse_file, place_of, writing
 from ciliumipam.demand import Watermark
+from ciliumipam.errors import InvalidRequestError
 from ciliumipam.health import HealthServer
 from ciliumipam.observer import UNOBSERVED
+from ciliumipam.store import Store
 from ciliumipam.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from ciliumipam.agent.metrics import AgentMetrics
+
+_DEADLINE = 5.0
+"""Seconds for which one question to a server is asked again: rounds follow each other anyway."""
 
 
 def agent(arguments: Namespace) -> int:
@@ -29,13 +35,24 @@ def agent(arguments: Namespace) -> int:
     metrics = _metrics() if port is not None else None
     watermark = Watermark(arguments.spare, arguments.spare, arguments.idle)
     with ExitStack() as stack:
-        shared = stack.enter_context(writing(arguments.store))
-        one_store = arguments.local is None
-        own = shared if one_store else stack.enter_context(closing(SqliteStore(parse_file("--local", arguments.local))))
-        source = LedgerSource(shared, arguments.node, terms, one_store=one_store)
+        own: Store | None = None
+        if arguments.local is not None:
+            own = stack.enter_context(closing(SqliteStore(parse_file("--local", arguments.local))))
+        place = place_of(arguments.store)
+        silent = None
+        if isinstance(place, Cluster):
+            if own is None:
+                raise InvalidRequestError("in a cluster a node keeps its addresses in a store of its own: name it with --local sqlite:PATH")
+            if arguments.return_after is not None:
+                raise InvalidRequestError("in a cluster the operator gives blocks of nodes that are gone to others; its option is --grace")
+            source: BlockSource = stack.enter_context(_of_cluster(place.context, arguments))
+        else:
+            shared = stack.enter_context(writing(arguments.store))
+            source = LedgerSource(shared, arguments.node, terms, one_store=own is None)
+            own = own or shared
+            silent = SilentNodes(shared, terms) if arguments.return_after is not None else None
         observer = metrics.observer if metrics is not None else UNOBSERVED
         node = NodeAgent(source, own, arguments.node, watermark=watermark, observer=observer)
-        silent = SilentNodes(shared, terms) if arguments.return_after is not None else None
         service = AgentService(
             node,
             every=terms.stop_after / 6,
@@ -59,6 +76,21 @@ def agent(arguments: Namespace) -> int:
         with stopped_by_signals(LOG) as stop:
             service.run(stop)
     return codes.DONE
+
+
+@contextmanager
+def _of_cluster(context: str | None, arguments: Namespace) -> Iterator[BlockSource]:
+    """The node's own object as the source of its blocks."""
+    from ciliumipam.kubernetes.api import Api  # noqa: PLC0415 - a client of Kubernetes takes a while to load
+    from ciliumipam.kubernetes.lightkube_transport import connect  # noqa: PLC0415 - the same
+    from ciliumipam.kubernetes.node_sources import CiliumNodeSource, NodeSource  # noqa: PLC0415 - the same
+
+    with closing(connect(context)) as transport:
+        api = Api(transport, deadline=_DEADLINE)
+        if arguments.write_to == "node":
+            yield NodeSource(api, arguments.node, arguments.stop_after)
+        else:
+            yield CiliumNodeSource(api, arguments.node, register=arguments.register)
 
 
 def _metrics() -> AgentMetrics | None:

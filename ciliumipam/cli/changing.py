@@ -40,7 +40,7 @@ from ciliumipam.manifest import Item, read_manifests
 from ciliumipam.plan_file import plan_from_document, plan_to_document
 from ciliumipam.pool import DEFAULT_SPACE
 from ciliumipam.records import Key
-from ciliumipam.requests import Drain, ExistingBlock, Grow, Migrate, Request
+from ciliumipam.requests import Drain, ExistingBlock, Grow, Migrate, Rebalance, Request, Shrink
 from ciliumipam.words import counted, some
 
 # ----------------------------------------------------------------------------------------------- plan and apply
@@ -228,6 +228,18 @@ def migrate(arguments: Namespace) -> int:
     return _goes_on(arguments, request, lambda ipam: ipam.migrate(request.node, request.pool))
 
 
+def shrink(arguments: Namespace) -> int:
+    """Let a pool give up CIDRs."""
+    request = Shrink(arguments.pool, tuple(map(parse_prefix, arguments.cidrs)))
+    return _goes_on(arguments, request, lambda ipam: ipam.shrink(request.pool, *request.cidrs))
+
+
+def rebalance(arguments: Namespace) -> int:
+    """Get a large free prefix back."""
+    request = Rebalance(arguments.pool, arguments.length, arguments.family)
+    return _goes_on(arguments, request, lambda ipam: ipam.rebalance(request.pool, request.length, family=request.family))
+
+
 def _goes_on(arguments: Namespace, request: Request, call: Callable[[Ipam], Applied]) -> int:
     """Do what ends only when nothing is in its way any more; the exit code says whether it did."""
     applied = _do(arguments, request, call)
@@ -309,6 +321,8 @@ def _plan(arguments: Namespace, request: Request, *, absent_is_empty: bool = Fal
     else:
         write_diff(planned.outcome, "Plan")
     _tell_concerns(planned.outcome, style)
+    if isinstance(request, (Drain, Migrate, Shrink, Rebalance)):
+        say(f"cost: {planned.cost}")
     say("nothing was written")
     return planned
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from ciliumipam.audit import Audit, audit
-from ciliumipam.audit.findings import ORDER
+from ciliumipam.audit.findings import ORDER, Finding
 from ciliumipam.errors import InvalidRequestError, NotInstalledError
 from ciliumipam.kubernetes.answers import Resource
 from ciliumipam.kubernetes.api import Api
@@ -74,8 +75,30 @@ def _look(store: ClusterStore) -> Audit:
     objects = ClusterObjects(_all(api, NODES), _all(api, CILIUM_NODES), config.get("data") or {}, unlabelled)
     result = audit(store)
     found, counts = audit_cluster(result.blocks, result.pools, objects)
-    findings = sorted((*result.findings, *found), key=lambda each: (ORDER.index(each.severity), each.where, each.what))
+    live = {str(each["metadata"]["name"]) for each in (*objects.nodes, *objects.cilium_nodes)}
+    findings = sorted((*(_in_cluster(finding, live) for finding in result.findings), *found), key=lambda each: (ORDER.index(each.severity), each.where, each.what))
     return result._replace(findings=tuple(findings), counts={**result.counts, **counts})
+
+
+_DELETES = re.compile(r"ciliumipam delete node ([^\s,]+)(?: --force)?(, and apply it again)?")
+
+
+def _in_cluster(finding: Finding, live: Collection[str]) -> Finding:
+    """What is said of any store, as it can be done in a cluster: only kubectl ends a node that is there, and none is applied."""
+    repair = finding.repair
+    if repair.endswith(" goes on"):
+        repair = (
+            f"{repair.removesuffix(' goes on')} takes back what no object of a node lists; what one lists goes back when its node is gone:"
+            " kubectl drain NODE, then kubectl delete node NODE"
+        )
+    repair = repair.replace("apply the node, or take the block back: ", "the operator takes it back after its grace time; where none runs: ")
+
+    def by_kubectl(command: re.Match[str]) -> str:
+        if command[1] not in live:
+            return command[0]
+        return f"kubectl delete node {command[1]}" + (", and let it register again" if command[2] else "")
+
+    return finding._replace(repair=_DELETES.sub(by_kubectl, repair))
 
 
 def _all(api: Api, resource: Resource, labels: str = "") -> Sequence[dict[str, object]]:

@@ -337,6 +337,8 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "hand-back": changing.hand_back,
     "drain": changing.drain,
     "migrate": changing.migrate,
+    "shrink": changing.shrink,
+    "rebalance": changing.rebalance,
     "delete": changing.delete,
     "check": check,
     "export": export,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
+from ciliumipam.agent.terms import Terms
 from ciliumipam.cli import codes, values
 from ciliumipam.cli.parser import build_parser
 from ciliumipam.cli.store import Cluster, parse_place
@@ -15,6 +16,7 @@ from ciliumipam.errors import InvalidRequestError
 from ciliumipam.kubernetes.cilium_crds import PAIR
 from ciliumipam.kubernetes.deploy import NAMESPACE, manifests
 from ciliumipam.kubernetes.install import OURS, install
+from ciliumipam.kubernetes.on_demand import REQUEST
 from ciliumipam.names import validate_name
 
 
@@ -54,9 +56,23 @@ def deploy(arguments: Namespace) -> int:
         chosen = build_parser().parse_args(["operator", *options])
     except SystemExit:  # it has said what is wrong with them
         return codes.BAD_INPUT
+    agents = None
+    if arguments.agents:
+        if chosen.stop_after is None:
+            chosen.stop_after = Terms().stop_after
+            options = [*options, f"--stop-after={chosen.stop_after:g}"]
+            if not any(each.startswith("--grace") for each in options):
+                chosen.grace = Terms.least_return(chosen.stop_after, REQUEST)
+                options = [*options, f"--grace={chosen.grace:g}"]
+        agents = [f"--write-to={chosen.write_to}", f"--stop-after={chosen.stop_after:g}"] if chosen.write_to == "node" else []
+    if chosen.stop_after is not None:
+        Terms(chosen.stop_after, chosen.grace, REQUEST).check()
     sources = chosen.pools_from or ()
     _print(
-        arguments, manifests(arguments.image, namespace, options=options, sources=sources, service_monitor=arguments.service_monitor)
+        arguments,
+        manifests(
+            arguments.image, namespace, options=options, sources=sources, service_monitor=arguments.service_monitor, agents=agents
+        ),
     )
     return codes.DONE
 

@@ -25,10 +25,13 @@ def log_to_stderr(form: LogFormat, level: int = logging.INFO) -> None:
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """The values that a record names, as `node=%s` does: from its template, so that no value can be taken for another one."""
+    """The values that a record names, as `node=%s` does, and under `reason` the sentence that it ends with.
+
+    By its template, so that no value can be taken for another one.
+    """
     values = record.args if isinstance(record.args, tuple) else ()
     names = [match[1] for match in _VALUES.finditer(str(record.msg)) if match[2] != "%"]
-    return {name: value for name, value in zip(names, values, strict=False) if name}
+    return {name or "reason": value for name, value in zip(names, values, strict=False)}
 
 
 class _Text(logging.Formatter):

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
+from ciliumipam.agent.terms import Terms
 from ciliumipam.cli import codes
 from ciliumipam.cli.cluster import sources
 from ciliumipam.cli.logs import log_to_stderr
@@ -18,6 +19,7 @@ from ciliumipam.health import HealthServer
 from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.lease import Lease
 from ciliumipam.kubernetes.lightkube_transport import connect
+from ciliumipam.kubernetes.on_demand import REQUEST, refuse_short_grace
 from ciliumipam.kubernetes.operator import Operator
 from ciliumipam.kubernetes.reporter import Reporter
 from ciliumipam.kubernetes.service import LOG, OperatorService
@@ -39,17 +41,21 @@ def operator(arguments: Namespace) -> int:
     address, port = parse_listen(arguments.listen)
     namespace, name = _lease(arguments.lease)
     kinds = arguments.pools_from or sources()  # here, since a standby makes no operator until it leads
+    if arguments.stop_after is not None:
+        Terms(arguments.stop_after, arguments.grace, REQUEST).check()
     log_to_stderr(arguments.log_format)
     metrics = _metrics()
     instance = f"{socket.gethostname()[:100]}_{token_hex(4)}"
 
     with closing(connect(place.context)) as transport, ExitStack() as stack:
+        refuse_short_grace(Api(transport), arguments.grace)
 
         def make(reporter: Reporter) -> Operator:
             return Operator(
                 transport,
                 write_to="node" if arguments.write_to == "node" else "cilium",
                 grace=arguments.grace,
+                stop_after=arguments.stop_after,
                 threads=arguments.threads,
                 sources=kinds,
                 reporter=reporter,

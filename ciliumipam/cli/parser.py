@@ -125,15 +125,18 @@ class _Words:
         self._added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
         self._everywhere = everywhere
 
-    def command(self, name: str, summary: str, *, plans: bool = False) -> _Command:
-        """Add a command, on request one whose plan can be printed."""
+    def command(self, name: str, summary: str, *, plans: bool = False, store: str = "") -> _Command:
+        """Add a command, on request one whose plan can be printed, or one that runs on a store of its own choice and prints nothing."""
         added = self._added.add_parser(
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            parents=[self._everywhere],
+            parents=[] if store else [self._everywhere],
             allow_abbrev=False,
         )
+        if store:
+            added.add_argument("--store", default=argparse.SUPPRESS, metavar="kubernetes:[CONTEXT]", help=store)
+            added.add_argument("-o", "--output", default=argparse.SUPPRESS, type=parse_style, help=argparse.SUPPRESS)  # main says what it takes
         if plans:
             what = "print the plan and write nothing; with -o json one that `apply --plan` takes"
             added.add_argument("--dry-run", action="store_true", help=what)
@@ -237,6 +240,15 @@ def _of_blocks(words: _Words) -> None:
     _node(migrate)
     completed(migrate.add_argument("--to", dest="pool", metavar="POOL", required=True), names("pool"))
 
+    shrink = words.command("shrink", "let a pool give up CIDRs or parts of them, and move what lies there to the rest of it", plans=True)
+    completed(shrink.add_argument("pool", metavar="POOL"), names("pool"))
+    shrink.add_argument("cidrs", metavar="CIDR", nargs="+", help="what it gives up, in whole blocks")
+
+    rebalance = words.command("rebalance", "get a free prefix of a length in a pool by moving as few blocks as possible", plans=True)
+    completed(rebalance.add_argument("pool", metavar="POOL"), names("pool"))
+    rebalance.add_argument("--length", type=_count, metavar="N", required=True, help="how long it is to be, as 22 for a /22")
+    rebalance.add_argument("--family", type=int, choices=(4, 6), help="of which family, in a pool of both")
+
     delete = words.command("delete", "remove nodes and take their blocks back, or remove pools and keep what is held", plans=True)
     delete.add_argument("kind", choices=("pool", "pools", "node", "nodes"), metavar="pool|node")
     completed(delete.add_argument("names", metavar="NAME", nargs="+"), named)
@@ -271,7 +283,11 @@ def _of_clusters(words: _Words) -> None:
         action=argparse.BooleanOptionalAction,
         help="also CiliumNodeConfig and CiliumNode (default: with --install, where a cluster has neither of somebody else's; else not)",
     )
-    operator = words.command("operator", "give the nodes of a cluster their blocks, until SIGTERM or SIGINT; exits with 0 then")
+    operator = words.command(
+        "operator",
+        "give the nodes of a cluster their blocks, until SIGTERM or SIGINT; exits with 0 then",
+        store="the cluster (default: the current context, or the cluster around the pod; $CILIUMIPAM_STORE is not asked)",
+    )
     operator.add_argument(
         "--write-to",
         choices=("ciliumnode", "node"),
@@ -280,6 +296,12 @@ def _of_clusters(words: _Words) -> None:
     )
     operator.add_argument(
         "--grace", type=_grace, default=60.0, metavar="SECONDS", help="how long a node has to be gone before its blocks go back (default: 60)"
+    )
+    operator.add_argument(
+        "--stop-after",
+        type=_grace,
+        metavar="SECONDS",
+        help="let the agents of nodes rely on their blocks for so long without asking; --grace has to be twice that and 30 s (default: no agents)",
     )
     operator.add_argument(
         "--pools-from",
@@ -314,14 +336,22 @@ def _of_clusters(words: _Words) -> None:
         metavar="SECONDS",
         help="also give the blocks of nodes that were silent for so long to others; at least twice --stop-after and 30 s",
     )
+    agent.add_argument(
+        "--write-to",
+        choices=("ciliumnode", "node"),
+        default="ciliumnode",
+        help="with --store kubernetes:[CONTEXT]: where the operator writes the node's blocks, as its own option says (default: ciliumnode)",
+    )
+    agent.add_argument("--register", action="store_true", help="with --store kubernetes:[CONTEXT]: create the CiliumNode where it is missing")
     agent.add_argument("--once", action="store_true", help="only do what there is to do now; exits with 3 if the node gives out no address then")
     agent.add_argument("--listen", metavar="ADDRESS:PORT", help="answer /healthz, /readyz and /metrics there, as on :9966 (default: nowhere)")
     agent.add_argument("--log-format", choices=("text", "json"), default="text", help="lines for people (the default) or JSON")
     deploy = words.command("deploy", "print manifests that run the operator: two replicas, and no more rights than they need; after --, its options")
     deploy.takes_command = deploy.takes_nothing = True
-    deploy.usage = "ciliumipam deploy --image IMAGE [--namespace NAMESPACE] [--service-monitor] [-o STYLE] [-- OPTION ...]"
+    deploy.usage = "ciliumipam deploy --image IMAGE [--namespace NAMESPACE] [--agents] [--service-monitor] [-o STYLE] [-- OPTION ...]"
     deploy.add_argument("--image", metavar="IMAGE", required=True, help="an image with ciliumipam in it")
     deploy.add_argument("--namespace", metavar="NAMESPACE", help="where it runs (default: ciliumipam)")
+    deploy.add_argument("--agents", action="store_true", help="also an agent on every node: blocks on demand, with --stop-after 60 and --grace 150")
     deploy.add_argument("--service-monitor", action="store_true", help="also a ServiceMonitor for the Prometheus operator")
 
 

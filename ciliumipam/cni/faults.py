@@ -50,6 +50,7 @@ _CODES: tuple[tuple[type[IpamError], int, str], ...] = (
     (errors.OwnerHoldsError, ADDRESS_REFUSED, "this attachment holds another address already"),
     (errors.ExhaustedError, TRY_AGAIN_LATER, "no address is left on this node"),
     (errors.NoBlockError, TRY_AGAIN_LATER, "this node has no block to take an address from"),
+    (errors.LeaseExpiredError, TRY_AGAIN_LATER, "this node may not rely on its blocks at present"),
     (errors.NotFoundError, UNKNOWN_NODE, "the store does not know this node"),
     (errors.CorruptRecordError, STORE_FAILURE, "the store is damaged"),
     (errors.UnsupportedVersionError, STORE_FAILURE, "the store is of a newer version"),

@@ -1,8 +1,8 @@
 """The executable in a CNI bin directory: a few lines that begin the plugin with the interpreter and the packages that it is installed with.
 
 Runtimes find a plugin by its file name and run it as it is, so the lines name everything absolutely. The interpreter begins with `-I` (no
-environment variable and no folder of the caller changes what is loaded) and `-S` (no `site`: no .pth files, which cost more than half of
-the interpreter's own start), and the packages' folders are named instead.
+environment variable and no folder of the caller changes what is loaded) and `-S` (no `site`, so no .pth files, each of which a pod would
+wait for), and the packages' folders are named instead.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from ciliumipam.cni import faults
 from ciliumipam.cni.config import Arguments, Config, Network, Place
 from ciliumipam.cni.faults import CniError, fault_of
 from ciliumipam.cni.result import CHECK_SINCE, GC_SINCE, VERSIONS, added, failed, versions
-from ciliumipam.errors import InvalidError, IpamError
+from ciliumipam.errors import InvalidError, IpamError, LeaseExpiredError
 from ciliumipam.names import validate_owner
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def _status(config: Config, deadline: Deadline) -> None:
         Node.open(config.place, deadline.moment(_FIRST_TRY), create=bool(config.blocks)).probe(config)
     except IpamError as error:
         fault = fault_of(error)
-        code = faults.LIMITED_CONNECTIVITY if type(error).__name__ == "LeaseExpiredError" else faults.NOT_AVAILABLE
+        code = faults.LIMITED_CONNECTIVITY if isinstance(error, LeaseExpiredError) else faults.NOT_AVAILABLE
         raise CniError(code, f"cannot serve ADD: {fault.message}", fault.details) from error
 
 

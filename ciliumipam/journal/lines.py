@@ -37,12 +37,14 @@ from ciliumipam.requests import (
     HandBack,
     Migrate,
     Plan,
+    Rebalance,
     Release,
     ReleaseFenced,
     RemoveNode,
     RemovePool,
     Request,
     RequestAddresses,
+    Shrink,
 )
 from ciliumipam.tasks import Task
 
@@ -63,6 +65,8 @@ _NAMED: Final[dict[str, type[Any]]] = {
     "grow": Grow,
     "drain": Drain,
     "migrate": Migrate,
+    "shrink": Shrink,
+    "rebalance": Rebalance,
     "request": RequestAddresses,
     "hand_back": HandBack,
     "remove_node": RemoveNode,
@@ -264,7 +268,9 @@ def request_to_document(request: Request | Repair) -> dict[str, Any]:
             value = {"node": node, "demand": [list(each) for each in demand]}
         case HandBack(node, block, fence, space):
             value = {"node": node, "block": str(block), "fence": fence, "space": space}
-        case Grow() | Drain() | Migrate() | RemoveNode() | RemovePool():
+        case Shrink(pool, cidrs):
+            value = {"pool": pool, "cidrs": list(map(str, cidrs))}
+        case Grow() | Drain() | Migrate() | Rebalance() | RemoveNode() | RemovePool():
             value = {name: getattr(request, name) for name in request.__slots__}
     return {_NAMES[type(request)]: value}
 
@@ -283,6 +289,8 @@ def read_request(document: Mapping[str, Any]) -> Request | Repair:
         fields["demand"] = tuple(Demand(*each) for each in fields["demand"])
     if "block" in fields:
         fields["block"] = parse_prefix(fields["block"])
+    if "cidrs" in fields:
+        fields["cidrs"] = tuple(map(parse_prefix, fields["cidrs"]))
     if "owners" in fields:
         fields["owners"] = tuple(fields["owners"])
     if "address" in fields:

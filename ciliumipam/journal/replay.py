@@ -283,8 +283,10 @@ class _Run:
         self._script = Script()
         try:
             self._version = str(line.fields["version"])
-            self._rerun = _Rerun(line.run, [replay_store(self._script, ordered=ordered) for ordered in line.fields["ordered"]])
-        except (KeyError, TypeError, IndexError) as error:
+            ordered = line.fields["ordered"]
+            able = zip(ordered, line.fields.get("together", [False] * len(ordered)), strict=True)
+            self._rerun = _Rerun(line.run, [replay_store(self._script, ordered=one, together=other) for one, other in able])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise self._damaged(line, error) from error
 
     def _damaged(self, line: Line, error: Exception) -> InvalidJournalError:

@@ -188,9 +188,18 @@ class _OrderedReplayStore(_ReplayStore):
         return _revisions(self._script.write("put_in_order", writes))
 
 
-def replay_store(script: Script, *, ordered: bool) -> Store:
-    """A store that answers by a script; one that can do several puts in one go if that one could."""
-    return _OrderedReplayStore(script) if ordered else _ReplayStore(script)
+class _TogetherReplayStore(_ReplayStore):
+    """One at which several puts at once were quicker."""
+
+    def put_together(self, writes: Sequence[Write]) -> list[Revision]:
+        return _revisions(self._script.write("put_together", writes))
+
+
+def replay_store(script: Script, *, ordered: bool, together: bool) -> Store:
+    """A store that answers by a script, with the capabilities that that one had."""
+    if ordered:
+        return _OrderedReplayStore(script)
+    return _TogetherReplayStore(script) if together else _ReplayStore(script)
 
 
 def _revisions(found: Sequence[Revision | None]) -> list[Revision]:

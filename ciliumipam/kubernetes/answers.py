@@ -124,6 +124,9 @@ def _missing(call: Call, response: Response) -> IpamError:
         what = f"{call.resource}{'/' + call.subresource if call.subresource else ''} of version {call.resource.version}"
         advice = f"; {_INSTALL}" if call.resource.group else ""
         return NotInstalledError(str(call), f"the API server has no {what}{advice}")
+    if call.verb == "create" and details.get("kind") == "namespaces":
+        namespace = details["name"]
+        return StoreRefusedError(str(call), f"there is no namespace {namespace}; create it: kubectl create namespace {namespace}")
     if details["name"] != call.name or call.verb == "create":
         return StoreRefusedError(str(call), message_of(response))
     if call.verb == "patch" and not call.revision:

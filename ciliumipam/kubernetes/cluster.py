@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-from ciliumipam.cidr import parse_prefix
+from ciliumipam.cidr import Prefix, parse_prefix
 from ciliumipam.codec import Codec
 from ciliumipam.errors import (
     ConflictError,
@@ -37,7 +37,7 @@ from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES, Guard, mark_key
 from ciliumipam.kubernetes.listed import Listed, NodeState
 from ciliumipam.kubernetes.mirror import Known, Mirror
 from ciliumipam.kubernetes.objects import LEDGERS, named_key, object_name, to_entry
-from ciliumipam.kubernetes.pool_objects import DEFAULT_SOURCES, SOURCES, PoolObject, moment, read_pool
+from ciliumipam.kubernetes.pool_objects import DEFAULT_SOURCES, SOURCES, PoolObject, Pools, moment, read_pool
 from ciliumipam.kubernetes.publish import DRAINING, NodeObject, read_cilium_node, read_node
 from ciliumipam.kubernetes.sealed import Ledger, Unreadable, ledger_of
 from ciliumipam.ledger import ROOT_FENCE, address_ledger, block_ledger, fence_of, locate
@@ -61,14 +61,6 @@ from ciliumipam.store import ABSENT, Expect, Listing, Store, Write
 _LOG = logging.getLogger(__name__)
 
 
-class Pools(NamedTuple):
-    """All pools by name, what cannot be used (with the object and why), and all objects."""
-
-    entries: dict[str, Entry]
-    broken: list[tuple[Mapping[str, Any], str]]
-    objects: list[Mapping[str, Any]]
-
-
 class Cluster:
     """Mirrors of everything that is decided over.
 
@@ -79,6 +71,7 @@ class Cluster:
     Attributes:
         api: The server.
         following: Whether everything that is looked at is in the mirrors: kept up to date, or read at once. Otherwise it is asked for.
+        reads_demand: Whether what CiliumNodes ask for counts; not where blocks are written on core Nodes, which take one of each family.
         ledger: Records of the ledger.
     """
 
@@ -86,7 +79,8 @@ class Cluster:
         """Nothing is asked yet."""
         self.api = api
         self.following = False
-        self._tell: Callable[[], object] = _nobody
+        self.reads_demand = True
+        self._tell: Callable[[], object] = lambda: None
         self._codec = Codec()
         self.nodes: Mirror[NodeObject] = Mirror(api, (NODES,), read_node, self._changed, required=True)
         self.cilium_nodes: Mirror[NodeObject] = Mirror(api, (CILIUM_NODES,), read_cilium_node, self._changed)
@@ -182,6 +176,12 @@ class Cluster:
         """Every record of the ledger. An object that is not the one of its key is none. O(records)."""
         return ledger_of(known.value for known in self.ledger.all().values() if not isinstance(known.value, IpamError))
 
+    def ledger_entry(self, key: Key) -> Entry | None:
+        """A record of the ledger as it is known here; None where there is none, or it cannot be read."""
+        known = self.ledger.get(object_name(key))
+        found = known.value[1] if known is not None and not isinstance(known.value, IpamError) else None
+        return found if isinstance(found, Entry) else None
+
     def node_entry(self, name: str, state: NodeState) -> Entry | None:
         """A node as a record. Its revision follows from what it says, so that a heartbeat is no change."""
         core, cilium = (each.value if each is not None else None for each in state)
@@ -193,9 +193,10 @@ class Cluster:
         if first is None:
             return None
         draining = any(each is not None and each.draining for each in (core, cilium))
-        said = (first.node.label_pairs, draining, *(each.uid if each is not None else "" for each in (core, cilium)))
+        demand = cilium.demand if cilium is not None and self.reads_demand else ()
+        said = (first.node.label_pairs, draining, demand, *(each.uid if each is not None else "" for each in (core, cilium)))
         revision = Revision(hashlib.sha256(repr(said).encode()).hexdigest()[:24])
-        entry = Entry(NodeRecord(first.node, moment(first.created), draining), revision)
+        entry = Entry(NodeRecord(first.node, moment(first.created), draining, demand), revision)
         self._entries[name] = core, cilium, entry
         return entry
 
@@ -228,10 +229,6 @@ class Cluster:
         return None
 
 
-def _nobody() -> None:
-    """Nobody is told."""
-
-
 def _usable(known: Known[NodeObject] | None) -> Known[NodeObject] | None:
     return known if known is not None and isinstance(known.value, NodeObject) else None
 
@@ -255,6 +252,7 @@ class ClusterStore:
     ) -> None:
         """Nothing is asked yet."""
         self.cluster = cluster
+        cluster.reads_demand = not on_nodes
         self._listed = Listed(every=on_nodes)
         self._store = store
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cluster store")
@@ -289,9 +287,7 @@ class ClusterStore:
         if key.kind in ADDRESS_KINDS and cluster.following:
             # Nothing is decided by an address here but that a block may be closed, and closing it compares the page. There are 64
             # claim pages a node, nearly always none of them is there, and a thousand nodes may leave at once.
-            known = cluster.ledger.get(object_name(key))
-            found = known.value[1] if known is not None and not isinstance(known.value, IpamError) else None
-            return found if isinstance(found, Entry) else None
+            return cluster.ledger_entry(key)
         entry = self._store.get(key)
         if entry is not None:
             self._learn(key, entry, own=False)
@@ -346,8 +342,15 @@ class ClusterStore:
         if not self.cluster.following:
             self._refresh_nodes()
         known = [entry.record.spec for _, entry in self.scan("pool").entries if isinstance(entry.record, PoolRecord)]
-        found = self._listed.of(self.cluster.node_states(), [*known, *pools])
+        found = self._listed.of(self.cluster.node_states(), [*known, *pools], self._held)
         return [*found, *self.cluster.ledger_now().shut()] if self.cluster.following else found
+
+    def _held(self) -> set[tuple[str, Prefix]]:
+        """What nodes hold, for a command, which may take it back; who follows only gives."""
+        if self.cluster.following:
+            return set()
+        pages = (entry.record for _, entry in self._store.scan("block-page").entries)
+        return {(slot.holder, slot.prefix) for page in pages if isinstance(page, Page) for slot in page.slots if type(slot) is Holding}
 
     def _refresh_nodes(self) -> None:
         for objects in (self.cluster.nodes, self.cluster.cilium_nodes):
@@ -386,8 +389,14 @@ class ClusterStore:
     def _put_pool(self, key: Key, record: Record, expect: Expect) -> Revision:
         known = self.cluster.pool_object(key.name)
         if known is not None and known.manifest["kind"] != "CIDRPool":
-            what = f"{known.manifest['kind']} {known.manifest['metadata']['name']}"
-            raise StoreRefusedError(f"change pool {key.name}", f"it is the {what}; change that with kubectl")
+            kind = known.manifest["kind"]
+            instead = "change that with kubectl"
+            if isinstance(record, PoolRecord) and known.spec is not None and record.spec.draining != known.spec.draining:
+                instead = (
+                    f"a {kind} cannot say that it drains: apply the CIDRPool that ciliumipam get pool {key.name} -o yaml prints,"
+                    f" delete the {kind} with kubectl, and drain the pool then"
+                )
+            raise StoreRefusedError(f"change pool {key.name}", f"it is the {kind} {known.manifest['metadata']['name']}; {instead}")
         revision = self._store.put(key, record, expect=expect)
         if "CIDRPool" in self.cluster.pool_objects:
             self.cluster.pool_objects["CIDRPool"].refresh()
@@ -402,6 +411,9 @@ class ClusterStore:
             raise StoreRefusedError(f"add node {key.name}", "nodes of a cluster are its Node and CiliumNode objects, which register themselves")
         assert isinstance(record, NodeRecord)  # noqa: S101 - the kind says so
         assert isinstance(present.record, NodeRecord)  # noqa: S101 - the kind says so
+        if record.demand != present.record.demand:
+            why = "its agent does that, in spec.ipam.pools.requested of its CiliumNode"
+            raise StoreRefusedError(f"ask for addresses for node {key.name}", why)
         if record._replace(draining=present.record.draining) != present.record:
             raise StoreRefusedError(f"change node {key.name}", f"its labels are those of its object: kubectl label node {key.name} KEY=VALUE")
         for resource, mirror in ((NODES, self.cluster.nodes), (CILIUM_NODES, self.cluster.cilium_nodes)):
@@ -468,11 +480,8 @@ class ClusterStore:
 
     def page(self, key: Key) -> Page | None:
         """A page as it is known here."""
-        known = self.cluster.ledger.get(object_name(key))
-        if known is None or isinstance(known.value, IpamError):
-            return None
-        entry = known.value[1]
-        return entry.record if isinstance(entry, Entry) and isinstance(entry.record, Page) else None
+        entry = self.cluster.ledger_entry(key)
+        return entry.record if entry is not None and isinstance(entry.record, Page) else None
 
     def _page(self, key: Key, expect: Expect) -> Page | None:
         """The page that a write replaces."""

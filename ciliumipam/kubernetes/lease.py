@@ -238,15 +238,16 @@ class Lease:
         Args:
             stop: Set to end it.
             tell: Called whenever leadership begins or ends.
-            complain: Called with what the API server answered, when it could not be asked.
+            complain: Called with why the API server could not be asked, or what it refuses: once for as long as that is the same.
         """
-        known = False
+        known, told = False, ""
         while not stop.is_set():
             try:
-                pause = self.step()
+                pause, told = self.step(), ""
             except IpamError as error:
-                complain(error)
-                pause = self._retry
+                if str(error) != told:
+                    complain(error)
+                pause, told = self._retry, str(error)
             if self.leading != known:
                 known = not known
                 tell(known)

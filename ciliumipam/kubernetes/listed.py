@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
+from ciliumipam.cidr import Prefix
 from ciliumipam.errors import IpamError
 from ciliumipam.kubernetes.mirror import Known
 from ciliumipam.kubernetes.publish import NodeObject, claims
@@ -26,16 +27,19 @@ class Listed:
     """Reads what node objects list, each once as long as it says the same. One thread at a time.
 
     Args:
-        every: Whether what a core Node lists counts everywhere. Otherwise only what lies in one of our pools does: elsewhere it is of
-            another allocator, which agents of Cilium do not use.
+        every: Whether what a core Node lists counts everywhere. Otherwise only what lies in one of our pools does, and what
+            the node holds, of a pool that is gone too: elsewhere it is of another allocator, which agents of Cilium do not use.
     """
 
     def __init__(self, *, every: bool) -> None:
         self._every = every
         self._read: dict[tuple[str, str], tuple[NodeObject, tuple[ExistingBlock, ...]]] = {}
 
-    def of(self, states: Mapping[str, NodeState], pools: Collection[PoolSpec]) -> list[ExistingBlock]:
-        """What they list. O(nodes), and those that a core Node lists are looked for in every pool."""
+    def of(
+        self, states: Mapping[str, NodeState], pools: Collection[PoolSpec], held: Callable[[], Collection[tuple[str, Prefix]]]
+    ) -> list[ExistingBlock]:
+        """What they list. O(nodes), and those that a core Node lists are looked for in every pool, and in what is held where they are in none."""
+        elsewhere: list[ExistingBlock] = []
         found: list[ExistingBlock] = []
         read: dict[tuple[str, str], tuple[NodeObject, tuple[ExistingBlock, ...]]] = {}
         for name, state in states.items():
@@ -48,11 +52,13 @@ class Listed:
                 blocks = before[1] if before is not None and before[0] is obj else _read(obj)
                 read[place] = obj, blocks
                 if known is state.node and not self._every:
-                    found += [each for each in blocks if any(pool.covers(each.prefix) for pool in pools)]
+                    for each in blocks:
+                        (found if any(pool.covers(each.prefix) for pool in pools) else elsewhere).append(each)
                 else:
                     found += blocks
         self._read = read
-        return found
+        holders = held() if elsewhere else ()
+        return [*found, *(each for each in elsewhere if (each.node, each.prefix) in holders)]
 
 
 def _read(obj: NodeObject) -> tuple[ExistingBlock, ...]:

@@ -53,6 +53,7 @@ class OperatorMetrics(Reporter):
         self._adopted = counter("blocks_adopted_total", "Blocks taken over from what node objects said.")
         self._conflicts = counter("conflicts_total", "Times that a node object was found to say a block that cannot be the node's.")
         self._gone = counter("nodes_gone_total", "Nodes whose blocks were given back, since they were gone for the grace time.")
+        self._handed_back = counter("blocks_handed_back_total", "Blocks that the agents of their nodes gave back, and that are free again.")
 
         self._not_followed = counter("follow_failures_total", "Times that a resource could not be listed or watched.", ["resource"])
 
@@ -85,6 +86,10 @@ class OperatorMetrics(Reporter):
     def node_gone(self, node: str, blocks: Sequence[str]) -> None:
         """Count it."""
         self._gone.inc()
+
+    def handed_back(self, node: str, block: str) -> None:
+        """Count it."""
+        self._handed_back.inc()
 
     def node_written(self, outcome: WriteOutcome, seconds: float) -> None:
         """Count it."""

@@ -14,8 +14,11 @@ that outlive their object for a while and register it again; a node that is back
 name is what kubelet and Cilium keep too, and the machine may be the same. The grace time is counted by each operator for itself: after
 a restart it begins anew, which can only make it longer.
 
+An agent that asks for blocks by pool hands one back by taking it off `pools.allocated` of its CiliumNode. The operator sees that the
+block had been listed there under its present fence, and takes it back by the rules of `guard`, as that of a node that is gone.
+
 What a live node's object lists is never taken off it: neither when its pool drains or is deleted, nor when the node is annotated as
-draining. Its agent may hand out addresses of it at any moment, and has no way to say that it does not. So draining a pool means here that
+draining. Its agent may hand out addresses of it at any moment. So draining a pool means here that
 it gives nothing new, that its nodes get a block of another pool that selects them (Cilium in cluster-pool mode and every CNI that reads
 `Node.spec.podCIDRs` use the first block of each family, so they use the new one once they register anew), and that its blocks come back
 as nodes go.
@@ -31,6 +34,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from ciliumipam.agent.terms import Terms
 from ciliumipam.errors import (
     ConflictError,
     InvalidRequestError,
@@ -44,12 +48,14 @@ from ciliumipam.kubernetes.api import Api
 from ciliumipam.kubernetes.cluster import DEFAULT_SOURCES, Cluster, ClusterStore, NodeState, Pools
 from ciliumipam.kubernetes.guard import CILIUM_NODES, NODES, mark_key
 from ciliumipam.kubernetes.mirror import Known
+from ciliumipam.kubernetes.on_demand import REQUEST, OnDemand
 from ciliumipam.kubernetes.publish import NodeObject, Publication, error_patch, publish_cilium, publish_node
 from ciliumipam.kubernetes.reporter import Reporter, Round, Subject, WriteOutcome
+from ciliumipam.kubernetes.standing import Standing, orphans_of
 from ciliumipam.kubernetes.store import KubernetesStore
 from ciliumipam.kubernetes.transport import Transport
 from ciliumipam.observer import UNOBSERVED, Observer
-from ciliumipam.records import Holding
+from ciliumipam.records import Holding, PoolRecord
 from ciliumipam.requests import Applied, PoolStatus
 
 WriteTo: TypeAlias = Literal["cilium", "node"]
@@ -73,10 +79,11 @@ class _Work(NamedTuple):
 
 
 class _Decided(NamedTuple):
-    """What a round decided for the node objects: what to write, and why nodes wait."""
+    """What a round decided for the node objects: what to write, why nodes wait, and what their agents have handed back."""
 
     work: list[_Work]
     reasons: dict[str, str]
+    back: dict[str, tuple[Holding, ...]]
     doubtful: bool
 
 
@@ -87,6 +94,8 @@ class Operator:
         transport: Connections to the server; whoever made it closes it.
         write_to: Where blocks are written.
         grace: Seconds for which a node has to be gone before its blocks go back.
+        stop_after: Seconds for which a node that keeps its own addresses may rely on its blocks without asking; None promises nothing,
+            so that no agent of ours gets a block.
         threads: How many node objects are written to at once.
         resync: Seconds after which there is a round even if nothing changed.
         debounce: Seconds for which a round waits for more to change.
@@ -107,6 +116,7 @@ class Operator:
         *,
         write_to: WriteTo = "cilium",
         grace: float = GRACE,
+        stop_after: float | None = None,
         threads: int = 8,
         resync: float = 300.0,
         debounce: float = 0.05,
@@ -121,6 +131,8 @@ class Operator:
             raise InvalidRequestError(f"write_to is {write_to!r}; valid: cilium, node")
         if grace < 0 or threads < 1 or resync <= 0 or debounce < 0:
             raise InvalidRequestError(f"grace {grace}, threads {threads}, resync {resync}, debounce {debounce}: none can be negative, threads and resync not 0")
+        if stop_after is not None:
+            Terms(stop_after, grace, REQUEST).check()
         self._api = Api(transport)
         self.cluster = Cluster(self._api, sources=sources)
         ledger = KubernetesStore(transport, api=self._api)
@@ -135,6 +147,9 @@ class Operator:
         self._woken = timer()
         self._absent: dict[str, float] = {}
         self._told: dict[str, str] = {}
+        self._on_demand = OnDemand(self.ipam, self._store, reporter, stop_after)
+        self._needs = grace
+        self._standing = Standing()
 
     # -------------------------------------------------------------------------------------------------- running
 
@@ -180,7 +195,7 @@ class Operator:
         """Seconds until the next round, if nothing changes before."""
         times = [self._resync]
         now = self._timer()
-        times += [since + self._grace - now for since in self._absent.values()]
+        times += [since + self._needs - now for since in self._absent.values()]
         due = self.ipam.due() if self._told else None
         if due is not None:
             times.append(due - self._clock())
@@ -215,30 +230,35 @@ class Operator:
         self.ipam.refresh()
         pools = self.cluster.pools()
         applied = self.ipam.apply()
-        decided = self._decide(states, applied)
+        decided = self._decide(states, pools, applied)
         if decided.doubtful:
             # what was held before this round is believed only as of after the objects were seen: see `guard`
             self.cluster.ledger.refresh()
             self.ipam.refresh()
-            decided = self._decide(states, applied, fresh=True)
+            decided = self._decide(states, pools, applied, fresh=True)
         reasons = decided.reasons
         with ThreadPoolExecutor(self._threads, thread_name_prefix="operator") as threads:
             outcomes = list(threads.map(self._write, decided.work))
             reasons.update({work.name: problem for work, problem in zip(decided.work, outcomes, strict=True) if problem})
+            if decided.back:
+                self._on_demand.accept(decided.back, threads)
+                self.wake()
             list(threads.map(lambda item: self._write_error(*item), self._errors(states, reasons)))
             self._take_back(states, threads)
         self._report(states, pools, applied, reasons)
         return reasons
 
-    def _decide(self, states: Mapping[str, NodeState], applied: Applied, *, fresh: bool = False) -> _Decided:
+    def _decide(self, states: Mapping[str, NodeState], pools: Pools, applied: Applied, *, fresh: bool = False) -> _Decided:
         """What to write, and why nodes wait."""
+        specs = {name: entry.record.spec for name, entry in pools.entries.items() if isinstance(entry.record, PoolRecord)}
+        self._on_demand.forget_all_but(states)
         held = self.ipam.held()
         ledger = self.cluster.ledger_now()
         given = {(change.node, change.name) for change in applied.changes if change.action in ("carve", "adopt")}
         refused: dict[str, list[str]] = {}
         for refusal in applied.refusals:
             refused.setdefault(refusal.node, []).append(str(refusal))
-        decided = _Decided([], {}, doubtful=False)
+        decided = _Decided([], {}, {}, doubtful=False)
         doubtful = False
         for name, state in states.items():
             if sealed := ledger.why_sealed(name):
@@ -257,12 +277,17 @@ class Operator:
                     what = ", ".join(block.piece for block in blocks)
                     decided.reasons[name] = f"{what} is for it, but there {self._nowhere()}"
                 continue
-            publication = (publish_cilium if self._write_to == "cilium" else publish_node)(obj.value, obj.revision, blocks)
+            if self._write_to == "cilium" and obj.value.uses_pools:
+                publication, back = self._on_demand.publish(name, state, blocks, specs)
+                if back:
+                    decided.back[name] = back
+            else:
+                publication = (publish_cilium if self._write_to == "cilium" else publish_node)(obj.value, obj.revision, blocks)
             if publication.problem:
                 decided.reasons[name] = publication.problem
             if publication.patch is None:
                 continue
-            if not fresh and any((name, block.piece) not in given for block in publication.new):
+            if not fresh and any((name, block.piece) not in given for block in (*publication.new, *publication.renamed)):
                 doubtful = True
             decided.work.append(_Work(name, obj, publication))
         return decided._replace(doubtful=doubtful)
@@ -344,6 +369,7 @@ class Operator:
     def _take_back(self, states: Mapping[str, NodeState], threads: ThreadPoolExecutor) -> None:
         """Take the blocks of nodes that are gone."""
         now = self._timer()
+        self._needs = max(self._grace, self._on_demand.least_grace(states))
         if self._mirror.installed is None:  # a server that is just starting says so of every custom resource
             return
         ledger = self.cluster.ledger_now()
@@ -354,8 +380,8 @@ class Operator:
             del self._absent[name]
         for name in sorted(gone - self._absent.keys()):
             self._absent[name] = now
-            _LOG.info("node=%s gone blocks=%s back_in=%.0fs", name, ",".join(block.piece for block in held[name]), self._grace)
-        due = {name for name in gone if now - self._absent[name] >= self._grace} | leaving
+            _LOG.info("node=%s gone blocks=%s back_in=%.0fs", name, ",".join(block.piece for block in held[name]), self._needs)
+        due = {name for name in gone if now - self._absent[name] >= self._needs} | leaving
         if not due:
             return
         if leaving - held.keys():  # somebody's mark: whether nothing is held there must be read after it
@@ -402,10 +428,8 @@ class Operator:
         for name in self._told.keys() - reasons.keys():
             _LOG.info("node=%s waits no longer", name)
         self._told = dict(reasons)
-        for conflict in applied.conflicts:
-            _LOG.warning("node=%s conflict block=%s: %s", conflict.existing.node, conflict.existing.prefix, conflict)
-        for manifest, problem in pools.broken:
-            _LOG.warning("pool=%s kind=%s broken: %s", manifest["metadata"]["name"], manifest["kind"], problem)
+        orphans = orphans_of(self.ipam.held(), pools.entries)
+        self._standing.tell(applied.conflicts, pools.broken, orphans)
         for concern in applied.concerns:
             _LOG.debug("pool=%s concern: %s", concern.pool, concern.what)
         reporter = self._reporter
@@ -420,6 +444,9 @@ class Operator:
         for change in applied.changes:
             if change.action == "adopt" and change.node in states:
                 reporter.adopted(self._subject_of(change.node, states[change.node]), change.name, change.pool)
+        for name, blocks in orphans.items():
+            if name in states:
+                reporter.orphaned(self._subject_of(name, states[name]), [block.piece for block in blocks], blocks[0].label)
         for manifest, problem in pools.broken:
             reporter.pool_broken(manifest, problem)
         reporter.pools(pools.objects, [self._with_concern(status) for status in self.ipam.pools()])

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ciliumipam.errors import InvalidManifestError
 from ciliumipam.kubernetes.answers import Resource
 from ciliumipam.kubernetes.objects import POOLS, SINCE
 from ciliumipam.manifest import read_manifest
 from ciliumipam.pool import PoolSpec
+from ciliumipam.records import Entry
 
 SOURCES: Final[Mapping[str, tuple[Resource, ...]]] = {
     "CIDRPool": (POOLS,),
@@ -51,6 +52,14 @@ class PoolObject:
     manifest: Mapping[str, Any] = field(compare=False)
 
 
+class Pools(NamedTuple):
+    """All pools by name, what cannot be used (with the object and why), and all objects."""
+
+    entries: dict[str, Entry]
+    broken: list[tuple[Mapping[str, Any], str]]
+    objects: list[Mapping[str, Any]]
+
+
 def read_pool(obj: Mapping[str, Any]) -> PoolObject:
     """What is kept of an object that may describe a pool. Never fails: what is wrong with it is its `problem`."""
     metadata = {name: obj["metadata"][name] for name in _POOL_METADATA if name in obj["metadata"]}
@@ -83,4 +92,4 @@ def moment(text: str | None) -> float:
         return 0.0
 
 
-__all__ = ["DEFAULT_SOURCES", "SOURCES", "PoolObject", "moment", "read_pool"]
+__all__ = ["DEFAULT_SOURCES", "SOURCES", "PoolObject", "Pools", "moment", "read_pool"]

@@ -8,21 +8,24 @@ Two places, by who hands out addresses on the nodes:
 * `Node.spec.podCIDRs`, for every other CNI: one block of each family, and set once and for all, since the API server refuses every
   change of it.
 
-Nothing is ever taken off a node object here. What it lists is in use: its agent hands out addresses of it, or did. Where it lists what
-the ledger does not show as its own, it is left as it is, and somebody has to be told.
+Nothing is ever taken off a node object here but what its own agent has taken off `pools.allocated`. What it lists is in use: its agent
+hands out addresses of it, or did. Where it lists what the ledger does not show as its own, it is left as it is, and somebody has to be
+told. `promises` has what the annotations of an object with pools say.
 
 Every patch names the `resourceVersion` of the object that it was decided over, so that it fails if anybody wrote to the object since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import ip_network
 from sys import intern
 from typing import Any, Final, NamedTuple
 
 from ciliumipam.cidr import Prefix, parse_prefix
+from ciliumipam.demand import Demand
 from ciliumipam.errors import InvalidCidrError
+from ciliumipam.kubernetes.promises import AGENT, BLOCKS, LEASE, blocks_text, read_blocks, read_requested
 from ciliumipam.manifest import read_manifest
 from ciliumipam.node import Node
 from ciliumipam.records import Holding
@@ -51,6 +54,8 @@ class NodeObject(NamedTuple):
         allocated: What it lists by pool.
         uses_pools: Whether its agent asks for blocks by pool, or has some.
         error: What its status says for people.
+        demand: What its agent asks for.
+        blocks, lease: Its annotations of these names, as text.
     """
 
     api_version: str
@@ -65,6 +70,9 @@ class NodeObject(NamedTuple):
     allocated: tuple[tuple[str, tuple[str, ...]], ...] = ()
     uses_pools: bool = False
     error: str = ""
+    demand: tuple[Demand, ...] = ()
+    blocks: str = ""
+    lease: str = ""
 
     @property
     def listed(self) -> tuple[str, ...]:
@@ -92,14 +100,18 @@ def read_cilium_node(obj: Mapping[str, Any]) -> NodeObject:
     pools = ipam.get("pools") or {}
     allocated = tuple((each.get("pool") or "", tuple(each.get("cidrs") or ())) for each in pools.get("allocated") or ())
     status = ((obj.get("status") or {}).get("ipam") or {}).get("operator-status") or {}
+    annotations = obj["metadata"].get("annotations") or {}
     return NodeObject(
         "cilium.io/v2",
         "CiliumNode",
         *_metadata(obj),
         tuple(ipam.get("podCIDRs") or ()),
         allocated,
-        uses_pools=bool(allocated or pools.get("requested")),
+        uses_pools=bool(allocated or pools.get("requested")) or BLOCKS in annotations or AGENT in annotations,
         error=status.get("error") or "",
+        demand=read_requested(pools.get("requested")),
+        blocks=annotations.get(BLOCKS) or "",
+        lease=annotations.get(LEASE) or "",
     )
 
 
@@ -160,11 +172,13 @@ class Publication(NamedTuple):
         patch: A merge patch for the object at its revision; None if it says already what it should.
         new: The blocks that it does not list yet.
         problem: Why it cannot say what the ledger does, for people; "" if it can.
+        renamed: Blocks that it lists and whose fence it does not name.
     """
 
     patch: dict[str, Any] | None = None
     new: tuple[Holding, ...] = ()
     problem: str = ""
+    renamed: tuple[Holding, ...] = ()
 
 
 def pod_cidrs(held: Sequence[Holding]) -> tuple[str, ...]:
@@ -172,19 +186,60 @@ def pod_cidrs(held: Sequence[Holding]) -> tuple[str, ...]:
     return tuple(str(block.prefix) for block in sorted(held, key=lambda block: block.family))
 
 
-def publish_cilium(obj: NodeObject, revision: str, held: Sequence[Holding]) -> Publication:
-    """What a CiliumNode lacks of what its node holds."""
+def handed_back(obj: NodeObject, held: Sequence[Holding], seen: Collection[Holding] = ()) -> tuple[Holding, ...]:
+    """The blocks that the agent of a node has taken off its object: they were listed under their present fence, and are no more.
+
+    Args:
+        obj: A CiliumNode.
+        held: What its node holds.
+        seen: What this very object was seen to list, under these fences.
+    """
+    if not obj.uses_pools or not held:
+        return ()
+    listed = {_masked(cidr) for _, cidrs in obj.allocated for cidr in cidrs}
+    named = read_blocks(obj.blocks) if obj.blocks else {}
+    return tuple(block for block in held if block.prefix not in listed and (named.get(block.prefix) == block.fence or block in seen))
+
+
+def listed_by_pool(obj: NodeObject, held: Sequence[Holding]) -> frozenset[Holding]:
+    """The blocks of a node that its object lists by pool."""
+    listed = {_masked(cidr) for _, cidrs in obj.allocated for cidr in cidrs}
+    return frozenset(block for block in held if block.prefix in listed)
+
+
+def publish_cilium(obj: NodeObject, revision: str, held: Sequence[Holding], back: Collection[Holding] = (), lease: str = "") -> Publication:
+    """What a CiliumNode lacks of what its node holds.
+
+    Args:
+        obj: What it says.
+        revision: Its version.
+        held: What the node holds.
+        back: What of it its agent has handed back.
+        lease: The annotation for its agent.
+    """
     foreign = _foreign(obj, held)
     if foreign:
         return Publication(None, (), _in_the_way(obj, foreign))
-    cidrs, allocated = pod_cidrs(held), _by_pool(held, obj.allocated) if obj.uses_pools else obj.allocated
-    if not held or (cidrs == obj.cidrs and allocated == obj.allocated and obj.ignored):
+    if not obj.uses_pools:
+        cidrs = pod_cidrs(held)
+        if not held or (cidrs == obj.cidrs and obj.ignored):
+            return Publication()
+        metadata = {"resourceVersion": revision, "annotations": {IGNORE: "true"}}
+        return Publication({"metadata": metadata, "spec": {"ipam": {"podCIDRs": list(cidrs)}}}, _new(held, cidrs, obj.cidrs))
+    stay = [block for block in held if block not in back]
+    cidrs, allocated = pod_cidrs(stay), _by_pool(stay, obj.allocated)
+    by_pool = {cidr for _, some in allocated for cidr in some}
+    # what is on its way back is named on, so that whoever takes over from here knows it too
+    blocks = blocks_text(block for block in held if block in back or str(block.prefix) in by_pool) if held or obj.blocks else ""
+    if (cidrs, allocated, blocks, lease) == (obj.cidrs, obj.allocated, obj.blocks, obj.lease) and (obj.ignored or not held):
         return Publication()
-    ipam: dict[str, Any] = {"podCIDRs": list(cidrs)}
-    if obj.uses_pools:
-        ipam["pools"] = {"allocated": [{"pool": pool, "cidrs": list(some)} for pool, some in allocated]}
-    metadata = {"resourceVersion": revision, "annotations": {IGNORE: "true"}}
-    return Publication({"metadata": metadata, "spec": {"ipam": ipam}}, _new(held, cidrs, obj.cidrs))
+    annotations = {IGNORE: "true"} | ({BLOCKS: blocks} if blocks else {}) | ({LEASE: lease or None} if lease != obj.lease else {})
+    pools = {"allocated": [{"pool": pool, "cidrs": list(some)} for pool, some in allocated]}
+    patch = {"metadata": {"resourceVersion": revision, "annotations": annotations}, "spec": {"ipam": {"podCIDRs": list(cidrs), "pools": pools}}}
+    named = read_blocks(obj.blocks) if obj.blocks else {}
+    new = _new(stay, cidrs, obj.cidrs)
+    renamed = tuple(block for block in stay if block not in new and str(block.prefix) in by_pool and named.get(block.prefix) != block.fence)
+    return Publication(patch, new, "", renamed)
 
 
 def publish_node(obj: NodeObject, revision: str, held: Sequence[Holding]) -> Publication:
@@ -292,6 +347,8 @@ __all__ = [
     "Publication",
     "claims",
     "error_patch",
+    "handed_back",
+    "listed_by_pool",
     "lists",
     "pod_cidrs",
     "publish_cilium",

@@ -2,6 +2,7 @@
 
 * the **operator** gives nodes their blocks;
 * the **checker** reads: `check`, `get`, `explain`, `export`;
+* the **agent** of a node asks for blocks and hands them back, where agents are deployed;
 * the **admin** is for people and programs who also change things through `--store kubernetes:` or `KubernetesStore`; it is bound to nobody;
 * the **installer** is for who may install definitions without being an admin of the cluster; it is bound to nobody.
 """
@@ -13,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ciliumipam.kubernetes.crds import MANAGED
 
-Account: TypeAlias = Literal["operator", "checker", "admin", "installer"]
+Account: TypeAlias = Literal["operator", "checker", "agent", "admin", "installer"]
 
 _READ = ("get", "list")
 _FOLLOW = (*_READ, "watch")
@@ -72,6 +73,10 @@ CHECKER = (
     Grant("", ("nodes",), _READ, "nodes"),
     Grant("", ("configmaps",), ("get",), "whether our pools overlap the cluster pool of a running Cilium", ("cilium-config",), "kube-system"),
 )
+AGENT = (
+    Grant("cilium.io", ("ciliumnodes",), ("get", "patch", "create"), "its own CiliumNode: what it lists, asks for and hands back"),
+    Grant("", ("nodes",), ("get",), "its own Node, which owns the CiliumNode, or lists the blocks itself"),
+)
 ADMIN = (
     *CHECKER[:3],
     Grant(_OURS, ("cidrpools", "cidrledgers"), ("watch", "create", "update", "delete"), "changing pools and who holds which block"),
@@ -83,8 +88,8 @@ INSTALLER = (
     Grant(_OURS, ("cidrpools", "cidrledgers"), ("get",), "that they are served"),
     Grant("cilium.io", ("ciliumnodes", "ciliumnodeconfigs"), ("get",), "that they are served"),
 )
-GRANTS: dict[Account, tuple[Grant, ...]] = {"operator": OPERATOR, "checker": CHECKER, "admin": ADMIN, "installer": INSTALLER}
-BOUND: tuple[Account, ...] = ("operator", "checker")
+GRANTS: dict[Account, tuple[Grant, ...]] = {"operator": OPERATOR, "checker": CHECKER, "agent": AGENT, "admin": ADMIN, "installer": INSTALLER}
+BOUND: tuple[Account, ...] = ("operator", "checker", "agent")
 """Those that have a service account."""
 
 
@@ -118,4 +123,4 @@ def roles(account: Account, namespace: str, grants: Iterable[Grant] | None = Non
     return objects
 
 
-__all__ = ["ADMIN", "BOUND", "CHECKER", "GRANTS", "INSTALLER", "LEASE", "OPERATOR", "SOURCES", "Account", "Grant", "roles"]
+__all__ = ["ADMIN", "AGENT", "BOUND", "CHECKER", "GRANTS", "INSTALLER", "LEASE", "OPERATOR", "SOURCES", "Account", "Grant", "roles"]

@@ -89,6 +89,11 @@ class ClusterReporter(Reporter):
         """A Warning on the node object."""
         self._say(node, "Warning", "Conflict", "Adopt", f"{block} cannot be its block: {reason}", block)
 
+    def orphaned(self, node: Subject, blocks: Sequence[str], pool: str) -> None:
+        """A Warning on the node object."""
+        what = f"pool {pool} is gone or no longer covers {', '.join(blocks)}"
+        self._say(node, "Warning", "Orphaned", "Read", f"{what}: the node keeps what it has, and nobody else gets it until the node goes", pool)
+
     def pool_broken(self, pool: Mapping[str, Any], reason: str) -> None:
         """A Warning on the pool object; on a CIDRPool its conditions besides."""
         subject = subject_of(pool)

@@ -83,8 +83,14 @@ class Reporter:
     def conflict(self, node: Subject, block: str, reason: str) -> None:
         """A block that the node object says cannot be the node's, and why. Told in every round for as long as that stands."""
 
+    def orphaned(self, node: Subject, blocks: Sequence[str], pool: str) -> None:
+        """Blocks of a node whose pool (its name, of the first of them) is gone or no longer covers them. Told in every round while that stands."""
+
     def node_gone(self, node: str, blocks: Sequence[str]) -> None:
         """The node was gone for the grace time, and its blocks are free again."""
+
+    def handed_back(self, node: str, block: str) -> None:
+        """The agent of a node has handed a block back, and it is free again."""
 
     def node_written(self, outcome: WriteOutcome, seconds: float) -> None:
         """A write to a node object has ended."""
@@ -140,10 +146,20 @@ class Reporters(Reporter):
         for each in self._all:
             each.conflict(node, block, reason)
 
+    def orphaned(self, node: Subject, blocks: Sequence[str], pool: str) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.orphaned(node, blocks, pool)
+
     def node_gone(self, node: str, blocks: Sequence[str]) -> None:
         """Tell all."""
         for each in self._all:
             each.node_gone(node, blocks)
+
+    def handed_back(self, node: str, block: str) -> None:
+        """Tell all."""
+        for each in self._all:
+            each.handed_back(node, block)
 
     def node_written(self, outcome: WriteOutcome, seconds: float) -> None:
         """Tell all."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from math import inf
 from threading import Lock
 from time import monotonic, sleep
 from types import TracebackType
@@ -106,6 +107,7 @@ class SqliteStore:
         path: str | os.PathLike[str],
         *,
         busy_timeout: float = 30.0,
+        deadline: float | None = None,
         synchronous: Literal["FULL", "NORMAL"] = "FULL",
         read_only: bool = False,
         must_exist: bool = False,
@@ -115,6 +117,7 @@ class SqliteStore:
         Args:
             path: The database file. SQLite keeps two more beside it, `-wal` and `-shm`.
             busy_timeout: Seconds to wait for a lock of another process before a call fails.
+            deadline: When to wait no longer, by `time.monotonic`, for all calls together: for a store that is opened for one task.
             synchronous: "NORMAL" does not wait for the disk: the last acknowledged writes may be gone after power loss, and only then.
             read_only: Refuse writes, and create no store. Where this user may not create files beside it either, the file is read as it
                 is, provided that nobody has left a log: do not keep such a store open while others write.
@@ -128,6 +131,7 @@ class SqliteStore:
         self.path = _absolute(path)
         self.read_only = read_only
         self._busy_timeout = busy_timeout
+        self._deadline = inf if deadline is None else deadline
         self._synchronous = synchronous
         self._codec = Codec()
         self._decoded: dict[Key, tuple[tuple[object, object], Entry]] = {}
@@ -242,7 +246,7 @@ class SqliteStore:
         self, operation: str, side: _Side, work: Callable[[sqlite3.Connection], _T], *, create: bool = False
     ) -> _T:
         """Do `work` on a connection, again while the file is locked; the one place where SQLite's errors become ours."""
-        give_up: float | None = None
+        since: float | None = None
         wait = _FIRST_WAIT
         while True:
             try:
@@ -252,10 +256,11 @@ class SqliteStore:
                 if _code(error) not in _BUSY:
                     raise self._translate(operation, error, writing=side is self._writer) from error
                 now = monotonic()
-                give_up = now + self._busy_timeout if give_up is None else give_up
+                since = now if since is None else since
+                give_up = min(since + self._busy_timeout, self._deadline)
                 if now >= give_up:
                     reason = (
-                        f"{self.path} has been locked by another process for {self._busy_timeout:g} s;"
+                        f"{self.path} has been locked by another process for {max(0.0, give_up - since):.3g} s;"
                         " find out which one has it open (fuser, lsof) and why it does not go on"
                     )
                     raise StoreUnavailableError(operation, reason) from error

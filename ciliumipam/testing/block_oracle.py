@@ -194,17 +194,16 @@ class BlockOracle(KnownBlocks):
         """Go through what nodes are said to have, the oldest first."""
         conflicts = list(answer.conflicts)
         for each in sorted(existing, key=lambda each: (each.since or inf, each.node, _place(each.network))):
+            if any(block.network == each.network for block in self.blocks.get(each.node, ())):
+                assert (each.node, each.network) not in conflicts, f"{each} is there already, but was told as a conflict"
+                continue
             pool, space = self._adopting(each)
             others = [(node, block) for node, mine in self.blocks.items() for block in mine if block.space == space]
             clash = [(node, block) for node, block in others if overlap(block.network, each.network)]
-            # said without a space, it is the one that the node has: also where its pool has gone to another space since
-            known = each.network in [block.network for block in self.blocks.get(each.node, ())]
             elsewhere = [block for block in self.blocks.get(each.node, ()) if block.space != space]
             got = [block for block in seen.get(each.node, ()) if block.network == each.network and block.space == space]
             fresh = [block for block in got if block not in self.blocks.get(each.node, ())]
-            if each.node in self.nodes and known:
-                assert (each.node, each.network) not in conflicts, f"{each} is there already, but was told as a conflict"
-            elif each.node in self.nodes and not elsewhere and not clash:
+            if each.node in self.nodes and not elsewhere and not clash:
                 if self.unapplied and (each.node, each.network) in conflicts:  # somebody's claim that is not filled yet
                     conflicts.remove((each.node, each.network))
                     self._denied.append((space, each.network))

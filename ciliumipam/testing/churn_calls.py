@@ -20,12 +20,14 @@ from ciliumipam.requests import (
     Grow,
     HandBack,
     Migrate,
+    Rebalance,
     Release,
     ReleaseFenced,
     RemoveNode,
     RemovePool,
     Request,
     RequestAddresses,
+    Shrink,
 )
 from ciliumipam.testing.oracle_values import Existing, Told
 from ciliumipam.testing.pool_values import Values, nodes_of
@@ -94,6 +96,10 @@ def perform(ipam: Ipam, request: Request) -> Any:
             return ipam.drain(request.kind, request.name, cancel=request.cancel, space=request.space)
         case Migrate(node, pool):
             return ipam.migrate(node, pool)
+        case Shrink(pool, cidrs):
+            return ipam.shrink(pool, *cidrs)
+        case Rebalance(pool, length, family):
+            return ipam.rebalance(pool, length, family=family)
         case RequestAddresses(node, demand):
             return ipam.request(node, demand)
         case HandBack(node, block, fence, space):

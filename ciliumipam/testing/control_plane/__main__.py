@@ -48,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
             print(f"found or built in {time.monotonic() - started:.0f} s")
             return 0
         # What ends a terminal or a service ends this in the same way as Ctrl-C does, so that the folder is deleted.
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        # A script's shell lets what it starts with & ignore SIGINT; whoever sends that one here means it.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _interrupt)
         with (
             TemporaryDirectory(prefix="ciliumipam-") as temporary,

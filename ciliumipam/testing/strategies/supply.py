@@ -48,7 +48,7 @@ def pools(
 ) -> PoolSpec:
     """Pools with every field varied; they shrink to pool-a with 10.0.0.0/24 in one block, for every node.
 
-    Where a field must have a certain value: `pools().map(lambda pool: replace(pool, draining=False))`, with `dataclasses.replace`.
+    Where a field must have a certain value: `pools().map(lambda pool: pool.replace(draining=False))`.
 
     Args:
         families: Exactly these; by default any.
