@@ -35,12 +35,7 @@ from typing import Any, NamedTuple, cast
 
 from ciliumipam.cidr import WIDTH, Family, parse_address, parse_prefix
 from ciliumipam.demand import Demand, normalize
-from ciliumipam.errors import (
-    CorruptRecordError,
-    InvalidAddressError,
-    InvalidError,
-    StoreRefusedError,
-)
+from ciliumipam.errors import CorruptRecordError, InvalidAddressError, InvalidError, StoreRefusedError
 from ciliumipam.node import Node
 from ciliumipam.pool import DEFAULT_SPACE, BlockLengths, PoolSpec
 from ciliumipam.records import (

@@ -11,6 +11,7 @@ import pytest
 
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, Store
 from ciliumipam.audit import audit
+from ciliumipam.demand import Demand
 from ciliumipam.errors import ConflictError, IpamError, StateError, StoreUnavailableError
 from ciliumipam.records import KINDS, Entry, Key, Kind, NodeRecord, Record, Revision
 from ciliumipam.store import ABSENT, Expect, Listing
@@ -108,6 +109,17 @@ def test_nothing_is_handed_out_of_a_part_of_a_copy(seed: int) -> None:
         for status in ipam.nodes():
             with pytest.raises(StateError):
                 ipam.allocate(status.node.name, "newcomer")
+
+
+def test_a_copy_keeps_what_nodes_ask_for() -> None:
+    source, target = lived_in(1), MemoryStore()
+    Ipam(source).request("node-1", [Demand("four", 4, 300), Demand("", 6, 7)])
+
+    copy(source, target)
+
+    assert {status.node.name: status.demand for status in Ipam(target).nodes() if status.demand} == {
+        "node-1": (Demand("", 6, 7), Demand("four", 4, 300))
+    }
 
 
 def test_a_second_copy_writes_nothing() -> None:

@@ -160,7 +160,7 @@ class OneCaller(Promises):
         assert listing.entries == ((A, Entry(numbered(1), first)),)
 
     def test_4_a_mapping_that_was_returned_never_changes(self, store: Store) -> None:
-        key, claims = EXAMPLES[6]
+        key, claims = next((key, record) for key, record in EXAMPLES if isinstance(record, ClaimPage) and record.claims)
         first = store.put(key, claims, expect=ABSENT)
         entry, listing = store.get(key), store.scan(key.kind)
 
