@@ -166,7 +166,7 @@ class BlockOracle(KnownBlocks):
         self._expect_kept(seen)
         self._adopted(existing, answer, seen)
         further: dict[str, list[HeldBlock]] = {}
-        for node in sorted(set(self.nodes) | set(seen)):
+        for node in sorted(set(self.nodes) | set(seen), key=lambda name: (bool(self.blocks.get(name)), name)):  # whoever has none is first
             new = [block for block in seen.get(node, ()) if block not in self.blocks.get(node, ())]
             if node in self.nodes:
                 first = self._first(node, new)
