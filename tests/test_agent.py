@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Barrier, Thread
 
 import pytest
 
 from ciliumipam.agent import LedgerSource, NodeAgent, Round, SilentNodes, Terms
+from ciliumipam.agent.source import Granted
 from ciliumipam.audit import audit
 from ciliumipam.demand import Watermark
 from ciliumipam.errors import (
@@ -149,6 +151,26 @@ def test_a_node_that_cannot_confirm_stops_after_its_time_and_goes_on_when_it_can
 
     assert node.agent.why_silent() == ""
     assert len(node.agent.allocate("b")) == 1
+
+
+def test_a_node_with_a_lease_whose_blocks_are_not_adopted_yet_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    # it said "ready" between the two writes, and the allocation that followed found no block
+    node = Machine(shared_store(), "n1", Time())
+    node.rounds()
+    node.own = MemoryStore()
+    node.start()
+    lacking = []
+    follow = node.agent._follow
+
+    def looks(known: Node, usable: Sequence[Granted], pools: Sequence[PoolSpec]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        lacking.append(node.agent.why_silent())
+        return follow(known, usable, pools)
+
+    monkeypatch.setattr(node.agent, "_follow", looks)
+    node.rounds()
+
+    assert lacking[0] == "it has not adopted its blocks yet"
+    assert node.agent.why_silent() == ""
 
 
 def test_after_a_reboot_nothing_is_given_before_the_source_has_confirmed() -> None:

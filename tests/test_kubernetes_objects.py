@@ -32,6 +32,7 @@ from ciliumipam.testing.strategies import pools
 
 ETCD = 1_572_864
 PAGE = Key("block-page", "10.0.0.0/10")
+POOL, NODE, BLOCK_PAGE = (next(each for each in EXAMPLES if each[0].kind == kind) for kind in ("pool", "node", "block-page"))
 
 
 def as_stored(obj: dict[str, Any], revision: str = "7") -> dict[str, Any]:
@@ -104,7 +105,7 @@ def test_what_becomes_an_object_is_read_back_equal_in_value_and_type(keyed: tupl
 
 
 def test_a_page_is_text_with_a_slot_on_each_line() -> None:
-    key, page = EXAMPLES[4]
+    key, page = BLOCK_PAGE
     obj = to_object(key, page, Codec())
 
     assert obj["apiVersion"] == "ciliumipam.io/v1alpha1"
@@ -127,7 +128,7 @@ def test_every_write_has_a_token_of_its_own() -> None:
 
 
 def test_over_a_pool_that_is_there_only_what_is_ours_is_written() -> None:
-    key, record = EXAMPLES[0]
+    key, record = POOL
     theirs = {
         "labels": {"team": "net"},
         "annotations": {"note": "x", WRITE: "old"},
@@ -157,7 +158,7 @@ def test_since_when_a_pool_is_there_is_kept_to_the_last_bit(pool: Any, since: fl
 
 
 def test_a_pool_that_kubectl_created_is_there_since_its_creation() -> None:
-    obj = as_stored(to_object(*EXAMPLES[0], Codec()))
+    obj = as_stored(to_object(*POOL, Codec()))
     del obj["metadata"]["annotations"]
 
     assert pool_record(obj).since == 1767323045.0
@@ -201,7 +202,7 @@ def test_a_record_with_another_label_is_found(labels: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("since", ["soon", "nan", "-inf", ""])
 def test_a_pool_with_a_time_that_is_none_is_refused(since: str) -> None:
-    obj = as_stored(to_object(*EXAMPLES[0], Codec()))
+    obj = as_stored(to_object(*POOL, Codec()))
     obj["metadata"]["annotations"][SINCE] = since
 
     with pytest.raises(CorruptRecordError, match=r"record cidrpools green is corrupt: annotation ciliumipam\.io/since: "):
@@ -209,7 +210,7 @@ def test_a_pool_with_a_time_that_is_none_is_refused(since: str) -> None:
 
 
 def test_a_pool_that_is_no_usable_one_names_the_field() -> None:
-    obj = as_stored(to_object(*EXAMPLES[0], Codec()))
+    obj = as_stored(to_object(*POOL, Codec()))
     obj["spec"]["cidrs"] = ["10.0.0.1/16"]
 
     with pytest.raises(CorruptRecordError, match=r"spec\.cidrs\[0\]"):
@@ -220,10 +221,10 @@ def test_a_pool_that_is_no_usable_one_names_the_field() -> None:
     ("key", "record", "reason"),
     [
         (Key("pool", "green"), numbered(1), "a Page is not a record of this kind"),
-        (Key("pool", "blue"), EXAMPLES[0][1], "the pool is named 'green'"),
-        (Key("pool", "green"), EXAMPLES[0][1]._replace(since=float("nan")), "the time is not finite: nan"),  # type: ignore[call-arg] # a pool
-        (PAGE, EXAMPLES[0][1], "a PoolRecord is not a record of this kind"),
-        (Key("node", "node-1"), EXAMPLES[2][1]._replace(since=float("inf")), "the time is not finite: inf"),  # type: ignore[call-arg] # a node
+        (Key("pool", "blue"), POOL[1], "the pool is named 'green'"),
+        (Key("pool", "green"), POOL[1]._replace(since=float("nan")), "the time is not finite: nan"),  # type: ignore[call-arg] # a pool
+        (PAGE, POOL[1], "a PoolRecord is not a record of this kind"),
+        (Key("node", "node-1"), NODE[1]._replace(since=float("inf")), "the time is not finite: inf"),  # type: ignore[call-arg] # a node
     ],
     ids=["kind", "name", "since", "other-kind", "node-since"],
 )
@@ -304,9 +305,9 @@ def test_a_record_that_etcd_would_refuse_is_refused_before_it_is_sent() -> None:
 
 
 def test_a_node_is_one_line() -> None:
-    obj = to_object(*EXAMPLES[2], Codec())
+    obj = to_object(*NODE, Codec())
 
-    assert isinstance(EXAMPLES[2][1], NodeRecord)
+    assert isinstance(NODE[1], NodeRecord)
     assert obj["spec"] == {
         "kind": "node",
         "name": "node-1",

@@ -134,10 +134,18 @@ class NodeAgent:
 
     def why_silent(self) -> str:
         """Why the node gives out no address at present, as part of a sentence; "" if it does."""
-        lease = self._read()[1] if self._own else None
-        if lease is None:
-            return "its claim on its blocks was never confirmed" if self._own else ""
-        return why_expired(lease, self._moment()) or ("" if lease.blocks else "it has no block")
+        if self._own:
+            lease = self._read()[1]
+            if lease is None:
+                return "its claim on its blocks was never confirmed"
+            if reason := why_expired(lease, self._moment()):
+                return reason
+            if not lease.blocks:
+                return "it has no block"
+        # the lease is written first: until the node's own ledger has adopted a block, nothing can be given out of it
+        if not any(block.node == self.node and not block.orphan for block in self.ipam.blocks()):
+            return "it has not adopted its blocks yet" if self._own else "it has no block"
+        return ""
 
     # ------------------------------------------------------------------------------------------------- a round
 
