@@ -79,5 +79,5 @@ def task_for(
             return RemovePoolTask(request, now)
         case RepairBlocks():
             return RepairBlocksTask(now)
-        case RepairAddresses():
+        case RepairAddresses():  # pragma: no branch - mypy proves that there is no other request
             return RepairAddressesTask(request.node, now)

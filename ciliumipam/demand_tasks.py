@@ -73,8 +73,7 @@ class HandBackTask(TakeBackTask):
                 raise self._absent(view)
             if standing.pieces != standing.good:  # a write was lost: the block is gone, and the claim still names it
                 release(draft, level, standing, ())
-            if not self._done:
-                self._note(gives_back(self._target))
+            self._note(gives_back(self._target))
             return True
         (block,) = mine
         if block in standing.held:

@@ -61,7 +61,7 @@ class Value:
     def __setstate__(self, state: tuple[object, ...]) -> None:
         self._put(*state)
 
-    if not TYPE_CHECKING:  # a type checker knows that it is frozen, and takes a `__setattr__` for leave to set whatever one likes
+    if not TYPE_CHECKING:  # pragma: no branch - a type checker knows that it is frozen, and takes a `__setattr__` for leave to set whatever one likes
 
         def __setattr__(self, name: str, value: object) -> NoReturn:
             raise AttributeError(f"{name!r} cannot be set: a {type(self).__name__} never changes; make another one")

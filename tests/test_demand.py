@@ -334,8 +334,42 @@ def test_a_new_node_comes_before_a_further_block_and_explain_says_behind_whom_on
     )
     ipam.request("b", v4(60))
     assert [change.name for change in ipam.hand_back("b", "10.0.0.192/26").changes] == ["10.0.0.192/26"]
+    assert ipam.explain("a").lines[-1] == (
+        "  asks for 190 IPv4 addresses and has 124: the next 'ciliumipam apply' serves those that wait"
+        " (pool pods: it can give more, and this node is the first that waits)"
+    )
     ipam.apply()
     assert blocks(ipam, "c") == ["10.0.0.192/26"]
+
+
+def test_explain_names_the_limit_that_keeps_a_node_from_more() -> None:
+    ipam = world("a", max_blocks_per_node=1)
+    ipam.request("a", v4(300))
+
+    assert ipam.explain("a").lines[-1] == (
+        "  asks for 300 IPv4 addresses and has 254: it waits (pool pods: it gives a node at most 1 IPv4 blocks, which the node has)"
+    )
+
+
+def test_a_node_that_asks_twice_for_the_same_pool_is_counted_once_for_each_block() -> None:
+    # the second demand's place changes while it stands in the queue, by the blocks that the first one got
+    ipam = world("a", "b", cidrs=["10.0.0.0/21"])
+    ipam.request("b", v4(600))
+    ipam.request("a", [Demand("", 4, 700), Demand("pods", 4, 1000)])
+
+    assert [len(blocks(ipam, name)) for name in "ab"] == [4, 3]
+
+
+@pytest.mark.parametrize("family", [0, 5, "4"])
+def test_a_demand_of_no_family_is_refused(family: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=rf"no IP family {family!r}; valid: 4, 6"):
+        world().request("a", [Demand("", family, 1)])
+
+
+@pytest.mark.parametrize("addresses", [-1, 1.5, True, "4"])
+def test_a_demand_of_no_whole_number_is_refused(addresses: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=rf"a whole number of addresses from 0 on, not {addresses!r}"):
+        world().request("a", [Demand("", 4, addresses)])
 
 
 # ------------------------------------------------------------------------------------------------------ handing back

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteStore, Store, partial_view
 from ciliumipam.audit import audit
+from ciliumipam.cidr import parse_prefix
 from ciliumipam.errors import (
     AlreadyAllocatedError,
     ConflictError,
@@ -247,6 +248,22 @@ def test_full_pages_are_passed_over_and_the_same_address_is_chosen(tmp_path: Pat
         assert one(ours).usage()[4].available == 0
         with pytest.raises(NodeExhaustedError, match="2046 in use, 2 reserved"):
             one(ours).allocate("late")
+
+
+def test_full_pages_stay_hidden_where_an_edited_pool_makes_the_index_anew() -> None:
+    pool = PoolSpec(name="p", cidrs=["10.0.0.0/16"], selector=EVERY, block_length_v4=21)
+    store = filled(pool, "a")
+    view = PartialView()
+    (block,) = one(store)._asked(view, lambda: list(view.node_blocks("n")))
+    view.hide(block, parse_prefix("10.0.0.0/24"))
+    filled(pool.replace(reserved=["10.0.1.0-10.0.1.7"]), store=store)
+    key = Key("pool", "p")
+    view.load(key, store.get(key))
+
+    (again,) = one(store)._asked(view, lambda: list(view.node_blocks("n")))
+
+    assert again.addresses is not block.addresses
+    assert again.addresses.pick() == parse_prefix("10.0.1.8/32").network
 
 
 def test_a_release_reads_one_page_of_claims_where_nothing_is_held() -> None:

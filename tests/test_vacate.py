@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, ip_network
 from itertools import combinations
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, Rebalance, Shrink
 from ciliumipam.cidr import parse_prefix
-from ciliumipam.errors import InvalidRequestError, OutOfRangeError, PoolExhaustedError
+from ciliumipam.errors import InvalidRequestError, NotFoundError, OutOfRangeError, PoolExhaustedError
 from ciliumipam.journal.lines import read_request, request_to_document
 from ciliumipam.plan_file import plan_from_document, plan_to_document
 from ciliumipam.records import Key, Record, Revision
@@ -149,6 +149,43 @@ def test_the_prefix_with_the_fewest_blocks_is_emptied_and_among_these_the_one_wi
     ipam.release("n-11", "11/0")
     assert ipam.rebalance("p", 22).blockers == ()
     assert ipam.rebalance("p", 22).concerns[0].what == "10.0.8.0/22 is free: nothing has to move"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda ipam: ipam.shrink("p"), "say what pool 'p' is to give up: at least one CIDR"),
+        (lambda ipam: ipam.shrink("p", "10.0.0.0/23", "10.0.1.0/24"), "10.0.1.0/24 lies in 10.0.0.0/23, which is given as well"),
+        (lambda ipam: ipam.rebalance("p", 23, family=5), "no IP family 5; valid: 4, 6"),
+        (lambda ipam: ipam.rebalance("p", 33, family=4), "33 is not a prefix length, which is 1 to 32"),
+        (lambda ipam: ipam.rebalance("p", 0), "0 is not a prefix length, which is 1 to 128"),
+        (lambda ipam: ipam.rebalance("p", 63, family=6), "pool 'p' has no IPv6 CIDR"),
+    ],
+    ids=["nothing", "twice", "no family", "too long", "too short", "not its family"],
+)
+def test_what_cannot_be_asked_for_is_refused(wrong: Callable[[Ipam], object], reason: str) -> None:
+    with pytest.raises(InvalidRequestError, match=reason):
+        wrong(three())
+
+
+@pytest.mark.parametrize("ask", [lambda ipam: ipam.shrink("q", "10.0.0.0/24"), lambda ipam: ipam.rebalance("q", 23)], ids=["shrink", "rebalance"])
+def test_a_pool_that_is_not_there_is_named_with_those_that_are(ask: Callable[[Ipam], object]) -> None:
+    with pytest.raises(NotFoundError, match=r"'q'.*p"):
+        ask(three())
+
+
+def test_a_prefix_with_a_block_that_has_no_address_to_give_never_becomes_free_and_is_not_chosen() -> None:
+    ipam = ipam_of()
+    ipam.apply([pool("10.0.0.0/21", "fd00::/61", reserved=["10.0.0.0-10.0.0.255"])], [Node(f"n-{number}") for number in range(7)])
+    ipam.remove_nodes(["n-1", "n-3"])  # 10.0.2.0/24 and 10.0.4.0/24
+
+    told = ipam.rebalance("p", 23, family=4)
+
+    assert told.concerns[0].what == (
+        "10.0.2.0/23 is to become free: 1 block to move and 0 addresses in use;"
+        " of 3 prefixes of that length that could become free none needs less"
+    )
+    assert [change.name for change in told.changes if change.action == "carve"] == ["10.0.4.0/24"]
 
 
 def test_what_fits_nowhere_else_is_not_begun() -> None:
