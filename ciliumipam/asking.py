@@ -54,7 +54,7 @@ def task_for(
         case Apply():
             return ApplyTask(request, now, token(), listed(request.pools))
         case Allocate():
-            return AllocateTask(request, now, token(), moment=moment())
+            return AllocateTask(request, now, token(), clock=moment)
         case Release():
             return ReleaseTask(request, now)
         case ReleaseFenced() | ForceRelease():

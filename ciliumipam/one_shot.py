@@ -97,7 +97,7 @@ class OneShot:
         if twice is not None:
             raise InvalidRequestError(f"an owner has one IPv{twice} address on a node, but {len(given)} are given: {', '.join(map(str, given))}")
         request, view = Allocate(self.node, (owner,), label=label), PartialView()
-        task = AllocateTask(request, self._clock(), self._token(), given, moment=self._moment())
+        task = AllocateTask(request, self._clock(), self._token(), given, clock=self._moment)
         self._do(view, [task])
         require_lease(view.lease(self.node), self._moment())
         return task.result

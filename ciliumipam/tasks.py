@@ -165,16 +165,17 @@ class AllocateTask(AddressTask):
         now: What time it is.
         token: Marks the claims of this call as its own.
         given: Given addresses for a single owner, one of a family; by default that of the request.
-        moment: What time it is, as leases count it.
+        clock: Tells what time it is, as leases count it.
 
     Attributes:
-        moment: The same.
+        moment: What it told last; NEVER as long as the node was not seen to have a lease.
         leased: Whether the node was seen to have a lease, so that the moment counted.
     """
 
-    def __init__(self, request: Allocate, now: float, token: str, given: Iterable[Address] = (), *, moment: Moment = NEVER) -> None:
+    def __init__(self, request: Allocate, now: float, token: str, given: Iterable[Address] = (), *, clock: Callable[[], Moment] = lambda: NEVER) -> None:
         super().__init__(now)
-        self.moment, self.leased = moment, False
+        self.moment, self.leased = NEVER, False
+        self._clock = clock
         self.request, self.node = request, request.node
         wanted = tuple(given) or ((request.address,) if request.address is not None else ())
         self._given_numbers: dict[Family, int] = {each.version: int(each) for each in wanted}
@@ -197,7 +198,9 @@ class AllocateTask(AddressTask):
         view.advance(self.now)
         request = self.request
         lease = view.lease(self.node)
-        self.leased = self.leased or lease is not None
+        if lease is not None and (not self.leased or lease.confirmed > self.moment.seconds):
+            # asked after the lease was read: one that is renewed while a call is under way is not one of the future
+            self.moment, self.leased = self._clock(), True
         require(lease, self.moment)
         level = AddressLevel(view, self.node, self.confirmed, self.now)
         blocks = level.blocks

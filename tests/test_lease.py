@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 
 import pytest
@@ -16,10 +16,10 @@ from ciliumipam.lease import NEVER, Moment, lease_key, why_expired
 from ciliumipam.node import Node
 from ciliumipam.one_shot import OneShot
 from ciliumipam.pool import PoolSpec
-from ciliumipam.records import Entry, Key, Lease, Leased
+from ciliumipam.records import Entry, Key, Kind, Lease, Leased, Record, Revision
 from ciliumipam.requests import Allocate
 from ciliumipam.selector import NodeSelector
-from ciliumipam.store import ABSENT
+from ciliumipam.store import ABSENT, Expect, Listing, Write
 from ciliumipam.store.memory import MemoryStore
 from ciliumipam.transfer import copy
 
@@ -97,6 +97,38 @@ def test_a_lease_that_was_renewed_by_another_process_is_seen_by_the_next_call() 
     put_lease(store, LEASE._replace(confirmed=199.0))
 
     assert len(ipam.allocate("n1", "a")) == 1
+
+
+@pytest.mark.parametrize("way", ["Ipam", "OneShot"])
+def test_a_lease_that_is_renewed_while_a_call_is_under_way_is_not_taken_for_one_of_the_future(way: str) -> None:
+    # "last confirmed -0 s ago": the time was asked for before the lease was read
+    class Renewing(MemoryStore):
+        """An agent renews the lease right before it is read, and once more before it is read again."""
+
+        left = 2
+
+        def get(self, key: Key) -> Entry | None:
+            if key.kind == "lease" and self.left:
+                self.left -= 1
+                hand.now = hand.now._replace(seconds=hand.now.seconds + 5)
+                put_lease(renewed, LEASE._replace(confirmed=hand.now.seconds))
+            return renewed.get(key)
+
+        def put_in_order(self, writes: Sequence[Write]) -> list[Revision]:
+            return renewed.put_in_order(writes)
+
+        def put(self, key: Key, record: Record, *, expect: Expect) -> Revision:
+            return renewed.put(key, record, expect=expect)
+
+        def scan(self, kind: Kind) -> Listing:
+            return renewed.scan(kind)
+
+    hand, renewed = Hand(), node_store()
+    store = Renewing()
+    call = Ipam(store, moment=hand).allocate if way == "Ipam" else lambda _, owner: OneShot(store, "n1", moment=hand).allocate(owner)
+
+    assert [str(each.address) for each in call("n1", "a")] == ["10.0.0.1"]
+    assert hand.now.seconds > 100
 
 
 def test_addresses_come_only_out_of_blocks_that_the_lease_names() -> None:
