@@ -18,8 +18,21 @@ from ciliumipam import Ipam, MemoryStore, Node, NodeSelector, PoolSpec, SqliteSt
 from ciliumipam.audit import Audit, Finding, audit
 from ciliumipam.cidr import parse_prefix
 from ciliumipam.errors import StoreClosedError
+from ciliumipam.lease import Moment, lease_key
 from ciliumipam.pool import BlockLengths
-from ciliumipam.records import ClaimPage, Cooling, Holding, Key, Kind, NodeRecord, Page, PoolRecord, Record, Split
+from ciliumipam.records import (
+    ClaimPage,
+    Cooling,
+    Holding,
+    Key,
+    Kind,
+    Lease,
+    NodeRecord,
+    Page,
+    PoolRecord,
+    Record,
+    Split,
+)
 from ciliumipam.requests import ExistingBlock
 from ciliumipam.store import ABSENT, Expect, Listing
 from ciliumipam.testing.faults import Crash, FaultyStore, crash_after
@@ -103,6 +116,32 @@ def test_a_sound_store_has_no_findings_and_everything_is_counted(store: MemorySt
     assert result.counts == {"pools": 1, "nodes": 2, "blocks": 4, "addresses": 6, "pages": pages, "claims": 5}
     assert [str(block.prefix) for block in result.blocks] == [str(block.prefix) for block in Ipam(store).blocks()]
     assert result.pools == tuple(status.spec for status in Ipam(store).pools())
+
+
+@pytest.mark.parametrize(
+    ("lease", "moment", "why"),
+    [
+        (Lease("n", "boot-1", 100.0, 30.0), Moment("boot-1", 130.0), None),
+        (Lease("n", "boot-1", 100.0, 30.0), Moment("boot-1", 131.0), "its blocks were last confirmed 31 s ago, and that holds for 30 s"),
+        (Lease("n", "boot-1", 100.0, 30.0), Moment("boot-1", 99.0), "its blocks were last confirmed -1 s ago, and that holds for 30 s"),
+        (
+            Lease("n", "boot-1", 100.0, 30.0),
+            Moment("boot-2", 101.0),
+            "since its blocks were last confirmed this machine was started, or it is another one",
+        ),
+        (Lease("n", "boot-1", 100.0, 30.0, reason="no such node"), Moment("boot-1", 101.0), "no such node"),
+        (Lease("n", "boot-1", 100.0, 30.0), None, None),
+        (Lease("n", "", 7.0, 30.0, reason="allocate there"), Moment("boot-1", 9999.0), None),  # a beat
+    ],
+)
+def test_a_lease_that_does_not_hold_is_told_with_what_to_do(store: MemoryStore, lease: Lease, moment: Moment | None, why: str | None) -> None:
+    store.put(lease_key("n"), lease, expect=ABSENT)
+
+    found = audit(store, moment=None if moment is None else lambda: moment).findings
+
+    repair = "see that 'ciliumipam agent n' runs and reaches the store that decides about blocks"
+    wanted = () if why is None else (Finding("notice", f"it gives out no address: {why}; what is held stays", "node n", repair),)
+    assert found == wanted
 
 
 def test_an_empty_store_has_no_findings() -> None:
@@ -1130,4 +1169,4 @@ def test_every_command_in_the_repairs_is_one_of_ours() -> None:
     texts = [path.read_text("utf-8") for path in sorted(Path(ciliumipam.audit.__file__).parent.glob("*.py"))]
     commands = {found for text in texts for found in re.findall(r"ciliumipam ((?:check --repair|delete|drain|migrate|[a-z]+))", text)}
 
-    assert commands == {"allocate", "check --repair", "delete", "drain", "explain", "migrate", "release"}
+    assert commands == {"agent", "allocate", "check --repair", "delete", "drain", "explain", "migrate", "release"}

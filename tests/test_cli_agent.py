@@ -18,6 +18,8 @@ import pytest
 from ciliumipam import Ipam, Node, NodeSelector, PoolSpec, SqliteStore
 from ciliumipam.cli.main import main
 from ciliumipam.demand import Demand
+from ciliumipam.lease import lease_key
+from ciliumipam.records import Lease
 
 Get = Callable[[str], tuple[int, str]]
 
@@ -97,6 +99,42 @@ def test_an_agent_that_was_killed_goes_on_with_the_addresses_that_are_held(share
     assert main(["get", "blocks", "--store", own, "-o", "json"]) == 0
     (block,) = json.loads(capsys.readouterr().out)["items"]
     assert (block["node"], block["block"]) == ("n1", "10.0.0.0/28")
+
+
+def test_check_on_a_nodes_own_store_says_that_its_lease_has_ended_and_what_to_do(shared: str, own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["agent", "n1", "--once", "--store", shared, "--local", own]) == 0
+    assert main(["allocate", "n1", "o1", "--store", own]) == 0
+    assert main(["get", "nodes", "--store", own]) == 0
+    capsys.readouterr()
+    assert main(["check", "--store", own]) == 0
+    assert "gives out no address" not in capsys.readouterr().out
+    with SqliteStore(own.removeprefix("sqlite:")) as store:
+        entry = store.get(lease_key("n1"))
+        assert entry is not None
+        assert isinstance(entry.record, Lease)
+        store.put(lease_key("n1"), entry.record._replace(boot="another"), expect=entry.revision)
+
+    assert main(["check", "--store", own]) == 0
+    said = capsys.readouterr().out
+    assert "it gives out no address: since its blocks were last confirmed this machine was started" in said
+    assert "see that 'ciliumipam agent n1' runs" in said
+    assert main(["allocate", "n1", "o2", "--store", own]) == 3
+    assert main(["get", "nodes", "--store", own, "-o", "json"]) == 0
+    (node,) = json.loads(capsys.readouterr().out)["items"]
+    assert node["name"] == "n1"
+
+
+def test_a_block_that_is_not_needed_is_handed_back_by_command(shared: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["request", "n1", "20", "--store", shared]) == 0
+    assert main(["request", "n1", "0", "--store", shared]) == 0
+    capsys.readouterr()
+
+    assert main(["hand-back", "n1", "10.0.0.16/28", "--store", shared]) == 0
+
+    assert "10.0.0.16/28" in capsys.readouterr().out
+    assert main(["get", "blocks", "--store", shared, "-o", "json"]) == 0
+    assert [each["block"] for each in json.loads(capsys.readouterr().out)["items"]] == ["10.0.0.0/28"]
+    assert main(["hand-back", "n1", "10.0.0.16/28", "--store", shared]) == 3
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ from typing import NamedTuple, TypeVar
 from ciliumipam.audit.claims import Claims
 from ciliumipam.audit.draining import notice_draining
 from ciliumipam.audit.findings import Finding, Findings
+from ciliumipam.audit.leases import notice_leases
 from ciliumipam.audit.notices import notice_blocks, notice_nodes, notice_pools
 from ciliumipam.audit.snapshot import Snapshot
 from ciliumipam.audit.tree import Tree
 from ciliumipam.errors import CorruptRecordError
+from ciliumipam.lease import Moment
 from ciliumipam.pool import PoolSpec
 from ciliumipam.records import (
     ADDRESS_KINDS,
@@ -21,6 +23,7 @@ from ciliumipam.records import (
     Holding,
     Key,
     Kind,
+    Lease,
     NodeRecord,
     Page,
     PoolRecord,
@@ -49,13 +52,20 @@ class Audit(NamedTuple):
     pools: tuple[PoolSpec, ...] = ()
 
 
-def audit(store: Store, addresses: Store | None = None, *, clock: Callable[[], float] = time) -> Audit:
+def audit(
+    store: Store,
+    addresses: Store | None = None,
+    *,
+    clock: Callable[[], float] = time,
+    moment: Callable[[], Moment] | None = None,
+) -> Audit:
     """Verify a store, or two, without writing.
 
     Args:
         store: Where pools, nodes and blocks are kept.
         addresses: Where addresses are kept; the same store if not given.
         clock: Seconds since the epoch, to tell what cools for too long.
+        moment: The time in which the leases of this machine count, as `boot.this_moment`; without it none counts as ended.
 
     Raises:
         StoreError: The store cannot be read. A record that is corrupt is a finding instead.
@@ -66,7 +76,7 @@ def audit(store: Store, addresses: Store | None = None, *, clock: Callable[[], f
     """
     now = clock()
     looked = _look(store, addresses)
-    result = _examine(looked, now)
+    result = _examine(looked, now, moment)
     for _ in range(_LOOKS - 1):
         if all(finding.severity == "notice" for finding in result.findings):
             break
@@ -74,7 +84,7 @@ def audit(store: Store, addresses: Store | None = None, *, clock: Callable[[], f
         if again.revisions == looked.revisions:
             break
         seen = set(result.findings)
-        looked, result = again, _examine(again, now)
+        looked, result = again, _examine(again, now, moment)
         lasting = [each for each in result.findings if each in seen or each.severity == "notice"]
         result = result._replace(findings=tuple(lasting))
     return result
@@ -102,7 +112,7 @@ def _look(store: Store, addresses: Store | None) -> _Look:
     return look
 
 
-def _examine(look: _Look, now: float) -> Audit:
+def _examine(look: _Look, now: float, moment: Callable[[], Moment] | None) -> Audit:
     corrupt = look.corrupt.in_order()
     if corrupt:
         return Audit(corrupt, {f"{kind} records": len(found) for kind, found in look.records.items()})
@@ -122,6 +132,8 @@ def _examine(look: _Look, now: float) -> Audit:
     notice_draining(findings, snapshot)
     notice_blocks(findings, snapshot)
     notice_nodes(findings, snapshot)
+    leases = _named(findings, _typed(findings, records["lease"], Lease), lambda lease: lease.node)
+    notice_leases(findings, leases.values(), moment() if moment is not None else None)
     counts = {
         "pools": len(pools),
         "nodes": len(nodes),

@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, TypeVar
 
 from ciliumipam import Applied, Ipam, NodeStatus, PoolStatus, Store
+from ciliumipam.boot import this_moment
 from ciliumipam.cli import changing, codes, completion, fuzzing, values
 from ciliumipam.cli.diff import write_diff
 from ciliumipam.cli.progress import Progress
@@ -191,7 +192,7 @@ def check(arguments: Namespace) -> int:
 
     def look(store: Store) -> Audit:
         if not in_cluster(arguments.store):
-            return audit(store)
+            return audit(store, moment=this_moment)
         from ciliumipam.cli.cluster import audit_live  # noqa: PLC0415 - a client of Kubernetes takes a while to load
         from ciliumipam.kubernetes.cluster import ClusterStore  # noqa: PLC0415 - the same
 

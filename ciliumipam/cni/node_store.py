@@ -7,7 +7,6 @@ has to be written ahead for blocks that come and go.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import ciliumipam.node
@@ -61,8 +60,7 @@ class Node:
         Raises:
             StoreError: There is none, and `create` is not given; or it cannot be used.
         """
-        wait = max(0.01, give_up - time.monotonic())
-        return cls(SqliteStore(place.path, busy_timeout=wait, must_exist=not create), place.node, give_up)
+        return cls(SqliteStore(place.path, deadline=give_up, must_exist=not create), place.node, give_up)
 
     def take(self, config: Config, owner: str, label: str, asked: Sequence[str]) -> tuple[Allocation, ...]:
         """An address of each family for an attachment: the ones that were asked for, and any of the other families. All or nothing.
