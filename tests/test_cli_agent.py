@@ -97,8 +97,9 @@ def test_an_agent_that_was_killed_goes_on_with_the_addresses_that_are_held(share
     assert main(["check", "--store", shared]) == 0
     capsys.readouterr()
     assert main(["get", "blocks", "--store", own, "-o", "json"]) == 0
-    (block,) = json.loads(capsys.readouterr().out)["items"]
-    assert (block["node"], block["block"]) == ("n1", "10.0.0.0/28")
+    blocks = [(block["node"], block["block"]) for block in json.loads(capsys.readouterr().out)["items"]]
+    # with an address in use it asks for more than a block has; whether that was adopted before it was killed is left to chance
+    assert blocks in ([("n1", "10.0.0.0/28")], [("n1", "10.0.0.0/28"), ("n1", "10.0.0.16/28")])
 
 
 def test_check_on_a_nodes_own_store_says_that_its_lease_has_ended_and_what_to_do(shared: str, own: str, capsys: pytest.CaptureFixture[str]) -> None:
