@@ -526,7 +526,7 @@ def test_check_fails_only_for_errors(seed: Cli, monkeypatch: pytest.MonkeyPatch,
     from ciliumipam import audit  # noqa: PLC0415
 
     finding = audit.Finding(severity, what="a slot is torn", where="page \x1b[2J", repair="mend it")
-    monkeypatch.setattr(audit, "audit", lambda _: audit.Audit((finding,), {"pages": 3}))
+    monkeypatch.setattr(audit, "audit", lambda _, **__: audit.Audit((finding,), {"pages": 3}))
 
     answer = seed("check")
 
